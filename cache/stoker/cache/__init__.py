@@ -1,0 +1,55 @@
+"""Stoker's cache engine: the public names.
+
+Reading order: `engine` (every request), `flight` (one load per key), `protocol` (the rules), `bans` and `entry` (what
+they are about), then the backends and the verbs `warm`, `sweep`, `evict`.
+"""
+
+from stoker.cache.engine import Cache, Token
+from stoker.cache.errors import (
+    CacheError,
+    CacheUnavailable,
+    ConfigError,
+    InvalidationNotAcknowledged,
+    InvalidName,
+    InvalidPattern,
+    LoaderError,
+    PlacementMismatch,
+    ValueNotSerializable,
+)
+from stoker.cache.evict import EvictReport
+from stoker.cache.loaders import LoadKey, loader
+from stoker.cache.options import CacheConfig, Hooks
+from stoker.cache.stats import CacheStats
+from stoker.cache.steps import Step
+from stoker.cache.sweep import SweepReport
+from stoker.cache.warm import WarmReport
+
+CacheMechanism = Cache
+
+__all__ = [
+    # the cache
+    "Cache",
+    "CacheConfig",
+    "CacheMechanism",
+    "Hooks",
+    "Token",
+    # loaders
+    "LoadKey",
+    "loader",
+    # reports
+    "CacheStats",
+    "EvictReport",
+    "Step",
+    "SweepReport",
+    "WarmReport",
+    # errors
+    "CacheError",
+    "CacheUnavailable",
+    "ConfigError",
+    "InvalidName",
+    "InvalidPattern",
+    "InvalidationNotAcknowledged",
+    "LoaderError",
+    "PlacementMismatch",
+    "ValueNotSerializable",
+]

@@ -1,0 +1,75 @@
+"""Where entries live. The engine talks to this interface; `memory` and `redis` implement it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from stoker.cache.bans import Rule
+from stoker.cache.evict import EvictReport
+from stoker.cache.flight import Hit
+from stoker.cache.protocol import Busy, Lease, Name
+from stoker.cache.steps import Step
+from stoker.cache.sweep import SweepReport
+
+
+class Write(NamedTuple):
+    """A value to be stored. `ttl_ms` and `soft_ttl_ms` are 0 for never; `load_us` is what its load cost."""
+
+    value: Any
+    ttl_ms: int
+    soft_ttl_ms: int
+    tags: tuple[str, ...]
+    load_us: int
+
+
+class Backend(Protocol):
+    """Entries, leases and the ban log of one cache.
+
+    Keys and tags come checked. Threads may share it. Methods that change something return once it is in effect and
+    raise CacheUnavailable where that is unknown; none retries for longer than a few round trips.
+    """
+
+    def read(self, tenant_id: str | None, key: str, type: Any = None) -> Hit | None: ...
+
+    def read_many(self, tenant_id: str | None, keys: Sequence[str], type: Any = None) -> dict[str, Hit]: ...
+
+    def acquire(self, names: Sequence[Name], type: Any = None) -> list[tuple[Lease | Busy, Hit | None]]:
+        """Ask for the lease of each key and look once more whether its value is there."""
+        ...
+
+    def snapshot(self, tenant_id: str | None, key: str, hold_ms: int) -> Lease:
+        """Take the key's lease from whoever has it."""
+        ...
+
+    def fill(self, fills: Sequence[tuple[Lease, Write]]) -> list[bool]:
+        """Store each value if nothing was invalidated under its load. If one cannot be encoded, none is sent."""
+        ...
+
+    def renew(self, leases: Sequence[Lease]) -> None: ...
+
+    def release(self, leases: Sequence[Lease]) -> None: ...
+
+    def passes(self, lease: Lease, tags: tuple[str, ...]) -> bool:
+        """Whether a value loaded under the lease passes this process's own view of the ban log."""
+        ...
+
+    def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> list[bool]:
+        """Store each value as true now; False for those there was no memory for."""
+        ...
+
+    def delete(self, tenant_id: str | None, key: str) -> bool: ...
+
+    def ban(self, rules: Sequence[Rule]) -> None: ...
+
+    def explain(self, tenant_id: str | None, key: str) -> dict[str, Any]: ...
+
+    def sweep_steps(self, batch: int, cursor: dict[str, Any] | None) -> Iterator[Step[SweepReport]]: ...
+
+    def evict_steps(
+        self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None
+    ) -> Iterator[Step[EvictReport]]: ...
+
+    def ping(self) -> bool: ...
+
+    def close(self) -> None: ...
+
+    def __len__(self) -> int: ...

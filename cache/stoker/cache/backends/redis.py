@@ -1,0 +1,214 @@
+"""Entries on one Redis or Valkey server, shared by every process that opens the namespace.
+
+Drives the generators of `protocol` over a `Transport` and turns values into entries and back; holds no rule itself.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from stoker.cache import entry, evict, sweep
+from stoker.cache.backends import Write
+from stoker.cache.bans import Rule
+from stoker.cache.codec import MSGPACK, Codec, Undecodable
+from stoker.cache.entry import Stamp
+from stoker.cache.evict import EvictReport
+from stoker.cache.flight import Hit
+from stoker.cache.keys import ShardKeys
+from stoker.cache.options import CacheConfig
+from stoker.cache.placement import Map
+from stoker.cache.protocol import Busy, Filling, Found, Lease, Name, Operation, Shard
+from stoker.cache.stats import Counters
+from stoker.cache.steps import Step
+from stoker.cache.sweep import SweepReport
+from stoker.cache.tenancy import tenant_field
+from stoker.cache.transport import Transport
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+_NO_STAMP = Stamp(b"\0" * 8, 0)
+_PAGE = 1000
+"""Most keys of one round trip, so that no single command holds the server for long."""
+
+
+class RedisBackend:
+    """One shard on one server. Connects at its first use.
+
+    Args:
+        config: With `redis_url`.
+        counters: Of the cache that this backend serves.
+        on_event: Told `cache.cold` with its reason when this process began a new incarnation.
+    """
+
+    def __init__(
+        self, config: CacheConfig, counters: Counters, on_event: Callable[[str, Mapping[str, Any]], None]
+    ) -> None:
+        self._config = config
+        self._counters = counters
+        self._codec = Codec(compress_above=config.compress_above, max_value_bytes=config.max_value_bytes)
+        self._transport = Transport(config)
+        self._on_event = on_event
+        self._lease_ms = round(config.lease * 1000)
+        self.exchange = self._transport.exchange
+        self.shard = Shard(ShardKeys(config.namespace), Map(round(config.max_load * 1000)), self._cold)
+
+    def _cold(self, reason: str) -> None:
+        level = logging.INFO if reason == "missing" else logging.WARNING
+        log.log(
+            level,
+            "namespace %s begins cold (%s): what was stored before is a miss",
+            self._config.namespace,
+            reason,
+        )
+        self._on_event("cache.cold", {"namespace": self._config.namespace, "shard": 0, "reason": reason})
+
+    def run(self, operation: Operation[T]) -> T:
+        """Drive an operation of the protocol to its end."""
+        try:
+            commands = next(operation)
+            while True:
+                commands = operation.send(self.exchange(commands))
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def read(self, tenant_id: str | None, key: str, type: Any = None) -> Hit | None:
+        return self._hit(self.run(self.shard.read(tenant_id, (key,)))[0], type)
+
+    def read_many(self, tenant_id: str | None, keys: Sequence[str], type: Any = None) -> dict[str, Hit]:
+        hits = {}
+        for page in _pages(keys):
+            for key, found in zip(page, self.run(self.shard.read(tenant_id, page)), strict=True):
+                hit = self._hit(found, type)
+                if hit is not None:
+                    hits[key] = hit
+        return hits
+
+    def _hit(self, found: Found | None, type: Any) -> Hit | None:
+        if found is None:
+            return None
+        meta, blob = found
+        try:
+            value = self._codec.decode(meta.codec, meta.flags, memoryview(blob)[meta.payload_at :], type)
+        except Undecodable as error:
+            self._counters.undecodable += 1
+            log.debug("an entry could not be decoded: %s", error)
+            return None
+        return Hit(value, 0 < meta.soft_ms <= now_ms())
+
+    def acquire(self, names: Sequence[Name], type: Any = None) -> list[tuple[Lease | Busy, Hit | None]]:
+        outcome: list[tuple[Lease | Busy, Hit | None]] = []
+        for page in _pages(names):
+            taken = self.run(self.shard.acquire(page, self._lease_ms))
+            outcome += [(lease, self._hit(found, type)) for lease, found in taken]
+        return outcome
+
+    def snapshot(self, tenant_id: str | None, key: str, hold_ms: int) -> Lease:
+        return self.run(self.shard.snapshot(tenant_id, key, hold_ms))
+
+    def fill(self, fills: Sequence[tuple[Lease, Write]]) -> list[bool]:
+        packed = [
+            Filling(lease, self._pack(lease.key, lease.stamp, write), write.ttl_ms, write.tags)
+            for lease, write in fills
+        ]
+        return [stored for page in _pages(packed) for stored in self.run(self.shard.fill(page))]
+
+    def _pack(self, key: str, stamp: Stamp, write: Write) -> bytes:
+        flags, payload = self._codec.encode(key, write.value)
+        now = now_ms()
+        return entry.pack(
+            stamp,
+            payload,
+            codec=MSGPACK,
+            flags=flags,
+            tags=write.tags,
+            soft_ms=now + write.soft_ttl_ms if write.soft_ttl_ms else 0,
+            hard_ms=now + write.ttl_ms if write.ttl_ms else 0,
+            load_us=write.load_us,
+        )
+
+    def renew(self, leases: Sequence[Lease]) -> None:
+        for page in _pages(leases):
+            self.exchange((self.shard.renew_call(page, self._lease_ms),)).reply()
+
+    def release(self, leases: Sequence[Lease]) -> None:
+        for page in _pages(leases):
+            self.exchange((self.shard.release_call(page),)).reply()
+
+    def passes(self, lease: Lease, tags: tuple[str, ...]) -> bool:
+        return self.shard.lives(self.shard.view, lease, tags)
+
+    def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> list[bool]:
+        items = [(key, self._pack(key, _NO_STAMP, write), write.ttl_ms) for key, write in writes]
+        return [stored for page in _pages(items) for stored in self.run(self.shard.store(tenant_id, page))]
+
+    def delete(self, tenant_id: str | None, key: str) -> bool:
+        return self.run(self.shard.delete(tenant_id, key))
+
+    def ban(self, rules: Sequence[Rule]) -> None:
+        self.run(self.shard.ban(rules))
+
+    def explain(self, tenant_id: str | None, key: str) -> dict[str, Any]:
+        keys, field = self.shard.keys, tenant_field(tenant_id)
+        view = self.run(self.shard.catch_up())
+        name, lease = keys.entry(tenant_id, key), keys.lease(tenant_id, key)
+        answer = self.exchange((("GET", name), ("PTTL", name), ("PTTL", lease), ("MEMORY", "USAGE", name)))
+        blob, ttl_ms, lease_ms, size = (answer.reply(i) for i in range(4))
+        facts: dict[str, Any] = {
+            "redis_key": name.decode(),
+            "state": "absent",
+            "lease_ms": max(lease_ms, 0),
+            "incarnation": view.control.incarnation.hex(),
+            "head": view.control.head,
+            "floor": view.control.floor,
+            "bans": len(view.bans),
+        }
+        meta = entry.unpack(blob) if blob is not None else None
+        if blob is not None and meta is None:
+            facts["state"] = "unreadable"
+        elif meta is not None:
+            alive = self.shard.judge(view, field, key, blob) is not None
+            facts.update(
+                state="live"
+                if alive
+                else "banned"
+                if meta.incarnation == view.control.incarnation
+                else "outdated",
+                seq=meta.seq,
+                tags=list(meta.tags),
+                ttl_ms=ttl_ms if ttl_ms >= 0 else None,
+                soft_ms=meta.soft_ms or None,
+                load_us=meta.load_us,
+                payload_bytes=meta.payload_len,
+                memory_bytes=size,
+                compressed=bool(meta.flags & 1),
+            )
+        return facts
+
+    def sweep_steps(self, batch: int, cursor: dict[str, Any] | None) -> Iterator[Step[SweepReport]]:
+        return sweep.sweep_steps(self, batch, cursor)
+
+    def evict_steps(
+        self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None
+    ) -> Iterator[Step[EvictReport]]:
+        return evict.evict_steps(self, self._config, now_ms, target_bytes, batch, cursor)
+
+    def ping(self) -> bool:
+        return bool(self.exchange((("PING",),)).reply() == b"PONG")
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def __len__(self) -> int:
+        raise TypeError("len() of a cache on Redis would have to visit every key; stats() has counts")
+
+
+def now_ms() -> int:
+    """Unix time in milliseconds, as headers hold it."""
+    return time.time_ns() // 1_000_000
+
+
+def _pages(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), _PAGE):
+        yield items[start : start + _PAGE]

@@ -1,0 +1,257 @@
+"""The ban log as a reader sees it: the control record, the rules, and the view that judges entries.
+
+Nothing here does I/O. A `View` is what one process knows of one shard's ban log; it is replaced as a whole when bans
+retire or the incarnation changes, and only ever gains bans otherwise, so a reader that holds an old one stays right.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from stoker.cache.entry import Stamp
+from stoker.cache.errors import InvalidPattern
+from stoker.cache.patterns import compile_pattern
+
+MAX_SEQ = 2**53 - 1
+"""Scores of a sorted set are doubles; above this they would lose count."""
+_MOST_LEFT = 64
+
+_CONTROL = re.compile(
+    rb"1:([0-9a-f]{16}):(\d{1,16}):([0-9a-f]{8}):(\d{1,16}):(\d{1,16}):(\d{1,9}):([0-9a-f]{8}):(.+)"
+)
+
+
+class Kind(StrEnum):
+    """What a rule kills, as the first letter of its member in the ban log."""
+
+    TENANT = "n"
+    PREFIX = "x"
+    PATTERN = "p"
+    TAG = "t"
+
+
+class Rule(NamedTuple):
+    """One invalidation. `tenant` is encoded (see `tenancy`); `argument` is a prefix, pattern or tag."""
+
+    kind: Kind
+    tenant: str
+    argument: str
+
+    def member(self) -> bytes:
+        """The rule as a member of the ban log's sorted set."""
+        return f"{self.kind.value}|{self.tenant}|{self.argument}".encode()
+
+    @classmethod
+    def parse(cls, member: bytes) -> "Rule | None":
+        """The rule of a member, or None if it is not one.
+
+        A rule that this version does not understand becomes a ban of its whole tenant: too much, never too little.
+        """
+        kind, _, rest = member.decode(errors="replace").partition("|")
+        tenant, bar, argument = rest.partition("|")
+        if not bar:
+            return None
+        try:
+            known = Kind(kind)
+            if known is Kind.PATTERN:
+                compile_pattern(argument)
+        except (ValueError, InvalidPattern):
+            return cls(Kind.TENANT, tenant, "")
+        return cls(known, tenant, argument)
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A shard's control record.
+
+    Attributes:
+        incarnation: Random id of the ban log's life, 8 bytes.
+        head: The newest seq.
+        nonce: New at every ban, so that two histories with the same head differ.
+        closing: Fills stamped below it are refused.
+        floor: Bans up to it are retired; entries below it that were dead are gone.
+        generation: Of `boots`; a sweep that saw it change starts again.
+        digest: Of the map that all processes of the namespace share.
+        boots: Ids of the server processes that may answer for this record.
+    """
+
+    raw: bytes
+    incarnation: bytes
+    head: int
+    nonce: bytes
+    closing: int
+    floor: int
+    generation: int
+    digest: bytes
+    boots: frozenset[bytes]
+
+    @classmethod
+    def parse(cls, raw: bytes | None) -> "Control | None":
+        """Read a record; None if there is none, it is corrupt, or of an unknown version."""
+        match = _CONTROL.fullmatch(raw) if raw else None
+        if match is None:
+            return None
+        incarnation, head, nonce, closing, floor, generation, digest, boots = match.groups()
+        numbers = int(head), int(closing), int(floor)
+        if not 0 < numbers[0] <= MAX_SEQ or max(numbers[1:]) > numbers[0]:
+            return None
+        return cls(
+            raw=match.group(),
+            incarnation=bytes.fromhex(incarnation.decode()),
+            head=numbers[0],
+            nonce=nonce,
+            closing=numbers[1],
+            floor=numbers[2],
+            generation=int(generation),
+            digest=digest,
+            boots=frozenset(boots.split(b",")),
+        )
+
+
+def sentinel(incarnation: bytes) -> bytes:
+    """The member, scored +inf, by which a ban log proves that it belongs to this incarnation."""
+    return b"i|" + incarnation.hex().encode()
+
+
+class _TenantBans:
+    """The live rules of one tenant. Grows in place; every lookup is safe beside an addition."""
+
+    __slots__ = ("patterns", "prefixes", "seq", "tags")
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.tags: dict[str, int] = {}
+        self.prefixes: tuple[tuple[int, dict[str, int]], ...] = ()
+        self.patterns: tuple[tuple[int, str, Callable[[str], bool]], ...] = ()
+
+    def add(self, rule: Rule, seq: int) -> None:
+        if rule.kind is Kind.TENANT:
+            self.seq = max(self.seq, seq)
+        elif rule.kind is Kind.TAG:
+            self.tags[rule.argument] = max(seq, self.tags.get(rule.argument, 0))
+        elif rule.kind is Kind.PREFIX:
+            self._add_prefix(rule.argument, seq)
+        else:
+            others = tuple(p for p in self.patterns if p[1] != rule.argument)
+            self.patterns = (*others, (seq, rule.argument, compile_pattern(rule.argument)))
+
+    def _add_prefix(self, prefix: str, seq: int) -> None:
+        for length, table in self.prefixes:
+            if length == len(prefix):
+                table[prefix] = max(seq, table.get(prefix, 0))
+                return
+        self.prefixes = (*self.prefixes, (len(prefix), {prefix: seq}))
+
+    def kills(self, key: str, tags: Iterable[str], seq: int) -> bool:
+        if self.seq > seq:
+            return True
+        for length, table in self.prefixes:
+            if table.get(key[:length], 0) > seq:
+                return True
+        if self.tags:
+            for tag in tags:
+                if self.tags.get(tag, 0) > seq:
+                    return True
+        return any(ban_seq > seq and matches(key) for ban_seq, _, matches in self.patterns)
+
+    def above(self, floor: int) -> "_TenantBans":
+        kept = _TenantBans()
+        kept.seq = self.seq if self.seq > floor else 0
+        kept.tags = {tag: seq for tag, seq in self.tags.items() if seq > floor}
+        tables = ((n, {p: seq for p, seq in table.items() if seq > floor}) for n, table in self.prefixes)
+        kept.prefixes = tuple((n, table) for n, table in tables if table)
+        kept.patterns = tuple(p for p in self.patterns if p[0] > floor)
+        return kept
+
+    def __len__(self) -> int:
+        named = len(self.tags) + sum(len(table) for _, table in self.prefixes) + len(self.patterns)
+        return named + bool(self.seq)
+
+
+class BanTable:
+    """Live rules by tenant."""
+
+    __slots__ = ("_tenants",)
+
+    def __init__(self) -> None:
+        self._tenants: dict[str, _TenantBans] = {}
+
+    def add(self, rule: Rule, seq: int) -> None:
+        """Take in a rule. The caller holds a lock; readers need none."""
+        bans = self._tenants.get(rule.tenant)
+        if bans is None:
+            bans = self._tenants[rule.tenant] = _TenantBans()
+        bans.add(rule, seq)
+
+    def kills(self, tenant: str, key: str, tags: Iterable[str], seq: int) -> bool:
+        """Whether a rule newer than `seq` matches the entry."""
+        bans = self._tenants.get(tenant)
+        return bans is not None and bans.kills(key, tags, seq)
+
+    def above(self, floor: int) -> "BanTable":
+        """A copy without the rules up to `floor`: readers that hold the old table keep its rules."""
+        kept = BanTable()
+        tables = ((tenant, bans.above(floor)) for tenant, bans in self._tenants.items())
+        kept._tenants = {tenant: bans for tenant, bans in tables if len(bans)}
+        return kept
+
+    def has_tags(self) -> bool:
+        """Whether any tag rule lives, so that names alone cannot tell what is dead."""
+        return any(bans.tags for bans in self._tenants.values())
+
+    def __len__(self) -> int:
+        return sum(len(bans) for bans in self._tenants.values())
+
+
+NO_CONTROL = Control(b"", b"", 0, b"", 0, 0, 0, b"", frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What this process knows of one shard's ban log, at least as new as `control`.
+
+    `left` holds the incarnations this process has seen end: one that comes back is a rolled-back server.
+    """
+
+    control: Control = NO_CONTROL
+    bans: BanTable = field(default_factory=BanTable)
+    left: tuple[bytes, ...] = ()
+
+    @property
+    def stamp(self) -> Stamp:
+        """What a load that begins now is stamped with."""
+        return Stamp(self.control.incarnation, self.control.head)
+
+    def current(self, raw: bytes | None, server: bytes) -> bool:
+        """Whether the view is at least as new as the control record that came with an answer of `server`."""
+        return raw == self.control.raw and server in self.control.boots
+
+    def regressed(self, control: Control) -> bool:
+        """Whether `control`, asked for after this view was known, is older than it: state went backwards (rule 5)."""
+        known = self.control
+        if control.incarnation in self.left:
+            return True
+        if control.incarnation != known.incarnation:
+            return False
+        return control.head < known.head or (control.head == known.head and control.nonce != known.nonce)
+
+    def kills(self, tenant: str, key: str, tags: Iterable[str], stamp: Stamp) -> bool:
+        """Whether a value with this stamp must not be served (rule 3)."""
+        if stamp.incarnation != self.control.incarnation:
+            return True
+        return self.bans.kills(tenant, key, tags, stamp.seq)
+
+    def advanced(self, control: Control, rules: Iterable[tuple[Rule, int]]) -> "View":
+        """The view that follows this one: `rules` came after it. The caller holds the shard's lock."""
+        same_life = control.incarnation == self.control.incarnation
+        bans = self.bans if same_life else BanTable()
+        for rule, seq in rules:
+            bans.add(rule, seq)
+        if same_life and control.floor > self.control.floor:
+            bans = bans.above(control.floor)
+        left = self.left
+        if not same_life and self.control.incarnation:
+            left = (*left, self.control.incarnation)[-_MOST_LEFT:]
+        return View(control, bans, left)

@@ -1,0 +1,216 @@
+"""`cache.cached(template)`: a function whose results are kept under the key of its arguments.
+
+The call goes through `get_or_load`, so it has one load per key, leases and invalidation like any other entry; what
+the function says about its keys is read by `loaders`. A function at module level also becomes the registered
+loader of its template, so that a worker can warm and refresh what it returns. One that no worker could import is
+cached all the same, and the registry remembers why its keys cannot be warmed.
+
+A method is cached for all instances alike: `self` and `cls` are no part of the key. Where an instance matters,
+make what distinguishes it a parameter.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property, update_wrapper
+from types import MethodType
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
+
+from stoker.cache.codec import check_type
+from stoker.cache.errors import ConfigError, LoaderError
+from stoker.cache.loaders import Loader, Registry, default_registry
+from stoker.cache.options import Seconds
+from stoker.cache.signatures import TENANT, why_not_importable
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class KeepsResults(Protocol):
+    """What a cached function needs of a cache."""
+
+    def get_or_load(
+        self,
+        key: str,
+        load: Callable[[], Any],
+        tenant_id: str | None,
+        ttl: Seconds | None,
+        /,
+        *,
+        soft_ttl: Seconds | None,
+        tags: tuple[str, ...],
+        type: Any,
+    ) -> Any:
+        """The value of a key, loaded and stored if it is not there."""
+        ...
+
+    def delete(self, key: str, tenant_id: str | None, /) -> bool:
+        """Drop a key; whether there was one."""
+        ...
+
+
+class CachedFunction(Generic[P, R_co]):
+    """A function whose results are cached. Called, documented and typed like the function itself.
+
+    Where the function takes `tenant_id`, that argument chooses the tenant; otherwise all share the results. A
+    result comes back as the return annotation says where msgspec can decode that, else as plain data.
+
+    Args:
+        cache: Where the results are kept.
+        loader: The function with what is known of its keys.
+        of_class: Whether it is a class method: its first parameter is the class, not an instance.
+    """
+
+    __wrapped__: Callable[P, R_co]
+
+    def __init__(self, cache: KeepsResults, loader: Loader, *, of_class: bool = False) -> None:
+        update_wrapper(self, loader.function)
+        self._cache = cache
+        self._loader = loader
+        self._of_class = of_class
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """The function's result, from the cache or by calling it.
+
+        Raises:
+            LoaderError: An argument cannot be part of a key.
+            Exception: Whatever the function raises; nothing is stored then.
+        """
+        _, rest = self._split(args)
+        arguments = self._loader.signature.bind(rest, kwargs)
+        value: R_co = self._cache.get_or_load(
+            self._loader.template.key(arguments),
+            lambda: self.__wrapped__(*args, **kwargs),
+            arguments.get(TENANT),
+            self._loader.ttl,
+            soft_ttl=self._loader.soft_ttl,
+            tags=self._loader.tags_for(arguments),
+            type=self._type,
+        )
+        return value
+
+    def key(self, *args: Any, **kwargs: Any) -> str:
+        """The key of a call with these arguments. Neither `self`, `cls` nor `tenant_id` is needed.
+
+        Raises:
+            LoaderError: An argument is missing or unknown, or cannot be part of a key.
+        """
+        return self._loader.key(*args, **kwargs)
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> bool:
+        """Drop the result of a call with these arguments, without `self` or `cls`; whether there was one.
+
+        Raises:
+            LoaderError: As `key`, and if `tenant_id` is missing though the function needs it.
+            InvalidationNotAcknowledged: The result may or may not be gone: repeat it.
+        """
+        try:
+            arguments = self._loader.signature.bind(args, kwargs)
+        except TypeError as exc:
+            raise LoaderError(str(exc)) from None
+        return self._cache.delete(self._loader.template.key(arguments), arguments.get(TENANT))
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Drop the result of this call, then make the call: nobody is served the old result any more.
+
+        The old result is gone even if the function then fails. Raises as `invalidate` and as the call.
+        """
+        self.invalidate(*self._split(args)[1], **kwargs)
+        return self(*args, **kwargs)
+
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> Self: ...
+    @overload
+    def __get__(
+        self: "CachedFunction[Concatenate[Any, Q], R]", instance: object, owner: type | None = None, /
+    ) -> "BoundCachedFunction[Q, R]": ...
+    def __get__(self, instance: object, owner: type | None = None, /) -> Any:
+        target = owner if self._of_class else instance
+        if target is None or not self._loader.signature.takes_self:
+            return self
+        return BoundCachedFunction(self, target)
+
+    def __reduce__(self) -> str:
+        return self.__qualname__  # pickled by name, as functions are
+
+    def _split(self, args: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+        """What `self` or `cls` takes of the arguments of a call, and the rest."""
+        taken = int(self._loader.signature.takes_self)
+        return args[:taken], args[taken:]
+
+    @cached_property
+    def _type(self) -> Any:
+        """What results are decoded to. Found at the first call, when all names of the module exist."""
+        annotation = self._loader.signature.return_type()
+        if annotation is Any:
+            return None
+        try:
+            check_type(annotation)
+        except ConfigError:
+            return None
+        return annotation
+
+
+class BoundCachedFunction(Generic[P, R_co]):
+    """A cached method together with its `self` or `cls`."""
+
+    __slots__ = ("__self__", "__wrapped__", "_function")
+
+    def __init__(self, function: CachedFunction[..., R_co], target: object) -> None:
+        self._function = function
+        self.__self__ = target
+        self.__wrapped__ = MethodType(function.__wrapped__, target)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """As `CachedFunction`."""
+        return self._function(self.__self__, *args, **kwargs)
+
+    def key(self, *args: Any, **kwargs: Any) -> str:
+        """As `CachedFunction.key`."""
+        return self._function.key(*args, **kwargs)
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> bool:
+        """As `CachedFunction.invalidate`."""
+        return self._function.invalidate(*args, **kwargs)
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """As `CachedFunction.refresh`."""
+        return self._function.refresh(self.__self__, *args, **kwargs)
+
+
+class CachedDecorator:
+    """What `cache.cached(...)` returns. The arguments, and the errors of applying it, are those of `Loader`.
+
+    Put it below `@staticmethod`; above or below `@classmethod` (on Python 3.13 a method's `refresh` needs above).
+    """
+
+    def __init__(
+        self,
+        cache: KeepsResults,
+        template: str,
+        *,
+        ttl: Seconds | None = None,
+        soft_ttl: Seconds | None = None,
+        tags: Sequence[str] = (),
+        registry: Registry = default_registry,
+    ) -> None:
+        self._cache = cache
+        self._template = template
+        self._ttl = ttl
+        self._soft_ttl = soft_ttl
+        self._tags = tags
+        self._registry = registry
+
+    @overload
+    def __call__(self, function: "staticmethod[..., Any] | classmethod[Any, ..., Any]", /) -> Any: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> CachedFunction[P, R]: ...
+    def __call__(self, function: Any, /) -> Any:
+        plain = function.__func__ if isinstance(function, staticmethod | classmethod) else function
+        loader = Loader(self._template, plain, ttl=self._ttl, soft_ttl=self._soft_ttl, tags=self._tags)
+        reason = why_not_importable(plain)
+        if reason is None:
+            self._registry.add(loader)
+        else:
+            self._registry.refuse(self._template, f"no worker could import {loader.name}: {reason}")
+        return CachedFunction(self._cache, loader, of_class=isinstance(function, classmethod))

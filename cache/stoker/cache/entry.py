@@ -1,0 +1,118 @@
+"""What one stored value is in Redis: a fixed header, a tag block, a payload.
+
+Nothing here does I/O or knows what is fresh; `bans` says what is dead and `codec` what the payload means. The header
+is little-endian and 56 bytes long:
+
+    offset  size  field        unit and meaning
+         0     2  magic        b"Sk"
+         2     1  version      1
+         3     1  codec        how the payload is encoded, see `codec`
+         4     2  flags        bit 0: the payload is compressed
+         6     2  tags_len     bytes of the tag block: UTF-8 tags joined by NUL
+         8     8  incarnation  of the ban log that the stamp belongs to
+        16     8  seq          position in that ban log, read before the value's load began
+        24     8  uid          random: tells two fills with the same stamp apart
+        32     8  soft_ms      Unix time from which the entry should be refreshed; 0: never
+        40     8  hard_ms      Unix time at which Redis drops it; 0: never
+        48     4  load_us      what the load cost; the most is 2**32 - 1
+        52     4  payload_len  bytes of the payload, so that a cut-off entry is seen
+"""
+
+import os
+from struct import Struct, error
+from typing import NamedTuple
+
+_HEADER = Struct("<2sBBHH8sQ8sQQII")
+HEADER_BYTES = _HEADER.size
+MAGIC = b"Sk"
+VERSION = 1
+STAMP = slice(8, 32)
+"""Incarnation, seq and uid: what a conditional delete compares."""
+STAMP_RANGE = (STAMP.start, STAMP.stop - 1)
+AFTER_SEQ = 24
+"""Where the bytes after seq begin; the `set` script writes seq itself."""
+
+
+class Stamp(NamedTuple):
+    """A position in one life of a shard's ban log, read before a load began."""
+
+    incarnation: bytes
+    seq: int
+
+
+class Meta(NamedTuple):
+    """What an entry's header and tag block say.
+
+    Times are Unix milliseconds (0: never), `load_us` microseconds, `payload_at` and `payload_len` bytes.
+    """
+
+    codec: int
+    flags: int
+    incarnation: bytes
+    seq: int
+    soft_ms: int
+    hard_ms: int
+    load_us: int
+    tags: tuple[str, ...]
+    payload_at: int
+    payload_len: int
+
+
+def pack(
+    stamp: Stamp,
+    payload: bytes,
+    *,
+    codec: int,
+    flags: int,
+    tags: tuple[str, ...],
+    soft_ms: int,
+    hard_ms: int,
+    load_us: int,
+) -> bytes:
+    """The bytes of an entry."""
+    tag_block = "\0".join(tags).encode() if tags else b""
+    header = _HEADER.pack(
+        MAGIC,
+        VERSION,
+        codec,
+        flags,
+        len(tag_block),
+        stamp.incarnation,
+        stamp.seq,
+        os.urandom(8),
+        soft_ms,
+        hard_ms,
+        min(max(load_us, 0), 2**32 - 1),
+        len(payload),
+    )
+    return header + tag_block + payload
+
+
+def unpack(blob: bytes, *, whole: bool = True) -> Meta | None:
+    """Read an entry's header and tags, or None if they are short, corrupt or of an unknown version.
+
+    `whole=False` is for the first bytes of an entry: its payload is not there to be measured.
+    """
+    try:
+        magic, version, codec, flags, tags_len, incarnation, seq, _, soft_ms, hard_ms, load_us, size = (
+            _HEADER.unpack_from(blob)
+        )
+    except error:
+        return None
+    payload_at = HEADER_BYTES + tags_len
+    if magic != MAGIC or version != VERSION or len(blob) < payload_at:
+        return None
+    if whole and len(blob) != payload_at + size:
+        return None
+    tags: tuple[str, ...] = ()
+    if tags_len:
+        try:
+            tags = tuple(blob[HEADER_BYTES:payload_at].decode().split("\0"))
+        except UnicodeDecodeError:
+            return None
+    return Meta(codec, flags, incarnation, seq, soft_ms, hard_ms, load_us, tags, payload_at, size)
+
+
+def tags_len(blob: bytes) -> int:
+    """Bytes of the tag block that a (possibly cut-off) entry announces; 0 if its header is not readable."""
+    return int.from_bytes(blob[6:8], "little") if len(blob) >= HEADER_BYTES else 0

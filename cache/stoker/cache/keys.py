@@ -1,0 +1,69 @@
+"""Every Redis key that Stoker writes; nothing else builds one.
+
+On the cache's server each key of a shard carries the shard's hash tag `{<namespace>:<shard>}`, so that a shard
+lives on one node and in one cluster slot. On the state server (the broker's) keys begin `<namespace>:`.
+
+Permanent keys, that is, without a TTL: `map`, `ctl`, `bans` and `marks`, one of each a shard (control state must not
+expire before the entries it judges); entries whose `ttl` is None, as the caller asked.
+"""
+
+from stoker.cache.tenancy import tenant_field
+
+
+class ShardKeys:
+    """The keys of one shard, with their types beside them."""
+
+    __slots__ = ("bans", "ctl", "entry_prefix", "lease_prefix", "map", "marks", "scan_pattern", "tag")
+
+    def __init__(self, namespace: str, shard: int = 0) -> None:
+        self.tag = f"{{{namespace}:{shard}}}"
+        self.map = f"{{{namespace}}}:map".encode()  # string: what all processes must agree on, as JSON
+        self.ctl = f"{self.tag}:ctl".encode()  # string: the control record, see bans.Control
+        self.bans = f"{self.tag}:bans".encode()  # sorted set: rule -> seq, and the sentinel -> +inf
+        self.marks = f"{self.tag}:marks".encode()  # sorted set: head -> server time in ms
+        self.entry_prefix = f"{self.tag}:e:"
+        self.lease_prefix = f"{self.tag}:l:"
+        self.scan_pattern = f"{self.entry_prefix}*"  # a namespace holds no glob characters
+
+    def entry(self, tenant_id: str | None, key: str) -> bytes:
+        """String, PX as the entry's TTL: header, tags, payload."""
+        return f"{self.entry_prefix}{tenant_field(tenant_id)}:{key}".encode()
+
+    def lease(self, tenant_id: str | None, key: str) -> bytes:
+        """String, PX at most `max_load`: the token of whoever may fill the entry."""
+        return f"{self.lease_prefix}{tenant_field(tenant_id)}:{key}".encode()
+
+    def split_entry(self, name: str) -> tuple[str, str]:
+        """The (encoded tenant, key) that an entry's name was built from."""
+        field, _, key = name[len(self.entry_prefix) :].partition(":")
+        return field, key
+
+
+def job(namespace: str, job_id: str) -> str:
+    """Hash, PX: one job's state, progress, cursor and report."""
+    return f"{namespace}:job:{job_id}"
+
+
+def job_lock(namespace: str, target: str) -> str:
+    """String, PX: the fencing token of the coordinator that runs the job of this target."""
+    return f"{namespace}:lock:{target}"
+
+
+def job_target(namespace: str, target: str) -> str:
+    """String, PX: the id of the unfinished job of this target, which a second request joins."""
+    return f"{namespace}:target:{target}"
+
+
+def jobs(namespace: str) -> str:
+    """Sorted set: job id -> time of creation in ms. Trimmed to the jobs' own lifetime on every write."""
+    return f"{namespace}:jobs"
+
+
+def jobs_unfinished(namespace: str) -> str:
+    """Sorted set, PX: id of an unfinished job -> when the reaper looks at it next, in ms."""
+    return f"{namespace}:unfinished"
+
+
+def job_done(namespace: str, job_id: str) -> str:
+    """Stream, PX: one entry once the job is over; whoever waits for it blocks on this."""
+    return f"{namespace}:done:{job_id}"

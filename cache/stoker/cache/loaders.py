@@ -1,0 +1,276 @@
+"""Loaders: functions that can produce the value of any key of their template, and the registry that finds them.
+
+A loader is known by its template, so that any process that has imported its module can fill any of its keys.
+What a template is stands in `templates`; leases, storing and the warming of many keys are the engine's work;
+`cached` turns a function into its own loader.
+
+    @loader("user:{user_id}", ttl=300, tags=["users", "user:{user_id}"])
+    def load_user(user_id: int, tenant_id: str | None) -> dict[str, object]: ...
+
+    @loader("popular:{name}", many=True)
+    def load_popular(keys: list[LoadKey]) -> dict[str, object]: ...
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter_ns
+from typing import Any, TypeVar
+
+from stoker.cache.errors import ConfigError, LoaderError
+from stoker.cache.options import Seconds, ttl_ms
+from stoker.cache.signatures import TENANT, Signature, name_of, why_not_importable
+from stoker.cache.templates import Template
+from stoker.cache.tenancy import check_tags
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class LoadKey:
+    """One key that a loader with `many=True` is asked for.
+
+    Attributes:
+        key: The key, by which the loader answers.
+        args: The fields of the template, by name. In such a loader they are all str.
+        tenant_id: Whose value is wanted; None is the shared key space.
+    """
+
+    key: str
+    args: dict[str, Any] = field(hash=False)
+    tenant_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What came of loading some keys; each is in exactly one of the first three.
+
+    Attributes:
+        values: Key to value.
+        errors: Key to what its loader raised.
+        missing: Keys about which a loader with `many=True` said nothing.
+        cost_us: Key to microseconds, for each key in `values`; keys loaded together share evenly.
+    """
+
+    values: dict[str, Any]
+    errors: dict[str, Exception]
+    missing: list[str]
+    cost_us: dict[str, int]
+
+
+class Loader:
+    """A function together with the template of its keys and how its values are stored.
+
+    Args:
+        template: Such as `"user:{user_id}"`. Each parameter but `tenant_id` (and `self`, `cls`) must be a field.
+        function: Called with the fields by name, and with `tenant_id` if it has such a parameter.
+        ttl: Seconds its values live; None takes the cache's `default_ttl`.
+        soft_ttl: Seconds after which they are refreshed while they are still served; at most `ttl`.
+        tags: Of each value. They may be templates too: `"user:{user_id}"`.
+        many: The function is called with a list of `LoadKey` and returns a mapping of key to value.
+
+    Attributes:
+        name: `module:qualname` of the function.
+
+    Raises:
+        LoaderError: Template, function and tags do not fit together; says why and what to do.
+        ConfigError: `ttl` or `soft_ttl` is out of range.
+        InvalidName: A tag is not usable.
+    """
+
+    __slots__ = ("function", "many", "name", "signature", "soft_ttl", "tags", "template", "ttl")
+
+    def __init__(
+        self,
+        template: str,
+        function: Callable[..., Any],
+        *,
+        ttl: Seconds | None = None,
+        soft_ttl: Seconds | None = None,
+        tags: Sequence[str] = (),
+        many: bool = False,
+    ) -> None:
+        fields = Template(template).fields
+        self.signature = Signature(function, fields if many else None)
+        self.signature.check_fields(template, fields)
+        self.template = Template(template, self.signature.type_of)
+        self.function = function
+        self.name = self.signature.name
+        self.ttl = ttl
+        self.soft_ttl = soft_ttl
+        self.tags = check_tags(tags)
+        self.many = many
+        self._check_ttls()
+        self._check_tags()
+
+    def _check_ttls(self) -> None:
+        ttl = None if self.ttl is None else ttl_ms(self.ttl)
+        if self.soft_ttl is not None and ttl_ms(self.soft_ttl, "soft_ttl") > (ttl or float("inf")):
+            raise ConfigError("soft_ttl", self.soft_ttl, f"must be at most ttl={self.ttl!r}")
+
+    def _check_tags(self) -> None:
+        for tag in self.tags:
+            for name in Template(tag).fields:
+                if name not in self.template.fields:
+                    known = ", ".join(self.template.fields) or "none"
+                    raise LoaderError(
+                        f"tag {tag!r} of {self.name}: {{{name}}} is no field of the template ({known})"
+                    )
+
+    def match(self, key: str) -> dict[str, Any] | None:
+        """The fields of a key of this template, converted; None for any other key."""
+        return self.template.match(key)
+
+    def key(self, *args: Any, **kwargs: Any) -> str:
+        """The key of a call with these arguments; `tenant_id` may be left out.
+
+        Raises:
+            LoaderError: An argument is missing or unknown, or its value cannot be part of a key.
+        """
+        try:
+            bound = self.signature.bind_fields(args, kwargs)
+        except TypeError as exc:
+            raise LoaderError(str(exc)) from None
+        return self.template.key(bound)
+
+    def tags_for(self, args: Mapping[str, Any]) -> tuple[str, ...]:
+        """The tags of the value with these fields. Raises LoaderError as `key`."""
+        if not any("{" in tag for tag in self.tags):
+            return self.tags
+        texts = self.template.texts(args)
+        return tuple(tag.format_map(texts) for tag in self.tags)
+
+    def load(self, keys: Sequence[LoadKey]) -> Loaded:
+        """Ask the function for the values of keys of one tenant.
+
+        An exception of the function fails its key, with `many=True` all keys of the call; so does an answer
+        that is no mapping, or that names keys nobody asked for.
+
+        Raises:
+            ValueError: The keys are of several tenants; an answer by key could not tell them apart.
+        """
+        if len({key.tenant_id for key in keys}) > 1:
+            raise ValueError("keys of several tenants: load them tenant by tenant")
+        asked = {key.key: key for key in keys}
+        return self._load_together(asked) if self.many and asked else self._load_one_by_one(asked)
+
+    def _load_one_by_one(self, asked: Mapping[str, LoadKey]) -> Loaded:
+        loaded = Loaded({}, {}, [], {})
+        for name, key in asked.items():
+            tenant = {TENANT: key.tenant_id} if self.signature.takes_tenant else {}
+            started_ns = perf_counter_ns()
+            try:
+                loaded.values[name] = self.function(**key.args, **tenant)
+            except Exception as exc:  # the caller decides what it means; the other keys are not concerned
+                loaded.errors[name] = exc
+            else:
+                loaded.cost_us[name] = (perf_counter_ns() - started_ns) // 1000
+        return loaded
+
+    def _load_together(self, asked: Mapping[str, LoadKey]) -> Loaded:
+        started_ns = perf_counter_ns()
+        try:
+            found = self._checked_answer(self.function(list(asked.values())), asked)
+        except Exception as exc:  # nothing tells which of the keys is to blame
+            return Loaded({}, dict.fromkeys(asked, exc), [], {})
+        cost_us = (perf_counter_ns() - started_ns) // (1000 * len(asked))
+        missing = [name for name in asked if name not in found]
+        return Loaded(found, {}, missing, dict.fromkeys(found, cost_us))
+
+    def _checked_answer(self, answer: object, asked: Mapping[str, LoadKey]) -> dict[str, Any]:
+        if not isinstance(answer, Mapping):
+            shown = type(answer).__qualname__
+            raise LoaderError(f"{self.name} returned {shown}; return a mapping of key to value")
+        for name in answer:
+            if name not in asked:
+                raise LoaderError(f"{self.name} returned {name!r}, a key that it was not asked for")
+        return dict(answer)
+
+    def __repr__(self) -> str:
+        return f"Loader({self.template.text!r}, {self.name})"
+
+
+class Registry:
+    """The loaders of this process by template. Filled by imports, read by every thread; needs no lock.
+
+    At most one loader matches a key, since overlapping templates are refused.
+    """
+
+    def __init__(self) -> None:
+        # length of the literal prefix -> prefix -> template -> loader
+        self._index: dict[int, dict[str, dict[str, Loader]]] = {}
+        self._refused: dict[str, tuple[Template, str]] = {}
+
+    def add(self, loader: Loader) -> None:
+        """Register a loader. The same function, seen again by a reload of its module, replaces its old self.
+
+        Raises:
+            LoaderError: Some key could be of its template and of another function's.
+        """
+        for other in self._all():
+            if other.template.overlaps(loader.template):
+                if other.name != loader.name:
+                    both = f"{loader.template.text!r} of {loader.name} and {other.template.text!r} of {other.name}"
+                    raise LoaderError(f"templates {both} have keys in common; change the literal text of one")
+                self._bucket(other).pop(other.template.text, None)
+        self._bucket(loader)[loader.template.text] = loader
+        self._refused.pop(loader.template.text, None)
+
+    def find(self, key: str) -> tuple[Loader, dict[str, Any]] | None:
+        """The loader of a key and the key's fields; None if no template matches."""
+        for length, by_prefix in tuple(self._index.items()):
+            for loader in tuple(by_prefix.get(key[:length], {}).values()):
+                args = loader.match(key)
+                if args is not None:
+                    return loader, args
+        return None
+
+    def refuse(self, template: str, reason: str) -> None:
+        """Remember why there is no loader for the keys of a template."""
+        self._refused[template] = (Template(template), reason)
+
+    def why_not(self, key: str) -> str | None:
+        """The reason given for a key that `find` does not find; None if there was none."""
+        for template, reason in tuple(self._refused.values()):
+            if template.match(key) is not None:
+                return reason
+        return None
+
+    def _bucket(self, loader: Loader) -> dict[str, Loader]:
+        prefix = loader.template.prefix
+        return self._index.setdefault(len(prefix), {}).setdefault(prefix, {})
+
+    def _all(self) -> list[Loader]:
+        prefixes = [
+            bucket for by_prefix in tuple(self._index.values()) for bucket in tuple(by_prefix.values())
+        ]
+        return [loader for bucket in prefixes for loader in tuple(bucket.values())]
+
+
+default_registry = Registry()
+"""Where `@loader` and `cached` register, and where the engine looks."""
+
+
+def loader(
+    template: str,
+    *,
+    ttl: Seconds | None = None,
+    soft_ttl: Seconds | None = None,
+    tags: Sequence[str] = (),
+    many: bool = False,
+) -> Callable[[F], F]:
+    """Register the decorated function as the loader of a template; the function itself is not changed.
+
+    The arguments, and the errors besides the following, are those of `Loader`.
+
+    Raises:
+        LoaderError: No worker could import the function, or its template overlaps another one.
+    """
+
+    def register(function: F) -> F:
+        reason = why_not_importable(function)
+        if reason is not None:
+            raise LoaderError(f"no worker could import {name_of(function)}: {reason}")
+        default_registry.add(Loader(template, function, ttl=ttl, soft_ttl=soft_ttl, tags=tags, many=many))
+        return function
+
+    return register

@@ -1,0 +1,171 @@
+"""What can be set about a cache. Read by everything in `stoker.cache`; knows no environment variables.
+
+Durations are seconds, sizes bytes, shares fractions of 1, unless a name says otherwise.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from stoker.cache.errors import ConfigError
+
+BackendName = Literal["memory", "redis"]
+Seconds = int | float | timedelta
+
+_NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_URL_SCHEMES = ("redis", "rediss", "unix")
+LONGEST_TTL_S = 10 * 365 * 86_400
+"""Ten years: above it, `ttl=None` says what is meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the surrounding program does on the cache's behalf; the engine itself starts no tasks.
+
+    Attributes:
+        on_refresh: Called with `(key, tenant_id)` when a reader was served an entry past its soft expiry.
+            Without it the entry is refreshed in this process.
+        on_event: Called with a name and its facts: `cache.cold` after a new incarnation was begun.
+
+    A hook that raises is logged; the read or write it belongs to goes on.
+    """
+
+    on_refresh: Callable[[str, str | None], None] | None = None
+    on_event: Callable[[str, Mapping[str, Any]], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """Settings of one cache. Every process that shares a namespace must agree on `max_load`.
+
+    Attributes:
+        backend: `"memory"` (this process only) or `"redis"` (shared; Redis >= 7.0 or Valkey >= 7.2).
+        default_ttl: Seconds an entry lives when no `ttl` is given; None keeps it until it is evicted.
+        max_size: Entries the memory backend holds before it drops the least recently used. 1 or more.
+        redis_url: `redis://`, `rediss://` or `unix://` URL; required by the redis backend.
+        namespace: Prefix of every key in Redis; 1 to 64 of `A-Z a-z 0-9 _ . -`.
+        lease: Seconds for which one process may load a key before another may try. 0.1 to `max_load`.
+        max_load: Seconds after which a load is no longer waited for or stored. 0.1 to 3600.
+        ttl_jitter: Share by which loaders' TTLs vary, so that a warmed set does not expire at once. 0 to 0.5.
+        connect_timeout: Seconds to open a connection. Above 0.
+        timeout: Seconds to wait for a reply. Above 0.
+        max_connections: Most connections this process opens; a caller waits up to `timeout` for one. 1 or more.
+        boot_fence: `"run_id"`: another server process means a cold start, never old data. `"off"` only for a
+            server whose persistence is synchronous and that has no replicas.
+        compress_above: Compress encoded values larger than this many bytes; None never does.
+        max_value_bytes: Largest encoded value, compressed or not, that is stored or read. 1024 or more.
+        high_watermark: Share of the limit above which the cache counts as under pressure.
+        low_watermark: Share of the limit down to which `evict` goes. Below `high_watermark`.
+    """
+
+    backend: BackendName = "memory"
+    default_ttl: float | None = 300
+    max_size: int = 1024
+    redis_url: str | None = None
+    namespace: str = "stoker"
+    lease: float = 10.0
+    max_load: float = 60.0
+    ttl_jitter: float = 0.1
+    connect_timeout: float = 1.0
+    timeout: float = 2.0
+    max_connections: int = 64
+    boot_fence: Literal["run_id", "off"] = "run_id"
+    compress_above: int | None = 16_384
+    max_value_bytes: int = 64 * 2**20
+    high_watermark: float = 0.9
+    low_watermark: float = 0.8
+
+    def __post_init__(self) -> None:
+        self._check(self.backend in ("memory", "redis"), "backend", "choose 'memory' or 'redis'")
+        if self.default_ttl is not None:
+            ttl_ms(self.default_ttl, "default_ttl")
+        self._check(_whole(self.max_size, 1), "max_size", "give a whole number of entries, at least 1")
+        self._check(
+            isinstance(self.namespace, str) and bool(_NAMESPACE.fullmatch(self.namespace)),
+            "namespace",
+            "use 1 to 64 letters, digits, '_', '.' or '-'",
+        )
+        self._between("max_load", 0.1, 3600)
+        self._between("lease", 0.1, self.max_load)
+        self._between("ttl_jitter", 0, 0.5)
+        self._between("connect_timeout", 0.001, 3600)
+        self._between("timeout", 0.001, 3600)
+        self._check(_whole(self.max_connections, 1), "max_connections", "give a whole number, at least 1")
+        self._check(self.boot_fence in ("run_id", "off"), "boot_fence", "choose 'run_id' or 'off'")
+        self._check(
+            self.compress_above is None or _whole(self.compress_above, 0),
+            "compress_above",
+            "give a whole number of bytes, at least 0, or None",
+        )
+        self._check(_whole(self.max_value_bytes, 1024), "max_value_bytes", "give at least 1024 bytes")
+        self._between("high_watermark", 0.01, 1)
+        self._between("low_watermark", 0.0, 1)
+        self._check(self.low_watermark < self.high_watermark, "low_watermark", "must be below high_watermark")
+        self._check_url()
+
+    def _check_url(self) -> None:
+        if self.redis_url is None:
+            self._check(
+                self.backend != "redis",
+                "redis_url",
+                "give the server's URL, such as redis://localhost:6379/0",
+            )
+            return
+        remedy = (
+            f"start it with {', '.join(s + '://' for s in _URL_SCHEMES)}, such as redis://localhost:6379/0"
+        )
+        try:
+            parts = urlsplit(self.redis_url)
+            port = parts.port
+        except (ValueError, AttributeError, TypeError):
+            raise ConfigError("redis_url", masked_url(str(self.redis_url)), remedy) from None
+        good = parts.scheme in _URL_SCHEMES and (port is None or port > 0)
+        if good and parts.scheme == "unix":
+            good = bool(parts.path)
+        if not good:
+            raise ConfigError("redis_url", masked_url(self.redis_url), remedy)
+
+    def _between(self, name: str, low: float, high: float) -> None:
+        value = getattr(self, name)
+        good = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+        self._check(good, name, f"give a number from {low:g} to {high:g}")
+
+    def _check(self, good: bool, name: str, remedy: str) -> None:
+        if not good:
+            raise ConfigError(name, getattr(self, name), remedy)
+
+    def __repr__(self) -> str:
+        shown = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.redis_url is not None:
+            shown["redis_url"] = masked_url(self.redis_url)
+        return f"CacheConfig({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+
+def ttl_ms(ttl: Seconds, name: str = "ttl") -> int:
+    """Milliseconds of a time to live, at least 1.
+
+    Raises:
+        ConfigError: It is not a positive number of seconds (int, float or timedelta) up to ten years.
+    """
+    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, int | float)
+        or not math.isfinite(seconds)
+        or not 0 < seconds <= LONGEST_TTL_S
+    ):
+        raise ConfigError(name, ttl, "give seconds above 0 and up to ten years, or None for no expiry")
+    return max(1, round(seconds * 1000))
+
+
+def masked_url(url: str) -> str:
+    """The URL with its password replaced, for messages and logs."""
+    return re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", url)
+
+
+def _whole(value: object, low: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low

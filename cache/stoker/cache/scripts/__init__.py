@@ -1,0 +1,39 @@
+"""The server-side half of the protocol: one Lua file a step, each opening with its keys, arguments and answer.
+
+`control.lua` is put before every body. Only `stoker.cache.protocol` runs these.
+"""
+
+from dataclasses import dataclass, field
+from hashlib import sha1
+from importlib.resources import files
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script as the server takes it: by its SHA-1, or whole where the server does not know it yet."""
+
+    name: str
+    source: bytes
+    sha: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sha", sha1(self.source, usedforsecurity=False).hexdigest().encode())
+
+
+def _load(name: str) -> Script:
+    folder = files(__name__)
+    shebang, _, body = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8").partition("\n")
+    prelude = folder.joinpath("control.lua").read_text(encoding="utf-8")
+    return Script(name, f"{shebang}\n{prelude}\n{body}".encode())
+
+
+BAN = _load("ban")
+CLOSE = _load("close")
+DELETE = _load("delete")
+DROP = _load("drop")
+FENCE = _load("fence")
+FILL = _load("fill")
+RELEASE = _load("release")
+RENEW = _load("renew")
+RETIRE = _load("retire")
+SET = _load("set")

@@ -1,0 +1,59 @@
+"""What this process counted. Fleet-wide figures are made from these elsewhere."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Counters:
+    """Counts since the cache was made. Threads add to them without a lock: a lost count harms nobody."""
+
+    hits: int = 0
+    misses: int = 0
+    stale_hits: int = 0
+    loads: int = 0
+    load_errors: int = 0
+    fills: int = 0
+    refused_fills: int = 0
+    sets: int = 0
+    deletes: int = 0
+    invalidations: int = 0
+    undecodable: int = 0
+    unavailable: int = 0
+    evictions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """Counts of this process since the cache was made.
+
+    Attributes:
+        backend: `"memory"` or `"redis"`.
+        hits, misses: Reads answered from the cache, and not; each key of `get_many` is a read.
+        stale_hits: Hits past their soft expiry.
+        loads: Loader calls that returned; `load_errors` those that raised.
+        fills: Loaded values that were stored; `refused_fills` those that were not, because the key was invalidated or
+            set under the load, the lease had ended, or there was no memory.
+        sets, deletes, invalidations: Acknowledged ones.
+        undecodable: Entries that could not be read and counted as misses.
+        unavailable: Operations that found no server.
+        evictions: Entries dropped to make room.
+        entries: Live entries on the memory backend; None on Redis.
+        hit_rate: Hits by reads, 0 to 1; 0 before the first read.
+    """
+
+    backend: str
+    hits: int
+    misses: int
+    stale_hits: int
+    loads: int
+    load_errors: int
+    fills: int
+    refused_fills: int
+    sets: int
+    deletes: int
+    invalidations: int
+    undecodable: int
+    unavailable: int
+    evictions: int
+    entries: int | None
+    hit_rate: float

@@ -1,0 +1,28 @@
+"""What a long verb says after each batch, so that a job can show progress, stop, and go on later."""
+
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+R = TypeVar("R", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Generic[R]):
+    """One batch done.
+
+    Attributes:
+        done: Keys handled (bytes freed, where memory is what matters), over the whole job, parts before a
+            restart included.
+        total: The same when all is done, as far as known; None while unknown.
+        failed: Keys that could not be handled so far.
+        cursor: JSON-able; given back, the verb goes on after this batch.
+        report: Cumulative over the whole job; a frozen dataclass of JSON-able values.
+        last: Whether the work is complete.
+    """
+
+    done: int
+    total: int | None
+    failed: int
+    cursor: dict[str, Any]
+    report: R
+    last: bool

@@ -1,0 +1,32 @@
+"""Settings from the environment, and the cache built from them.
+
+The public names of `stoker.config`. Environment variables are read here and nowhere else: `stoker.cache`
+below knows nothing of them, `stoker.tasks` and `stoker.worker` above get a finished `Settings`.
+"""
+
+try:
+    import pydantic_settings as _  # noqa: F401
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        f"stoker.config needs {missing.name}: run  pip install 'stoker[tasks]'", name=missing.name
+    ) from missing
+
+from stoker.config.effective import Effective, effective
+from stoker.config.errors import InvalidSettings
+from stoker.config.groups import BeatSettings, FlowerSettings, JobSettings, WorkerSettings
+from stoker.config.logging import setup_logging
+from stoker.config.open_cache import open_cache
+from stoker.config.settings import Settings
+
+__all__ = [
+    "BeatSettings",
+    "Effective",
+    "FlowerSettings",
+    "InvalidSettings",
+    "JobSettings",
+    "Settings",
+    "WorkerSettings",
+    "effective",
+    "open_cache",
+    "setup_logging",
+]

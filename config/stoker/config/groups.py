@@ -1,0 +1,123 @@
+"""The settings that come in groups: workers, jobs, beat and Flower. Variables are `STOKER_<GROUP>__<NAME>`.
+
+Durations are seconds.
+"""
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from stoker.config import problems
+
+Every = Annotated[float, Field(ge=0.1, le=86_400)]
+
+
+class Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class WorkerSettings(Group):
+    """`STOKER_WORKER__*`: how workers take and give back messages."""
+
+    concurrency: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Processes that run tasks in one worker; none: one for each CPU.",
+    )
+    visibility_timeout: int = Field(
+        default=20,
+        ge=1,
+        le=86_400,
+        description="Seconds until a message of a worker that died is given to another; live ones renew it.",
+    )
+    restore_every: int = Field(
+        default=2, ge=1, le=3600, description="Seconds between two looks for messages of workers that died."
+    )
+    shutdown_timeout: float = Field(
+        default=20,
+        ge=0,
+        le=3600,
+        description="Seconds that running tasks get to end when a worker is asked to stop.",
+    )
+
+
+class JobSettings(Group):
+    """`STOKER_JOB__*`: how jobs are run, resumed and remembered."""
+
+    lock_ttl: float = Field(
+        default=15,
+        ge=0.5,
+        le=3600,
+        description="Seconds after which the job of a coordinator that died can be taken over.",
+    )
+    ttl: float = Field(
+        default=86_400,
+        ge=60,
+        le=2_592_000,
+        description="Seconds an unfinished job is kept after its last sign.",
+    )
+    keep: float = Field(
+        default=3600, ge=10, le=2_592_000, description="Seconds a finished job and its report are kept."
+    )
+    soft_time_limit: float = Field(
+        default=300,
+        ge=1,
+        le=86_400,
+        description="Seconds after which a job goes on in a new task, from where it is.",
+    )
+    time_limit: float = Field(
+        default=360,
+        ge=2,
+        le=86_400,
+        description="Seconds after which a task is killed; above the soft limit.",
+    )
+    batch: int = Field(
+        default=500, ge=1, le=10_000, description="Keys handled between two looks at abort and progress."
+    )
+    sweep_delay: float = Field(
+        default=2,
+        ge=0,
+        le=3600,
+        description="Seconds from an invalidation to its sweep, so that many share one sweep.",
+    )
+
+    @model_validator(mode="after")
+    def _soft_before_hard(self) -> Self:
+        if self.time_limit <= self.soft_time_limit:
+            remedy = f"must be above soft_time_limit ({self.soft_time_limit:g}): a job hands over in between"
+            raise problems.at("time_limit", self.time_limit, remedy)
+        return self
+
+
+class BeatSettings(Group):
+    """`STOKER_BEAT__*`: what runs by the clock."""
+
+    reap_every: Every = Field(
+        default=10, description="Seconds between two looks for orphaned jobs, which are sent again."
+    )
+    sweep_every: Every | None = Field(
+        default=60, description="Seconds between two scheduled sweeps; none: no such sweeps."
+    )
+    evict_every: Every | None = Field(
+        default=30, description="Seconds between two looks at memory; none: no such looks."
+    )
+
+
+class FlowerSettings(Group):
+    """`STOKER_FLOWER__*`: the web page that shows workers and jobs."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address that Flower listens on.")
+    port: int = Field(
+        default=5555, ge=0, le=65_535, description="Port that Flower listens on; 0: any free one."
+    )
+    user: str = Field(
+        default="stoker", pattern=r"^[^:\s]+$", description="Name to log in with; without ':' or blanks."
+    )
+    password: SecretStr | None = Field(
+        default=None, min_length=1, description="Password to log in with; required to start Flower."
+    )
+    read_only: bool = Field(
+        default=True, description="Whether Flower only shows; false lets it revoke and control."
+    )
+    max_tasks: int = Field(default=5000, ge=100, le=1_000_000, description="Tasks that Flower remembers.")

@@ -1,0 +1,71 @@
+"""From pydantic's words to ours: which variable is wrong, what it holds (masked), what to do."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
+from pydantic_settings import SettingsError
+
+from stoker.cache import ConfigError, masked_url
+from stoker.config import names
+
+MASK = "***"
+
+
+def at(setting: str, value: object, remedy: str) -> PydanticCustomError:
+    """An error that a check of a whole model found in one of its settings."""
+    return PydanticCustomError("setting", "{remedy}", {"setting": setting, "value": value, "remedy": remedy})
+
+
+def from_validation(error: ValidationError) -> Iterator[ConfigError]:
+    for found in error.errors(include_url=False):
+        context: dict[str, Any] = found.get("ctx", {})
+        path = [part for part in found["loc"] if isinstance(part, str)]
+        if found["type"] == "setting":
+            yield ConfigError(names.variable(*path, context["setting"]), context["value"], context["remedy"])
+        else:
+            value = shown(path[-1] if path else "", found["input"])
+            yield ConfigError(names.variable(*path), value, found["msg"].removeprefix("Value error, "))
+
+
+def from_source(error: SettingsError) -> ConfigError:
+    """A group that was given as one variable which is not JSON."""
+    field = re.search(r'field "(\w+)"', str(error))
+    name = names.variable(field[1]) if field else names.PREFIX + "*"
+    return ConfigError(
+        name, "...", "is no valid JSON object; set its members one by one, such as STOKER_JOB__BATCH"
+    )
+
+
+def shown(setting: str, value: object) -> object:
+    """The value as it may be printed: secrets as `***`, URLs without their password, groups as `...`."""
+    if "password" in setting:
+        return MASK if value is not None else None
+    if setting.endswith("url") and isinstance(value, str):
+        return masked_url(value)
+    return "..." if isinstance(value, dict) or hasattr(value, "model_fields_set") else value
+
+
+def split_list(text: str) -> object:
+    """`a, b` or `["a", "b"]` as a list."""
+    if text.lstrip().startswith("["):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"is no valid JSON list ({error}); a comma list does too") from None
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def check_server_url(url: str) -> None:
+    remedy = "start it with redis:// or rediss://, such as redis://localhost:6380/0"
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError(remedy)

@@ -1,0 +1,222 @@
+"""Everything an operator may change, read once at start from `STOKER_*`.
+
+Sources, the first that names a value wins: arguments, the environment, `.env` in the working directory, files
+in the secrets directory, defaults. What a cache setting means and may be is said once, in
+`stoker.cache.CacheConfig`, which also checks it; here are only the names. Durations are seconds.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    NestedSecretsSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from stoker.cache import CacheConfig, ConfigError
+from stoker.config import names, problems
+from stoker.config.errors import InvalidSettings
+from stoker.config.groups import BeatSettings, FlowerSettings, JobSettings, WorkerSettings
+
+_CACHE = CacheConfig()
+
+_CACHE_FIELDS = {  # the setting -> its field of CacheConfig
+    "cache_url": "redis_url",
+    "namespace": "namespace",
+    "default_ttl": "default_ttl",
+    "max_size": "max_size",
+    "lease": "lease",
+    "max_load": "max_load",
+    "ttl_jitter": "ttl_jitter",
+    "cache_connect_timeout": "connect_timeout",
+    "cache_timeout": "timeout",
+    "cache_max_connections": "max_connections",
+    "boot_fence": "boot_fence",
+    "compress_above": "compress_above",
+    "max_value_bytes": "max_value_bytes",
+    "high_watermark": "high_watermark",
+    "low_watermark": "low_watermark",
+}
+
+
+class Settings(BaseSettings):
+    """All settings of a process, checked and frozen.
+
+    Raises:
+        InvalidSettings: Every problem found: values out of bounds, and `STOKER_*` names that do not exist.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=names.PREFIX,
+        env_file=names.ENV_FILE,
+        env_nested_delimiter=names.DELIMITER,
+        env_ignore_empty=True,  # compose files pass unset variables on as empty ones
+        env_parse_none_str="none",
+        frozen=True,
+        extra="ignore",  # of a .env shared with other programs; our own names are checked in `names`
+        allow_inf_nan=False,
+    )
+
+    cache_url: str | None = Field(
+        default=None,
+        repr=False,
+        description="The cache server's redis://, rediss:// or unix:// URL; none: memory only.",
+    )
+    namespace: str = Field(
+        default=_CACHE.namespace, description="Prefix of all keys and queues; 1-64 letters, digits, _ . -"
+    )
+    default_ttl: float | None = Field(
+        default=_CACHE.default_ttl,
+        description="Seconds an entry lives when no ttl is given; above 0, none: no expiry.",
+    )
+    max_size: int = Field(default=_CACHE.max_size, description="Entries of the memory backend; 1 or more.")
+    lease: float = Field(
+        default=_CACHE.lease, description="Seconds one process may load a key alone; 0.1 to max_load."
+    )
+    max_load: float = Field(
+        default=_CACHE.max_load, description="Seconds a load may take to be stored; 0.1 to 3600."
+    )
+    ttl_jitter: float = Field(
+        default=_CACHE.ttl_jitter, description="Share by which loaders' TTLs vary; 0 to 0.5."
+    )
+    cache_connect_timeout: float = Field(
+        default=_CACHE.connect_timeout,
+        description="Seconds to open a connection to the cache; 0.001 to 3600.",
+    )
+    cache_timeout: float = Field(
+        default=_CACHE.timeout, description="Seconds to wait for the cache's reply; 0.001 to 3600."
+    )
+    cache_max_connections: int = Field(
+        default=_CACHE.max_connections, description="Connections of one process to the cache; 1 or more."
+    )
+    boot_fence: Literal["run_id", "off"] = Field(
+        default=_CACHE.boot_fence,
+        description="'run_id': a restarted server begins cold. 'off': it is trusted.",
+    )
+    compress_above: int | None = Field(
+        default=_CACHE.compress_above,
+        description="Bytes above which values are compressed; 0 or more, none: never.",
+    )
+    max_value_bytes: int = Field(
+        default=_CACHE.max_value_bytes, description="Bytes of the largest value; 1024 or more."
+    )
+    high_watermark: float = Field(
+        default=_CACHE.high_watermark, description="Share of memory above which eviction begins; 0.01 to 1."
+    )
+    low_watermark: float = Field(
+        default=_CACHE.low_watermark,
+        description="Share of memory down to which eviction goes; below high_watermark.",
+    )
+
+    broker_url: str | None = Field(
+        default=None,
+        repr=False,
+        description="The broker's redis:// or rediss:// URL; not the cache's server.",
+    )
+    state_url: str | None = Field(
+        default=None, repr=False, description="Where jobs are kept; none: the broker's server."
+    )
+    loaders: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Modules that register loaders, imported by workers: a comma list or JSON."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least severity that is logged."
+    )
+    log_format: Literal["text", "json"] = Field(default="text", description="How log lines are written.")
+    secrets_dir: Path = Field(
+        default=names.SECRETS_DIR,
+        description="Directory with one file a secret, such as stoker_flower__password.",
+    )
+
+    worker: WorkerSettings = WorkerSettings()
+    job: JobSettings = JobSettings()
+    beat: BeatSettings = BeatSettings()
+    flower: FlowerSettings = FlowerSettings()
+
+    def __init__(self, **values: Any) -> None:
+        wrong = [*names.unknown(leaf_names()), *names.unknown_arguments(values, type(self).model_fields)]
+        told = {problem.field for problem in wrong}
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            wrong += (problem for problem in problems.from_validation(error) if problem.field not in told)
+        except SettingsError as error:
+            wrong.append(problems.from_source(error))
+        if wrong:
+            raise InvalidSettings(tuple(wrong))
+
+    @field_validator("loaders", mode="before")
+    @classmethod
+    def _split_loaders(cls, value: object) -> object:
+        return problems.split_list(value) if isinstance(value, str) else value
+
+    @field_validator("broker_url", "state_url")
+    @classmethod
+    def _check_urls(cls, value: str | None) -> str | None:
+        if value is not None:
+            problems.check_server_url(value)
+        return value
+
+    @model_validator(mode="after")
+    def _check_cache(self) -> Self:
+        try:
+            self.cache_config()
+        except ConfigError as error:
+            setting = next(ours for ours, theirs in _CACHE_FIELDS.items() if theirs == error.field)
+            raise problems.at(setting, error.value, error.remedy) from None
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings passes it by name
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        secrets = NestedSecretsSettingsSource(
+            file_secret_settings, secrets_dir=names.secrets_dir(), secrets_dir_missing="ok"
+        )
+        return init_settings, env_settings, dotenv_settings, secrets
+
+    def cache_config(self) -> CacheConfig:
+        """The cache's own settings: the redis backend if there is a `cache_url`, else the memory backend."""
+        values = {theirs: getattr(self, ours) for ours, theirs in _CACHE_FIELDS.items()}
+        return CacheConfig(backend="redis" if self.cache_url else "memory", **values)
+
+    def broker(self) -> str:
+        """The broker's URL.
+
+        Raises:
+            ConfigError: None was set.
+        """
+        if self.broker_url is None:
+            raise ConfigError(
+                "STOKER_BROKER_URL", None, "give the broker's URL, such as redis://localhost:6380/0"
+            )
+        return self.broker_url
+
+    def state(self) -> str:
+        """The URL of the server that holds the jobs: `state_url`, or else the broker's."""
+        return self.state_url or self.broker()
+
+
+def leaf_names() -> Iterator[str]:
+    """The name of every variable, and of every group (which may be given whole, as JSON)."""
+    for name, field in Settings.model_fields.items():
+        yield names.variable(name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from (names.variable(name, member) for member in field.annotation.model_fields)

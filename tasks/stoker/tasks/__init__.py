@@ -1,0 +1,52 @@
+"""Jobs on the cache, as Celery tasks, and how an app asks for them.
+
+The public names of `stoker.tasks`. A producer needs no more than `send`; the tasks are here too, with `.delay()` and
+`.apply_async()`. Everything is read from `STOKER_*` on first use, unless `configure` was given settings.
+"""
+
+try:
+    import celery as _  # noqa: F401
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        f"stoker.tasks needs {missing.name}: run  pip install 'stoker[tasks]'", name=missing.name
+    ) from missing
+
+from stoker.tasks import send
+from stoker.tasks.app import configure
+from stoker.tasks.errors import (
+    InvalidArguments,
+    JobAborted,
+    JobError,
+    JobFailed,
+    JobLost,
+    NotSent,
+    StateUnavailable,
+    TaskError,
+)
+from stoker.tasks.evict import evict
+from stoker.tasks.handle import JobHandle
+from stoker.tasks.invalidate import invalidate
+from stoker.tasks.reap import reap
+from stoker.tasks.status import JobStatus
+from stoker.tasks.sweep import sweep
+from stoker.tasks.warm import warm
+
+__all__ = [
+    "InvalidArguments",
+    "JobAborted",
+    "JobError",
+    "JobFailed",
+    "JobHandle",
+    "JobLost",
+    "JobStatus",
+    "NotSent",
+    "StateUnavailable",
+    "TaskError",
+    "configure",
+    "evict",
+    "invalidate",
+    "reap",
+    "send",
+    "sweep",
+    "warm",
+]

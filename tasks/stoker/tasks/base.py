@@ -1,0 +1,70 @@
+"""Our Task class: messages checked on both sides of the wire, bounded sends, events for Flower."""
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from celery import Task
+from kombu.exceptions import OperationalError
+
+from stoker.tasks import names
+from stoker.tasks.errors import InvalidArguments, NotSent
+
+log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    CeleryTask = Task[Any, Any]  # celery-types wants the parameters, Celery at run time does not take them
+else:
+    CeleryTask = Task
+
+
+class JobTask(CeleryTask):
+    """A task that works on a job. Its message is the task's arguments, the id of its job, or both.
+
+    It is acknowledged after it has run, so a killed worker's message is given to another; a process that dies alone
+    has its message sent again by its worker.
+    """
+
+    abstract = True
+    acks_late = True
+    retry_on_worker_lost = True
+    max_retries = 5
+    default_retry_delay = 1
+    ignore_result = True
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Send the task, as Celery's own method does.
+
+        Raises:
+            InvalidArguments: The arguments do not fit the task's model.
+            NotSent: The broker did not take it.
+        """
+        if args:
+            raise InvalidArguments(self.name, "give keyword arguments")
+        self.accept(kwargs or {})
+        try:
+            return super().apply_async((), kwargs, **options)
+        except OperationalError as error:
+            raise NotSent(self.name, str(error)) from error
+
+    def accept(self, message: dict[str, Any]) -> tuple[str | None, names.Arguments | None]:
+        """The job's id and the arguments in a message; either may be missing, but not both.
+
+        Raises:
+            InvalidArguments: They do not fit the task's model.
+        """
+        rest = dict(message)
+        job_id = rest.pop("job_id", None)
+        if job_id is not None and not rest.keys() - {"version"}:
+            return str(job_id), None
+        return job_id, names.check(self.name, rest)
+
+    def send_again(self, job_id: str, delay: float) -> None:
+        """Send another message for the same job, due in `delay` seconds, under the same task id."""
+        self.apply_async(kwargs=names.message(job_id), task_id=job_id, countdown=delay)
+
+    def announce(self, event: str, **fields: Any) -> None:
+        """Send a monitoring event about this task. Events only inform: without a broker they are dropped."""
+        try:
+            self.send_event(event, name=self.name, **fields)
+        except OperationalError as error:
+            log.info("event %s of job %s was not sent: %s", event, self.request.id, error)

@@ -1,0 +1,221 @@
+"""Running a job in steps: claim it, work, show progress, and then end it, stop, or hand it over.
+
+What a step does is the cache's business; what is written down, and by which rules, is `job`'s. A job may be run
+twice, late, or be killed anywhere: whoever claims it next goes on from its cursor.
+
+To Celery a job is one task id, whoever runs it and however often, so Flower shows it as one row. A message that has
+nothing to do, or whose run hands over, ends with `Ignore`, which acknowledges it and leaves that row alone.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+from celery.exceptions import Ignore, SoftTimeLimitExceeded
+
+from stoker.cache import Cache, CacheUnavailable, Step
+from stoker.tasks import names, runtime
+from stoker.tasks.base import JobTask
+from stoker.tasks.errors import JobFailed, JobLost, StateUnavailable
+from stoker.tasks.job import Claim, JobStore
+from stoker.tasks.pace import Pace
+from stoker.tasks.renewal import Renewal
+
+log = logging.getLogger(__name__)
+
+Steps = Callable[[Cache, Any, dict[str, Any] | None, int], Iterator[Step[Any]]]
+"""The cache's verb: called with the cache, the task's arguments, the cursor and the keys in a batch."""
+
+MAX_STARTS = 5  # without progress in between: what kills its process each time is not started for ever
+MAX_TRIES = 20  # without progress, while the cache does not answer: about eight minutes
+LONGEST_WAIT = 30.0
+HAND_OVER_AT = 0.8  # of the soft time limit
+HAND_OVER_DELAY = 0.5  # a worker knows requests by id: the old one must be put away before the new one is
+ANNOUNCE_EVERY = 1.0
+
+
+class HandOver(Exception):
+    """This run ends here; the job goes on in another."""
+
+
+class Aborted(Exception):
+    """The job was asked to stop."""
+
+
+class SteppedTask(JobTask):
+    """A task whose work is a verb in steps: for each target one run at a time, resumed from its cursor."""
+
+    abstract = True
+
+    def run_job(self, message: dict[str, Any], steps: Steps) -> dict[str, Any]:
+        """Run the job until it ends or another run has to take over.
+
+        Returns:
+            The verb's report, or `{"joined": id}` if an unfinished job is about the same.
+        """
+        here = runtime.current()
+        job_id = _write_down(self, here.jobs, message)
+        if job_id not in (self.request.id, message.get("job_id")):
+            return {"joined": job_id}
+        claim = _claim(self, here.jobs, job_id)
+        try:
+            return Run(self, here, claim).to_its_end(steps)
+        finally:  # also when the process is told to exit: the message goes back and its next run need not wait
+            with suppress(StateUnavailable):  # then the lock ends by itself
+                here.jobs.release(claim)
+
+
+def _write_down(task: JobTask, jobs: JobStore, message: dict[str, Any]) -> str:
+    """The id of the job that the message is about. One that was sent without a job becomes one here."""
+    job_id, arguments = task.accept(message)
+    if arguments is None:
+        return str(job_id)
+    return jobs.open(
+        job_id or task.request.id,
+        names.kind(task.name),
+        arguments.model_dump(),
+        arguments.target(),
+        again=arguments.wants_another_pass(),
+    )
+
+
+def _claim(task: JobTask, jobs: JobStore, job_id: str) -> Claim:
+    claim = jobs.claim(job_id)
+    if isinstance(claim, Claim):
+        return claim
+    if claim.reason == "lost":
+        raise JobLost(job_id, "the state server does not know it; it was flushed or has expired")
+    if claim.reason == "busy":  # whoever runs it may be alive or dead: look again when its lock has ended
+        task.send_again(job_id, claim.wait + HAND_OVER_DELAY)
+    raise Ignore(f"job {job_id} is {claim.reason}")
+
+
+class Run:
+    """One coordinator's run of a claimed job."""
+
+    def __init__(self, task: JobTask, here: runtime.Runtime, claim: Claim) -> None:
+        self._task = task
+        self._here = here
+        self._jobs = here.jobs
+        self._claim = claim
+        self._began = self._last_sign = time.monotonic()
+        self._announced = float("-inf")
+        self._pace = Pace(claim.done, self._began)
+
+    def to_its_end(self, steps: Steps) -> dict[str, Any]:
+        """Work, and give the job the state that follows from how that ended."""
+        job_id = self._claim.job_id
+        try:
+            self._refuse_what_always_dies()
+            return self._succeed(self._work(steps))
+        except (HandOver, SoftTimeLimitExceeded):
+            self._go_on_after(HAND_OVER_DELAY)
+        except Aborted:
+            self._jobs.finish(job_id, "aborted", self._claim.token)
+            self._task.announce("task-revoked", terminated=False, signum=None, expired=False)
+            raise Ignore(f"job {job_id} was told to stop") from None
+        except CacheUnavailable as error:
+            self._try_later(error)
+        except (Ignore, JobLost, StateUnavailable):
+            raise
+        except Exception as error:
+            self._jobs.finish(job_id, "failed", self._claim.token, {"error": _text(error)})
+            raise
+
+    def _work(self, steps: Steps) -> dict[str, Any]:
+        settings = self._here.settings.job
+        arguments = names.check(self._task.name, self._claim.arguments)
+        report: dict[str, Any] = {}
+        with Renewal(self._jobs, self._claim):
+            self._heed(self._write({}))
+            for step in steps(self._here.cache, arguments, self._claim.cursor, settings.batch):
+                report = self._tell(step)
+                if step.last:
+                    break
+                if time.monotonic() - self._began > HAND_OVER_AT * settings.soft_time_limit:
+                    raise HandOver
+        return report
+
+    def _tell(self, step: Step[Any]) -> dict[str, Any]:
+        """Write a batch down, show it in Flower, and stop if the job is no longer ours to run."""
+        now = time.monotonic()
+        self._pace.add(step, now)
+        report = asdict(step.report)
+        fields = {
+            "done": step.done,
+            "total": step.total,
+            "failed": step.failed,
+            "rate": round(self._pace.rate, 1),
+            "eta": None if self._pace.eta is None else round(self._pace.eta, 1),
+            "cursor": step.cursor,
+            "report": report,
+        }
+        if step.done > self._claim.done:
+            fields |= {"starts": 0, "tries": 0, "error": ""}
+        self._heed(self._write(fields))
+        if now - self._announced >= ANNOUNCE_EVERY:
+            self._announced = now
+            # Upper case keeps the state STARTED and with it the row's place, its Terminate button and its end.
+            self._task.announce("task-STARTED", result=self._pace.text(step))
+        return report
+
+    def _write(self, fields: dict[str, Any]) -> str:
+        """Show a sign of life. While the lock is surely ours a state server that is away does not stop the job."""
+        try:
+            answer = self._jobs.progress(self._claim, fields)
+        except StateUnavailable as error:
+            if time.monotonic() - self._last_sign > self._jobs.lock_ttl:
+                raise
+            log.warning("progress of job %s not written: %s", self._claim.job_id, error)
+            return "on"
+        self._last_sign = time.monotonic()
+        return answer
+
+    def _heed(self, answer: str) -> None:
+        job_id = self._claim.job_id
+        if answer == "on":
+            return
+        if answer == "abort":
+            raise Aborted
+        if answer == "expired":  # nobody has the lock: let the next run take it and read the cursor again
+            raise HandOver
+        if answer == "lost":
+            raise JobLost(job_id, "the state server forgot it while it ran")
+        raise Ignore(f"job {job_id} is {answer}")  # another runs it, or it was ended from outside
+
+    def _succeed(self, report: dict[str, Any]) -> dict[str, Any]:
+        fields = {"report": report, "error": ""}
+        answer = self._jobs.finish(self._claim.job_id, "succeeded", self._claim.token, fields)
+        if answer == "again":
+            self._go_on_after(max(self._here.settings.job.sweep_delay, HAND_OVER_DELAY))
+        if answer != "succeeded":
+            self._heed(answer)
+        return report
+
+    def _go_on_after(self, delay: float) -> NoReturn:
+        job_id = self._claim.job_id
+        self._jobs.postpone(job_id, delay)
+        self._jobs.release(self._claim)
+        self._task.send_again(job_id, delay)
+        raise Ignore(f"job {job_id} goes on in another run") from None
+
+    def _try_later(self, error: CacheUnavailable) -> NoReturn:
+        tries = self._claim.tries + 1
+        if tries > MAX_TRIES:
+            self._jobs.finish(self._claim.job_id, "failed", self._claim.token, {"error": _text(error)})
+            raise error
+        log.warning("job %s, try %d of %d: %s", self._claim.job_id, tries, MAX_TRIES, error)
+        self._heed(self._jobs.progress(self._claim, {"tries": tries, "starts": 0, "error": _text(error)}))
+        self._go_on_after(min(2.0 ** (tries - 1), LONGEST_WAIT))
+
+    def _refuse_what_always_dies(self) -> None:
+        if self._claim.starts > MAX_STARTS:
+            reason = f"given up after {MAX_STARTS} runs without progress; each was killed or ran into its time limit"
+            raise JobFailed(self._claim.job_id, reason)
+
+
+def _text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:1000]

@@ -1,0 +1,24 @@
+"""Memory pressure: the task. What goes first is `stoker.cache.evict`'s business."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from stoker.cache import Cache, Step
+from stoker.tasks import names
+from stoker.tasks.app import app
+from stoker.tasks.coordinator import SteppedTask
+
+
+@app.task(name=names.EVICT, bind=True, base=SteppedTask)
+def evict(self: SteppedTask, **message: Any) -> dict[str, Any]:
+    """Bring memory down to the low watermark, or to `target_bytes`. See `names.Evict` for the arguments.
+
+    Safe to run twice and safe to lose: the next tick of beat measures again.
+    """
+    return self.run_job(message, _steps)
+
+
+def _steps(
+    cache: Cache, arguments: names.Evict, cursor: dict[str, Any] | None, batch: int
+) -> Iterator[Step[Any]]:
+    return cache.evict_steps(target_bytes=arguments.target_bytes, batch=batch, cursor=cursor)

@@ -1,0 +1,109 @@
+"""Invalidation: the task. What it means is `stoker.cache`'s business; a producer may also call the cache directly.
+
+Every message writes its own bans, however often it is delivered and whatever became of its job's record: losing
+that record must not lose an invalidation. Only the sweep that follows is shared.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from celery.exceptions import Ignore
+
+from stoker.cache import Cache, CacheUnavailable
+from stoker.tasks import names, runtime, send
+from stoker.tasks.app import app
+from stoker.tasks.base import JobTask
+from stoker.tasks.errors import JobLost, NotSent, StateUnavailable
+from stoker.tasks.job import ANY
+
+log = logging.getLogger(__name__)
+
+MAX_TRIES = 20  # with the waits below about eight minutes
+LONGEST_WAIT = 30.0
+
+
+@app.task(name=names.INVALIDATE, bind=True, base=JobTask)
+def invalidate(self: JobTask, **message: Any) -> dict[str, Any]:
+    """Invalidate keys, tags, a pattern or a tenant (see `names.Invalidate`), then ask for a sweep.
+
+    Safe to run twice. While the cache does not answer it is tried again, for about eight minutes; then the job has
+    failed and what it names may be stale.
+    """
+    jobs = runtime.current().jobs
+    job_id, arguments = _job(self, message)
+    try:
+        report = apply(runtime.current().cache, arguments)
+    except CacheUnavailable as error:
+        last = self.request.retries >= MAX_TRIES
+        wait = min(2.0**self.request.retries, LONGEST_WAIT)
+        with _without_the_record(job_id):
+            if last:
+                jobs.finish(job_id, "failed", ANY, {"error": str(error)})
+            else:
+                jobs.postpone(job_id, wait, str(error))
+        raise self.retry(exc=error, countdown=wait, max_retries=MAX_TRIES) from error
+    with _without_the_record(job_id):
+        jobs.finish(job_id, "succeeded", ANY, {"report": report, "error": "", "done": report["done"]})
+    if report["bans"]:
+        _ask_for_a_sweep()
+    return report
+
+
+def apply(cache: Cache, arguments: names.Invalidate) -> dict[str, Any]:
+    """Do what the arguments name.
+
+    Returns:
+        `done`: rules and keys handled; `deleted`: keys that existed; `bans`: rules written.
+
+    Raises:
+        InvalidationNotAcknowledged: The cache did not confirm one of them; what came before it holds.
+    """
+    tenant = arguments.tenant_id
+    bans = 0
+    if arguments.whole_tenant and tenant is not None:
+        cache.invalidate_tenant(tenant)
+        bans += 1
+    if arguments.pattern is not None:
+        cache.invalidate_pattern(arguments.pattern, tenant)
+        bans += 1
+    if arguments.tags:
+        cache.invalidate_tags(arguments.tags, tenant)
+        bans += len(arguments.tags)
+    deleted = sum(cache.delete(key, tenant) for key in arguments.keys)
+    return {"done": bans + len(arguments.keys), "deleted": deleted, "bans": bans}
+
+
+def _job(task: JobTask, message: dict[str, Any]) -> tuple[str, names.Invalidate]:
+    """The job's id and the arguments, which a message from the reaper leaves in the job."""
+    jobs = runtime.current().jobs
+    job_id, arguments = task.accept(message)
+    if arguments is None:
+        stored = jobs.arguments(str(job_id))
+        if stored is None:
+            raise JobLost(str(job_id), "the state server does not know it, or it has ended")
+        return str(job_id), cast("names.Invalidate", names.check(task.name, stored))
+    known = job_id or task.request.id
+    with _without_the_record(known):
+        if job_id is None:
+            jobs.open(known, names.kind(task.name), arguments.model_dump(), None)
+        elif (status := jobs.status(known)) is not None and status.state == "aborted":
+            raise Ignore(f"job {known} was told to stop")
+    return known, cast("names.Invalidate", arguments)
+
+
+@contextmanager
+def _without_the_record(job_id: str) -> Iterator[None]:
+    """Go on if the state server is away: the invalidation counts, not its record."""
+    try:
+        yield
+    except StateUnavailable as error:
+        log.warning("record of invalidation %s not written: %s", job_id, error)
+
+
+def _ask_for_a_sweep() -> None:
+    try:
+        send.sweep(delay=runtime.current().settings.job.sweep_delay)
+    except NotSent as error:  # readers are safe; what is banned is deleted by the next scheduled sweep
+        log.warning("%s", error)

@@ -1,0 +1,278 @@
+"""What is written down about a job on the state server: its state, progress, cursor and report.
+
+A job is one logical run. Here are its record and the rules for changing it, each one script, so that a producer, a
+coordinator, the reaper and an operator may act at the same time. Who runs a job is `base`'s business, who asks for
+one `send`'s. Times are the server's, in ms of Unix time; durations in seconds.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from secrets import token_hex
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from stoker.cache import keys
+from stoker.config import JobSettings
+from stoker.tasks.errors import StateUnavailable
+from stoker.tasks.status import FIELDS, JobStatus, State, from_hash
+
+ANY, NOBODY = "any", "none"  # in place of a token, see finish.lua
+CONNECT_TIMEOUT = 0.5
+TIMEOUT = 1.0
+_MOST_DOUBLINGS = 6  # of the time between two looks of the reaper at one job
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A coordinator's right to run a job, with what it needs to go on.
+
+    Attributes:
+        token: Proves the right; another coordinator's is another, and later ones compare greater.
+        arguments: As they were sent.
+        cursor: Where to go on; None at the beginning.
+        done: Keys handled by then.
+        starts: How often the job was started since it last made progress, this start included.
+        tries: How often it stopped since then because the cache did not answer.
+    """
+
+    job_id: str
+    target: str
+    token: str
+    arguments: dict[str, Any]
+    cursor: dict[str, Any] | None
+    done: int
+    starts: int
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotClaimed:
+    """Why a job was not claimed: `busy` (until `wait` seconds from now), `lost`, or its final state."""
+
+    reason: str
+    wait: float = 0
+
+
+def target_of(kind: str, job_id: str, about: Mapping[str, Any] | None) -> tuple[str, bool]:
+    """The name of what a job is about, and whether jobs of one name are one job.
+
+    Equal arguments make equal names, so a second request joins the first; without any (`about` is None) each job is
+    its own.
+    """
+    if about is None:
+        return job_id, False
+    if not about:
+        return kind, True
+    canonical = json.dumps(about, sort_keys=True, ensure_ascii=False).encode()
+    return f"{kind}:{hashlib.sha256(canonical).hexdigest()[:24]}", True
+
+
+class JobStore:
+    """The jobs of one namespace. Every method is one round trip, takes `TIMEOUT` at most, and may raise
+    `StateUnavailable`, after which it is unknown whether it took effect."""
+
+    def __init__(self, url: str, namespace: str, settings: JobSettings) -> None:
+        self._namespace = namespace
+        self._lock_ms = int(settings.lock_ttl * 1000)
+        self._ttl_ms = int(settings.ttl * 1000)
+        self._keep_ms = int(settings.keep * 1000)
+        self.lock_ttl = settings.lock_ttl
+        # One retry, and only on a broken connection: an idle one may have been closed by a restart of the server.
+        self._redis: Any = redis.Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_connect_timeout=CONNECT_TIMEOUT,
+            socket_timeout=TIMEOUT,
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+        )
+        self._open = self._script("open")
+        self._claim = self._script("claim")
+        self._progress = self._script("progress")
+        self._finish = self._script("finish")
+        self._postpone = self._script("postpone")
+        self._drop = self._script("drop")
+
+    def close(self) -> None:
+        self._redis.close()
+
+    def open(
+        self,
+        job_id: str,
+        kind: str,
+        arguments: Mapping[str, Any],
+        about: Mapping[str, Any] | None,
+        *,
+        again: bool = False,
+        delay: float = 0,
+    ) -> str:
+        """Write down a new job, and return its id, or the id of the unfinished job about the same, which it joins.
+
+        Args:
+            arguments: What its task is given, JSON-able.
+            about: What makes two requests one job; None: nothing does.
+            again: If a running job is joined, whether that makes one more pass.
+            delay: Seconds until its task is due.
+        """
+        target, shared = target_of(kind, job_id, about)
+        names = [self._job(job_id), keys.jobs(self._namespace), keys.jobs_unfinished(self._namespace)]
+        if shared:
+            names.append(keys.job_target(self._namespace, target))
+        look_ms = self._lock_ms + int(delay * 1000)
+        fields = {"kind": kind, "target": target, "shared": int(shared), "args": json.dumps(arguments)}
+        counts = [job_id, self._ttl_ms, self._keep_ms, look_ms, self._job(""), int(again)]
+        with self._bounded():
+            return str(self._open(keys=names, args=[*counts, *_pairs(fields)]))
+
+    def forget(self, job_id: str, kind: str, about: Mapping[str, Any] | None) -> None:
+        """Take back a job that could not be published."""
+        target, shared = target_of(kind, job_id, about)
+        with self._bounded():
+            if shared:
+                self._drop(keys=[keys.job_target(self._namespace, target)], args=[job_id])
+            pipeline = self._redis.pipeline()
+            pipeline.delete(self._job(job_id))
+            pipeline.zrem(keys.jobs(self._namespace), job_id)
+            pipeline.zrem(keys.jobs_unfinished(self._namespace), job_id)
+            pipeline.execute()
+
+    def claim(self, job_id: str) -> Claim | NotClaimed:
+        """Take the job's lock, which lives `lock_ttl` from now."""
+        with self._bounded():
+            target = self._redis.hget(self._job(job_id), "target")
+            if target is None:
+                return NotClaimed("lost")
+            names = [self._job(job_id), self._lock(target), keys.jobs_unfinished(self._namespace)]
+            answer = self._claim(keys=names, args=[job_id, token_hex(8), self._lock_ms])
+            if answer[0] == "busy":
+                return NotClaimed("busy", max(answer[1], 0) / 1000)
+            if answer[0] != "claimed":
+                return NotClaimed(answer[0])
+            arguments, cursor, done, tries = self._redis.hmget(
+                self._job(job_id), "args", "cursor", "done", "tries"
+            )
+        if arguments is None:
+            return NotClaimed("lost")
+        return Claim(
+            *(job_id, target, answer[1]),
+            arguments=json.loads(arguments),
+            cursor=json.loads(cursor) if cursor else None,
+            done=int(done or 0),
+            starts=int(answer[2]),
+            tries=int(tries or 0),
+        )
+
+    def arguments(self, job_id: str) -> dict[str, Any] | None:
+        """What the task of an unfinished job is given; None if the job is over or not known."""
+        with self._bounded():
+            text = self._redis.hget(self._job(job_id), "args")
+        return json.loads(text) if text else None
+
+    def progress(self, claim: Claim, fields: Mapping[str, Any] | None = None) -> str:
+        """Renew the lock and write down how far the job is.
+
+        Returns:
+            `on`; `abort`: stop, it was asked for. Or, with nothing written: `taken` or `expired`: the lock is another's
+            or nobody's; `lost`; a final state.
+        """
+        names = [self._job(claim.job_id), self._lock(claim.target), keys.jobs_unfinished(self._namespace)]
+        given = [claim.job_id, claim.token, self._lock_ms, self._ttl_ms, *_pairs(fields or {})]
+        with self._bounded():
+            return str(self._progress(keys=names, args=given))
+
+    def release(self, claim: Claim) -> None:
+        """Give the lock back, if it is still held."""
+        with self._bounded():
+            self._drop(keys=[self._lock(claim.target)], args=[claim.token])
+
+    def finish(self, job_id: str, state: State, token: str, fields: Mapping[str, Any] | None = None) -> str:
+        """Give the job its final state; see finish.lua for `token` and the answer."""
+        with self._bounded():
+            target, shared = self._redis.hmget(self._job(job_id), "target", "shared")
+            if target is None:
+                return "lost"
+            names = [
+                *(self._job(job_id), self._lock(target), keys.jobs_unfinished(self._namespace)),
+                keys.job_done(self._namespace, job_id),
+            ]
+            if shared == "1":
+                names.append(keys.job_target(self._namespace, target))
+            given = [job_id, state, self._keep_ms, token, *_pairs(fields or {})]
+            return str(self._finish(keys=names, args=given))
+
+    def postpone(self, job_id: str, seconds: float, error: str = "") -> None:
+        """Tell the reaper to leave the job alone for so long, because it will be started again by then."""
+        with self._bounded():
+            names = [self._job(job_id), keys.jobs_unfinished(self._namespace)]
+            self._postpone(keys=names, args=[job_id, int(seconds * 1000) + self._lock_ms, 0, error])
+
+    def status(self, job_id: str) -> JobStatus | None:
+        """The job as it stands; None if the server does not know it."""
+        return next(iter(self._statuses([job_id])), None)
+
+    def recent(self, most: int) -> list[JobStatus]:
+        """The newest jobs, newest first."""
+        with self._bounded():
+            ids = self._redis.zrevrange(keys.jobs(self._namespace), 0, most - 1)
+        return list(self._statuses(ids))
+
+    def wait(self, job_id: str, seconds: float) -> None:
+        """Return when the job is over, or after so many seconds (at most half of `TIMEOUT`)."""
+        block_ms = max(1, int(min(seconds, TIMEOUT / 2) * 1000))
+        with self._bounded():
+            self._redis.xread({keys.job_done(self._namespace, job_id): "0"}, count=1, block=block_ms)
+
+    def orphans(self, most: int = 100) -> Iterator[tuple[str, str]]:
+        """Jobs without a sign of life for too long, as (id, kind). Each is named again after twice the time."""
+        unfinished = keys.jobs_unfinished(self._namespace)
+        with self._bounded():
+            time, micros = self._redis.time()
+            now = time * 1000 + micros // 1000
+            due = self._redis.zrangebyscore(unfinished, "-inf", now, start=0, num=most)
+        for job_id in due:
+            with self._bounded():
+                names = [self._job(job_id), unfinished]
+                kind = self._postpone(keys=names, args=[job_id, self._lock_ms, _MOST_DOUBLINGS, ""])
+            if kind:
+                yield job_id, str(kind)
+
+    def _statuses(self, ids: Iterable[str]) -> Iterator[JobStatus]:
+        wanted = list(ids)
+        with self._bounded():
+            pipeline = self._redis.pipeline(transaction=False)
+            for job_id in wanted:
+                pipeline.hmget(self._job(job_id), FIELDS)
+            rows = pipeline.execute()
+        for job_id, row in zip(wanted, rows, strict=True):
+            found = dict(zip(FIELDS, row, strict=True))
+            if found["state"] is not None:
+                yield from_hash(job_id, found)
+
+    def _job(self, job_id: str) -> str:
+        return keys.job(self._namespace, job_id)
+
+    def _lock(self, target: str) -> str:
+        return keys.job_lock(self._namespace, target)
+
+    def _script(self, name: str) -> Any:
+        text = resources.files("stoker.tasks").joinpath("scripts", f"{name}.lua").read_text()
+        return self._redis.register_script(text)
+
+    @contextmanager
+    def _bounded(self) -> Iterator[None]:
+        try:
+            yield
+        except redis.RedisError as error:
+            raise StateUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+def _pairs(fields: Mapping[str, Any]) -> Iterator[Any]:
+    for name, value in fields.items():
+        yield name
+        yield json.dumps(value) if isinstance(value, dict) else "" if value is None else value

@@ -1,0 +1,22 @@
+"""Orphaned jobs: the task of beat that sends again what nobody runs any more."""
+
+from typing import Any
+
+from stoker.tasks import names, runtime, send
+from stoker.tasks.app import app
+from stoker.tasks.base import JobTask
+
+
+@app.task(name=names.REAP, bind=True, base=JobTask)
+def reap(self: JobTask, **message: Any) -> dict[str, Any]:
+    """Send each unfinished job again that gave no sign of life for the life of its lock.
+
+    Safe to run twice and safe to lose. A job that is merely waiting in a long queue gets a second message, which
+    does nothing when it is met; so each next look at the same job waits twice as long.
+    """
+    self.accept(message)
+    sent = 0
+    for job_id, kind in runtime.current().jobs.orphans():
+        send.again(job_id, kind)
+        sent += 1
+    return {"sent": sent}

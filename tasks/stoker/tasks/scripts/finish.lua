@@ -1,0 +1,42 @@
+-- finish.lua: give a job its final state and wake those who wait for it.
+-- KEYS[1] job hash               KEYS[2] lock
+-- KEYS[3] ids of unfinished jobs -> when the reaper looks at them, ms
+-- KEYS[4] stream that says the job is over
+-- KEYS[5] id of the target's unfinished job; absent for a job without a target
+-- ARGV[1] id                     ARGV[2] final state                     ARGV[3] ms a finished job is kept
+-- ARGV[4] the coordinator's token; "any": whoever holds the lock; "none": only if nobody does, else ask it to stop
+-- ARGV[5..] fields and values
+-- Returns the final state it now has, or "asked", "taken", "lost", or "again" (a pass was asked for meanwhile: the
+-- job is unfinished, at its beginning, and without a lock).
+local state = redis.call('HGET', KEYS[1], 'state')
+if not state then
+  return 'lost'
+end
+if state ~= 'queued' and state ~= 'running' then
+  return state
+end
+local holder = redis.call('GET', KEYS[2])
+if ARGV[4] == 'none' and holder then
+  redis.call('HSET', KEYS[1], 'abort', '1')
+  return 'asked'
+end
+if ARGV[4] ~= 'none' and ARGV[4] ~= 'any' and holder ~= ARGV[4] then
+  return 'taken'
+end
+redis.call('DEL', KEYS[2])
+if ARGV[2] == 'succeeded' and redis.call('HDEL', KEYS[1], 'again') == 1 then
+  redis.call('HDEL', KEYS[1], 'cursor', 'done', 'total', 'failed', 'rate', 'eta', 'starts', 'tries')
+  return 'again'
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('HSET', KEYS[1], 'state', ARGV[2], 'finished_at', now, 'updated_at', now, unpack(ARGV, 5))
+redis.call('HDEL', KEYS[1], 'cursor', 'args', 'abort', 'eta', 'starts', 'tries')
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call('ZREM', KEYS[3], ARGV[1])
+redis.call('XADD', KEYS[4], '*', 'state', ARGV[2])
+redis.call('PEXPIRE', KEYS[4], ARGV[3])
+if KEYS[5] and redis.call('GET', KEYS[5]) == ARGV[1] then
+  redis.call('DEL', KEYS[5])
+end
+return ARGV[2]

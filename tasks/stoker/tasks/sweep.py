@@ -1,0 +1,24 @@
+"""Sweeping: the task. What is deleted, and when bans are retired, is `stoker.cache.sweep`'s business."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from stoker.cache import Cache, Step
+from stoker.tasks import names
+from stoker.tasks.app import app
+from stoker.tasks.coordinator import SteppedTask
+
+
+@app.task(name=names.SWEEP, bind=True, base=SteppedTask)
+def sweep(self: SteppedTask, **message: Any) -> dict[str, Any]:
+    """Delete what is banned, then retire the bans. See `names.Sweep` for the arguments.
+
+    Safe to run twice and safe to lose: readers do not serve what is banned, and beat asks for the next sweep.
+    """
+    return self.run_job(message, _steps)
+
+
+def _steps(
+    cache: Cache, _arguments: names.Sweep, cursor: dict[str, Any] | None, batch: int
+) -> Iterator[Step[Any]]:
+    return cache.sweep_steps(batch=batch, cursor=cursor)

@@ -1,0 +1,24 @@
+"""Warming: the task. How keys are loaded and filled is `stoker.cache.warm`'s business."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from stoker.cache import Cache, Step
+from stoker.tasks import names
+from stoker.tasks.app import app
+from stoker.tasks.coordinator import SteppedTask
+
+
+@app.task(name=names.WARM, bind=True, base=SteppedTask)
+def warm(self: SteppedTask, **message: Any) -> dict[str, Any]:
+    """Load keys by their registered loaders and fill them. See `names.Warm` for the arguments.
+
+    Safe to run twice: a key is loaded again at worst. If it is lost, the keys are loaded when they are read.
+    """
+    return self.run_job(message, _steps)
+
+
+def _steps(
+    cache: Cache, arguments: names.Warm, cursor: dict[str, Any] | None, batch: int
+) -> Iterator[Step[Any]]:
+    return cache.warm_steps(arguments.keys, arguments.tenant_id, batch=batch, cursor=cursor)

@@ -1,0 +1,297 @@
+"""What the processes of a run do all day: read, write, warm, sweep, against the public `Cache` only.
+
+Each role is a loop over one `Cache` of its own, started by `harness` in a process of its own, and may be killed or
+stopped at any instruction. A role counts what it did and notes what should not be.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from stoker.cache import Cache, CacheConfig, CacheUnavailable, InvalidationNotAcknowledged, LoadKey, loader
+from tests.consistency.world import (
+    KEYS,
+    PATTERNS,
+    TAGS,
+    TENANTS,
+    World,
+    keys_that_match,
+    keys_with_tag,
+    tag_of,
+    value,
+)
+
+READER_THREADS = 3
+MAX_LOAD_S = 1.2
+"""Short, so that bans retire within a run; the slowest load is 0.5 s, so that most are stored."""
+TTL_S = 60
+_NEW = object()
+
+
+class Post(NamedTuple):
+    """Where a role works: its row of counters, the truth, the server's socket, and its seed."""
+
+    slot: int
+    world: World
+    url: str
+    seed: int
+
+    def cache(self) -> Cache:
+        """A cache as the product makes it, with leases short enough to run out within a run."""
+        return Cache(CacheConfig(backend="redis", redis_url=self.url, namespace="check", lease=0.4, max_load=MAX_LOAD_S))
+
+
+def loader_pause(chance: random.Random) -> float:
+    """Seconds: half of the loads take no time, one in thirty up to 0.4 s."""
+    kind = chance.random()
+    if kind < 0.5:
+        return 0.0
+    return chance.random() * (0.003 if kind < 0.8 else 0.03 if kind < 0.97 else 0.4)
+
+
+def often_the_same(chance: random.Random) -> int:
+    """A key, the first ones far more often: races need two callers at one key."""
+    return min(int(chance.expovariate(1 / 15)), len(KEYS) - 1)
+
+
+def load(world: World, chance: random.Random, tenant: int, key: int) -> dict[str, Any]:
+    """Read the source of truth, slowly: what matters is when the version is read."""
+    time.sleep(loader_pause(chance) / 4)
+    version = world.version(tenant, key)
+    time.sleep(loader_pause(chance))
+    return value(tenant, key, version)
+
+
+_source: tuple[World, random.Random] | None = None
+"""What the registered loaders of this process read; set when its role begins."""
+
+
+def _truth(key: LoadKey) -> dict[str, Any]:
+    assert _source is not None
+    return load(*_source, TENANTS.index(key.tenant_id), KEYS.index(key.key))
+
+
+@loader("user:{group}:{n}", ttl=TTL_S, tags=["group {group}"], many=True)
+def load_users(keys: list[LoadKey]) -> dict[str, Any]:
+    """All versions are read first, then the answer is slow."""
+    return {key.key: _truth(key) for key in keys}
+
+
+@loader("post:{group}:{n}", ttl=TTL_S, soft_ttl=0.5, tags=["group {group}"])
+def load_post(group: str, n: str, tenant_id: str | None) -> dict[str, Any]:
+    """One at a time, and refreshed in the background after half a second."""
+    return _truth(LoadKey(f"post:{group}:{n}", {}, tenant_id))
+
+
+def read(post: Post) -> None:
+    """Three threads that read one cache and judge every answer."""
+    cache = post.cache()
+    lock = threading.Lock()
+    threads = [threading.Thread(target=_read, args=(post, cache, lock, n)) for n in range(READER_THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    cache.close()
+
+
+def _read(post: Post, cache: Cache, lock: threading.Lock, thread: int) -> None:
+    chance = random.Random(post.seed * 10 + thread)
+    judge = Judge(post.world)
+    while not post.world.stopped:
+        tenant = chance.randrange(len(TENANTS))
+        kind = chance.random()
+        try:
+            if kind < 0.6:
+                _get_or_load(post.world, cache, judge, chance, tenant)
+            elif kind < 0.85:
+                _get(post.world, cache, judge, tenant, often_the_same(chance))
+            else:
+                _get_many(post.world, cache, judge, tenant, chance.sample(range(len(KEYS)), 6))
+        except Exception as error:  # a read never fails for want of a server: whatever it is, it is a finding
+            judge.error("read", error)
+        with lock:
+            post.world.count(post.slot, judge.take())
+
+
+class Judge:
+    """Compares what was served with what may be, and counts."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._counts: dict[str, int] = {}
+
+    def add(self, name: str, more: int = 1) -> None:
+        """Count something."""
+        self._counts[name] = self._counts.get(name, 0) + more
+
+    def take(self) -> dict[str, int]:
+        """The counts since the last call."""
+        counts, self._counts = self._counts, {}
+        return counts
+
+    def error(self, what: str, error: Exception) -> None:
+        """Count and note an exception that nobody should see."""
+        self.add("errors")
+        self._world.note(f"{what}: {type(error).__name__}: {error}")
+
+    def served(self, how: str, tenant: int, key: int, least: int, got: Any) -> None:
+        """Judge a value that was served to a read that began when `least` was acknowledged."""
+        if (got["tenant"], got["key"]) != (tenant, KEYS[key]) or got["version"] > self._world.version(tenant, key):
+            self.add("wrong")
+            self._world.note(f"wrong: {how} of {TENANTS[tenant]!r} {KEYS[key]} returned {got}")
+        elif got["version"] < least:
+            self.add("stale")
+            name = f"{TENANTS[tenant]!r} {KEYS[key]}"
+            self._world.note(f"stale: {how} of {name} returned {got['version']}, acknowledged was {least}")
+
+
+def _get_or_load(world: World, cache: Cache, judge: Judge, chance: random.Random, tenant: int) -> None:
+    key = often_the_same(chance)
+    loads = 0
+
+    def ours() -> dict[str, Any]:
+        nonlocal loads
+        loads += 1
+        return load(world, chance, tenant, key)
+
+    kind = chance.random()
+    least = world.acknowledged(tenant, key)
+    if kind < 0.3:
+        got = cache.get_or_load(KEYS[key], tenant_id=TENANTS[tenant])
+    else:
+        soft = 0.3 if kind < 0.6 else None
+        got = cache.get_or_load(KEYS[key], ours, TENANTS[tenant], TTL_S, soft_ttl=soft, tags=[tag_of(key)])
+    judge.served("get_or_load", tenant, key, least, got)
+    judge.add("reads")
+    judge.add("loads" if loads else "hits")
+
+
+def _get(world: World, cache: Cache, judge: Judge, tenant: int, key: int) -> None:
+    least = world.acknowledged(tenant, key)
+    got = cache.get(KEYS[key], TENANTS[tenant], _NEW)
+    judge.add("reads")
+    if got is not _NEW:
+        judge.add("hits")
+        judge.served("get", tenant, key, least, got)
+
+
+def _get_many(world: World, cache: Cache, judge: Judge, tenant: int, keys: Sequence[int]) -> None:
+    least = {key: world.acknowledged(tenant, key) for key in keys}
+    got = cache.get_many([KEYS[key] for key in keys], TENANTS[tenant])
+    judge.add("reads", len(keys))
+    judge.add("hits", len(got))
+    for key in keys:
+        if KEYS[key] in got:
+            judge.served("get_many", tenant, key, least[key], got[KEYS[key]])
+
+
+def write(post: Post) -> None:
+    """The only writer of one tenant: changes the truth, then invalidates until that is acknowledged."""
+    cache = post.cache()
+    chance = random.Random(post.seed)
+    judge = Judge(post.world)
+    tenant = post.slot
+    while not post.world.stopped:
+        keys, say = _change(cache, chance, tenant)
+        versions = post.world.change(tenant, keys)
+        while not post.world.stopped:
+            try:
+                say(versions)
+            except InvalidationNotAcknowledged:
+                judge.add("unacked")
+                time.sleep(0.02)
+            except Exception as error:
+                judge.error("write", error)
+                return
+            else:
+                post.world.acknowledge(tenant, versions)
+                judge.add("acks")
+                break
+        post.world.count(post.slot, judge.take())
+        time.sleep(chance.random() * 0.06)
+    cache.close()
+
+
+def _change(cache: Cache, chance: random.Random, tenant: int) -> tuple[list[int], Callable[[dict[int, int]], object]]:
+    """Keys to be changed, and how to make the change known."""
+    name = TENANTS[tenant]
+    kind = chance.random()
+    if kind < 0.6:
+        key = often_the_same(chance)
+        if kind < 0.3:
+            return [key], lambda _: cache.delete(KEYS[key], name)
+        return [key], lambda versions: cache.set(
+            KEYS[key], value(tenant, key, versions[key]), name, TTL_S, tags=[tag_of(key)]
+        )
+    if kind < 0.8:
+        tag = chance.choice(TAGS)
+        return keys_with_tag(tag), lambda _: cache.invalidate_tags([tag], name)
+    if kind < 0.95:
+        pattern = chance.choice(PATTERNS)
+        return keys_that_match(pattern), lambda _: cache.invalidate_pattern(pattern, name)
+    return list(range(len(KEYS))), lambda _: cache.invalidate_tenant(name)
+
+
+def warm(post: Post) -> None:
+    """Warms keys of every tenant, and computes single values under a snapshot."""
+    cache = post.cache()
+    chance = random.Random(post.seed)
+    judge = Judge(post.world)
+    while not post.world.stopped:
+        try:
+            if chance.random() < 0.5:
+                _compute(post.world, cache, judge, chance)
+            tenants = chance.sample(TENANTS[1:], 2)
+            report = cache.warm({name: chance.sample(KEYS, 6) for name in tenants if name is not None})
+            report2 = cache.warm(chance.sample(KEYS, 6))
+            judge.add("warmed", report.written + report2.written)
+            if report.failed or report2.failed:
+                judge.add("errors")
+                post.world.note(f"warm: {report.errors or report2.errors}")
+        except (CacheUnavailable, InvalidationNotAcknowledged):
+            judge.add("unavailable")
+        except Exception as error:
+            judge.error("warm", error)
+        post.world.count(post.slot, judge.take())
+        time.sleep(chance.random() * 0.05)
+    cache.close()
+
+
+def _compute(world: World, cache: Cache, judge: Judge, chance: random.Random) -> None:
+    tenant, key = chance.randrange(len(TENANTS)), often_the_same(chance)
+    token = cache.snapshot(KEYS[key], TENANTS[tenant], hold=1.0)
+    result = load(world, chance, tenant, key)
+    stored = cache.set(KEYS[key], result, TENANTS[tenant], TTL_S, tags=[tag_of(key)], token=token)
+    judge.add("tokens_stored" if stored else "tokens_refused")
+
+
+def sweep(post: Post) -> None:
+    """Sweeps over and over, so that bans retire under everybody's feet."""
+    cache = post.cache()
+    judge = Judge(post.world)
+    while not post.world.stopped:
+        try:
+            report = cache.sweep()
+            judge.add("sweeps")
+            judge.add("retired", report.retired)
+        except CacheUnavailable:
+            judge.add("unavailable")
+        except Exception as error:
+            judge.error("sweep", error)
+        post.world.count(post.slot, judge.take())
+        time.sleep(0.1)
+    cache.close()
+
+
+def begin(post: Post, role: Callable[[Post], None]) -> None:
+    """Take up a role in this process."""
+    global _source  # noqa: PLW0603 - the registered loaders of this process read it
+    _source = post.world, random.Random(post.seed + 1)
+    role(post)
+
+
+CREW: tuple[Callable[[Post], None], ...] = (*(write for _ in TENANTS), read, read, read, warm, sweep)
+"""Who works on a run; the place is the slot. A writer's slot is also its tenant."""

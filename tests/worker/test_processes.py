@@ -1,0 +1,123 @@
+"""Nothing outlives the program that started it, however that program ends."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stoker.worker.processes import ChildEnded, NotReady, Processes
+
+SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
+DEAF = [
+    sys.executable,
+    "-u",
+    "-c",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); time.sleep(600)",
+]
+
+
+def wait_for(condition: Callable[[], bool], within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+def alive(pid: int) -> bool:
+    """Whether the process exists and is more than a zombie, which some systems' first process reaps late."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+    return state != "" and not state.startswith("Z")
+
+
+def run_program(body: str) -> tuple["subprocess.Popen[str]", list[str]]:
+    """Start a program that prints one line; return it and the words of that line."""
+    program = subprocess.Popen([sys.executable, "-c", body], stdout=subprocess.PIPE, text=True)
+    assert program.stdout is not None
+    return program, program.stdout.readline().split()
+
+
+def kill(program: "subprocess.Popen[str]") -> None:
+    program.kill()
+    program.wait(10)
+    assert program.stdout is not None
+    program.stdout.close()
+
+
+def test_closing_ends_the_processes_and_removes_the_directory() -> None:
+    with Processes() as processes:
+        child = processes.start("sleeper", SLEEPER)
+        assert alive(child.pid)
+    assert child.process.returncode == -signal.SIGTERM
+    assert not processes.directory.exists()
+
+
+def test_a_process_that_ignores_sigterm_is_killed_when_its_grace_is_over() -> None:
+    with Processes() as processes:
+        child = processes.start("deaf", DEAF)
+        processes.wait_until(lambda: "deaf" in child.tail(), child, within_s=10)
+        processes.stop([child], grace_s=0.1)
+        assert child.process.returncode == -signal.SIGKILL
+
+
+def test_a_process_that_ends_by_itself_is_reported_with_the_end_of_its_log() -> None:
+    with Processes() as processes:
+        child = processes.start("short", ["/bin/sh", "-c", "echo first; echo why >&2; exit 3"])
+        with pytest.raises(ChildEnded, match=r"short ended with exit code 3(.|\n)*first\nwhy") as ended:
+            processes.wait_until(lambda: False, child, within_s=10)
+    assert (ended.value.name, ended.value.code) == ("short", 3)
+
+
+def test_waiting_for_readiness_has_a_deadline() -> None:
+    with Processes() as processes:
+        child = processes.start("sleeper", SLEEPER)
+        with pytest.raises(NotReady, match=r"sleeper was not ready after 0.1 s"):
+            processes.wait_until(lambda: False, child, within_s=0.1)
+
+
+def test_a_killed_program_leaves_no_process_and_no_directory() -> None:
+    program, (directory, *pids) = run_program("""
+import time
+from stoker.worker.processes import Processes
+processes = Processes()
+tree = ["/bin/sh", "-c", "sleep 600 & echo $!; wait"]
+child = processes.start("tree", tree)
+processes.wait_until(lambda: child.tail() != "", child, 10)
+print(processes.directory, processes._guard.pid, child.pid, child.tail(), flush=True)
+time.sleep(600)
+""")
+    assert all(alive(int(pid)) for pid in pids)
+    kill(program)
+    assert wait_for(lambda: not any(alive(int(pid)) for pid in pids), within_s=15)
+    assert not Path(directory).exists()
+
+
+def test_a_program_killed_while_it_starts_a_process_leaves_nothing(tmp_path: Path) -> None:
+    # Given a program that is killed after the process exists and before its guard was told of it
+    marker = tmp_path / "ran"
+    program, (directory, guard) = run_program(f"""
+from stoker.worker.processes import Processes
+processes = Processes()
+print(processes.directory, processes._guard.pid, flush=True)
+Processes._tell_guard = lambda self, line: os.kill(os.getpid(), 9)
+processes.start("late", ["/bin/sh", "-c", "touch {marker}; sleep 600"])
+""")
+    kill(program)
+    # Then the process never ran its command
+    assert wait_for(lambda: not alive(int(guard)), within_s=10)
+    assert not Path(directory).exists()
+    assert not marker.exists()
+
+
+def test_a_killed_guard_is_noticed_and_closing_still_removes_everything() -> None:
+    with Processes() as processes:
+        child = processes.start("sleeper", SLEEPER)
+        processes._guard.kill()
+        processes._guard.wait(10)
+        with pytest.raises(ChildEnded, match="guard ended with signal SIGKILL"):
+            processes.check()
+    assert not alive(child.pid)
+    assert not processes.directory.exists()
