@@ -24,6 +24,11 @@ from tests.consistency.world import (
 )
 
 READER_THREADS = 3
+CROWD_THREADS = 10
+CROWDED_KEYS = 4
+CROWD_PAUSE_S = 0.06
+AGAIN = 0.3
+"""Share of changes to the key that was changed last."""
 MAX_LOAD_S = 1.2
 """Short, so that bans retire within a run; the slowest load is 0.5 s, so that most are stored."""
 TTL_S = 60
@@ -40,7 +45,11 @@ class Post(NamedTuple):
 
     def cache(self) -> Cache:
         """A cache as the product makes it, with leases short enough to run out within a run."""
-        return Cache(CacheConfig(backend="redis", redis_url=self.url, namespace="check", lease=0.4, max_load=MAX_LOAD_S))
+        return Cache(
+            CacheConfig(
+                backend="redis", redis_url=self.url, namespace="check", lease=0.4, max_load=MAX_LOAD_S
+            )
+        )
 
 
 def loader_pause(chance: random.Random) -> float:
@@ -56,11 +65,11 @@ def often_the_same(chance: random.Random) -> int:
     return min(int(chance.expovariate(1 / 15)), len(KEYS) - 1)
 
 
-def load(world: World, chance: random.Random, tenant: int, key: int) -> dict[str, Any]:
-    """Read the source of truth, slowly: what matters is when the version is read."""
+def load(world: World, chance: random.Random, tenant: int, key: int, longest: float = 0.0) -> dict[str, Any]:
+    """Read the source of truth, slowly: what matters is when the version is read. `longest` seconds slower still."""
     time.sleep(loader_pause(chance) / 4)
     version = world.version(tenant, key)
-    time.sleep(loader_pause(chance))
+    time.sleep(loader_pause(chance) + chance.random() * longest)
     return value(tenant, key, version)
 
 
@@ -86,15 +95,37 @@ def load_post(group: str, n: str, tenant_id: str | None) -> dict[str, Any]:
 
 
 def read(post: Post) -> None:
-    """Three threads that read one cache and judge every answer."""
+    """Three threads that read everything from one cache and judge every answer."""
+    _in_threads(post, _read, READER_THREADS)
+
+
+def crowd(post: Post) -> None:
+    """Ten threads that want the same few, slow keys of one tenant: most of them follow another's load."""
+    _in_threads(post, _crowd, CROWD_THREADS)
+
+
+def _in_threads(post: Post, target: Callable[[Post, Cache, threading.Lock, int], None], number: int) -> None:
     cache = post.cache()
     lock = threading.Lock()
-    threads = [threading.Thread(target=_read, args=(post, cache, lock, n)) for n in range(READER_THREADS)]
+    threads = [threading.Thread(target=target, args=(post, cache, lock, n)) for n in range(number)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     cache.close()
+
+
+def _crowd(post: Post, cache: Cache, lock: threading.Lock, thread: int) -> None:
+    chance = random.Random(post.seed * 10 + thread)
+    judge = Judge(post.world)
+    while not post.world.stopped:
+        try:
+            _get_or_load(post.world, cache, judge, chance, 0, chance.randrange(CROWDED_KEYS), CROWD_PAUSE_S)
+        except Exception as error:
+            judge.error("crowd", error)
+        with lock:
+            post.world.count(post.slot, judge.take())
+        time.sleep(chance.random() * CROWD_PAUSE_S)
 
 
 def _read(post: Post, cache: Cache, lock: threading.Lock, thread: int) -> None:
@@ -105,7 +136,7 @@ def _read(post: Post, cache: Cache, lock: threading.Lock, thread: int) -> None:
         kind = chance.random()
         try:
             if kind < 0.6:
-                _get_or_load(post.world, cache, judge, chance, tenant)
+                _get_or_load(post.world, cache, judge, chance, tenant, often_the_same(chance))
             elif kind < 0.85:
                 _get(post.world, cache, judge, tenant, often_the_same(chance))
             else:
@@ -139,7 +170,9 @@ class Judge:
 
     def served(self, how: str, tenant: int, key: int, least: int, got: Any) -> None:
         """Judge a value that was served to a read that began when `least` was acknowledged."""
-        if (got["tenant"], got["key"]) != (tenant, KEYS[key]) or got["version"] > self._world.version(tenant, key):
+        if (got["tenant"], got["key"]) != (tenant, KEYS[key]) or got["version"] > self._world.version(
+            tenant, key
+        ):
             self.add("wrong")
             self._world.note(f"wrong: {how} of {TENANTS[tenant]!r} {KEYS[key]} returned {got}")
         elif got["version"] < least:
@@ -148,14 +181,21 @@ class Judge:
             self._world.note(f"stale: {how} of {name} returned {got['version']}, acknowledged was {least}")
 
 
-def _get_or_load(world: World, cache: Cache, judge: Judge, chance: random.Random, tenant: int) -> None:
-    key = often_the_same(chance)
+def _get_or_load(
+    world: World,
+    cache: Cache,
+    judge: Judge,
+    chance: random.Random,
+    tenant: int,
+    key: int,
+    longest: float = 0.0,
+) -> None:
     loads = 0
 
     def ours() -> dict[str, Any]:
         nonlocal loads
         loads += 1
-        return load(world, chance, tenant, key)
+        return load(world, chance, tenant, key, longest)
 
     kind = chance.random()
     least = world.acknowledged(tenant, key)
@@ -194,8 +234,10 @@ def write(post: Post) -> None:
     chance = random.Random(post.seed)
     judge = Judge(post.world)
     tenant = post.slot
+    keys = [0]
     while not post.world.stopped:
-        keys, say = _change(cache, chance, tenant)
+        key = keys[0] if chance.random() < AGAIN else often_the_same(chance)
+        keys, say = _change(cache, chance, tenant, key)
         versions = post.world.change(tenant, keys)
         while not post.world.stopped:
             try:
@@ -205,22 +247,25 @@ def write(post: Post) -> None:
                 time.sleep(0.02)
             except Exception as error:
                 judge.error("write", error)
-                return
+                time.sleep(0.02)
             else:
                 post.world.acknowledge(tenant, versions)
                 judge.add("acks")
                 break
         post.world.count(post.slot, judge.take())
-        time.sleep(chance.random() * 0.06)
+        time.sleep(
+            chance.random() ** 2 * 0.09
+        )  # often again at once, while what the last change caused is under way
     cache.close()
 
 
-def _change(cache: Cache, chance: random.Random, tenant: int) -> tuple[list[int], Callable[[dict[int, int]], object]]:
-    """Keys to be changed, and how to make the change known."""
+def _change(
+    cache: Cache, chance: random.Random, tenant: int, key: int
+) -> tuple[list[int], Callable[[dict[int, int]], object]]:
+    """Keys to be changed, `key` or a group, and how to make the change known."""
     name = TENANTS[tenant]
     kind = chance.random()
     if kind < 0.6:
-        key = often_the_same(chance)
         if kind < 0.3:
             return [key], lambda _: cache.delete(KEYS[key], name)
         return [key], lambda versions: cache.set(
@@ -293,5 +338,5 @@ def begin(post: Post, role: Callable[[Post], None]) -> None:
     role(post)
 
 
-CREW: tuple[Callable[[Post], None], ...] = (*(write for _ in TENANTS), read, read, read, warm, sweep)
+CREW: tuple[Callable[[Post], None], ...] = (*(write for _ in TENANTS), read, read, crowd, warm, sweep)
 """Who works on a run; the place is the slot. A writer's slot is also its tenant."""

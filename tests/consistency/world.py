@@ -101,7 +101,9 @@ class World:
 
     def note(self, line: str) -> None:
         """Keep a line about something that should not be: it is shown when the run fails."""
-        with self._notes.open("ab", buffering=0) as file:  # one write of one line: lines of two processes do not mix
+        with self._notes.open(
+            "ab", buffering=0
+        ) as file:  # one write of one line: lines of two processes do not mix
             file.write(line.encode(errors="replace") + b"\n")
 
     def notes(self) -> list[str]:

@@ -1,9 +1,9 @@
 """`cache.cached(template)`: a function whose results are kept under the key of its arguments.
 
-The call goes through `get_or_load`, so it has one load per key, leases and invalidation like any other entry; what
-the function says about its keys is read by `loaders`. A function at module level also becomes the registered
-loader of its template, so that a worker can warm and refresh what it returns. One that no worker could import is
-cached all the same, and the registry remembers why its keys cannot be warmed.
+The call goes through `get_or_load`, so it has one load per key, leases and invalidation like any other entry;
+what the function says about its keys is read by `loaders`. A function at module level also becomes the
+registered loader of its template, so that a worker can warm and refresh what it returns. One that no worker could
+import is cached all the same, and the registry remembers why its keys cannot be warmed.
 
 A method is cached for all instances alike: `self` and `cls` are no part of the key. Where an instance matters,
 make what distinguishes it a parameter.
@@ -16,7 +16,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
 
 from stoker.cache.codec import check_type
 from stoker.cache.errors import ConfigError, LoaderError
-from stoker.cache.loaders import Loader, Registry, default_registry
+from stoker.cache.loaders import Loader, Registry
 from stoker.cache.options import Seconds
 from stoker.cache.signatures import TENANT, why_not_importable
 
@@ -62,6 +62,7 @@ class CachedFunction(Generic[P, R_co]):
     """
 
     __wrapped__: Callable[P, R_co]
+    __qualname__: str
 
     def __init__(self, cache: KeepsResults, loader: Loader, *, of_class: bool = False) -> None:
         update_wrapper(self, loader.function)
@@ -118,6 +119,10 @@ class CachedFunction(Generic[P, R_co]):
         self.invalidate(*self._split(args)[1], **kwargs)
         return self(*args, **kwargs)
 
+    @overload
+    def __get__(
+        self: "CachedFunction[Concatenate[type[Any], Q], R]", instance: object, owner: type, /
+    ) -> "BoundCachedFunction[Q, R]": ...
     @overload
     def __get__(self, instance: None, owner: type, /) -> Self: ...
     @overload
@@ -178,39 +183,39 @@ class BoundCachedFunction(Generic[P, R_co]):
         return self._function.refresh(self.__self__, *args, **kwargs)
 
 
-class CachedDecorator:
-    """What `cache.cached(...)` returns. The arguments, and the errors of applying it, are those of `Loader`.
-
-    Put it below `@staticmethod`; above or below `@classmethod` (on Python 3.13 a method's `refresh` needs above).
-    """
-
-    def __init__(
-        self,
-        cache: KeepsResults,
-        template: str,
-        *,
-        ttl: Seconds | None = None,
-        soft_ttl: Seconds | None = None,
-        tags: Sequence[str] = (),
-        registry: Registry = default_registry,
-    ) -> None:
-        self._cache = cache
-        self._template = template
-        self._ttl = ttl
-        self._soft_ttl = soft_ttl
-        self._tags = tags
-        self._registry = registry
+class CachedDecorator(Protocol):
+    """What `cache.cached(...)` returns."""
 
     @overload
     def __call__(self, function: "staticmethod[..., Any] | classmethod[Any, ..., Any]", /) -> Any: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> CachedFunction[P, R]: ...
-    def __call__(self, function: Any, /) -> Any:
+
+
+def cached_by(
+    cache: KeepsResults,
+    registry: Registry,
+    template: str,
+    *,
+    ttl: Seconds | None = None,
+    soft_ttl: Seconds | None = None,
+    tags: Sequence[str] = (),
+) -> CachedDecorator:
+    """The decorator that keeps a function's results in `cache`, and registers it in `registry` if that helps.
+
+    Each parameter of the function but `tenant_id`, `self` and `cls` must be a field of the template. Both orders
+    with `@classmethod` and `@staticmethod` work, but on Python 3.13 a class method's `refresh` needs this one on
+    top. The other arguments, and what is raised when the decorator is applied, are those of `Loader`.
+    """
+
+    def decorate(function: Any, /) -> Any:
         plain = function.__func__ if isinstance(function, staticmethod | classmethod) else function
-        loader = Loader(self._template, plain, ttl=self._ttl, soft_ttl=self._soft_ttl, tags=self._tags)
+        loader = Loader(template, plain, ttl=ttl, soft_ttl=soft_ttl, tags=tags)
         reason = why_not_importable(plain)
         if reason is None:
-            self._registry.add(loader)
+            registry.add(loader)
         else:
-            self._registry.refuse(self._template, f"no worker could import {loader.name}: {reason}")
-        return CachedFunction(self._cache, loader, of_class=isinstance(function, classmethod))
+            registry.refuse(template, f"no worker could import {loader.name}: {reason}")
+        return CachedFunction(cache, loader, of_class=isinstance(function, classmethod))
+
+    return decorate

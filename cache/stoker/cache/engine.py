@@ -5,6 +5,8 @@ names. Nothing here knows Redis commands, Celery or settings from the environmen
 """
 
 import logging
+import os
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,7 +18,7 @@ from stoker.cache.backends import Backend, Write
 from stoker.cache.backends.memory import MemoryBackend
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.bans import Rule
-from stoker.cache.cached import CachedDecorator
+from stoker.cache.cached import CachedDecorator, cached_by
 from stoker.cache.errors import (
     CacheUnavailable,
     ConfigError,
@@ -80,6 +82,7 @@ class Cache:
         else:
             self._backend = RedisBackend(self.config, self._counters, self._tell)
         self._loading = Loading(self.config, self._backend, self._counters)
+        _CACHES.add(self)
         self._default_ttl_ms = 0 if self.config.default_ttl is None else ttl_ms(self.config.default_ttl)
 
     @property
@@ -404,9 +407,7 @@ class Cache:
         tags: Iterable[str] = (),
     ) -> CachedDecorator:
         """Cache a function or method by a key made from its arguments, such as `"user:{user_id}"`."""
-        return CachedDecorator(
-            self, template, ttl=ttl, soft_ttl=soft_ttl, tags=tuple(tags), registry=self._registry
-        )
+        return cached_by(self, self._registry, template, ttl=ttl, soft_ttl=soft_ttl, tags=tuple(tags))
 
     # -- looking after it -------------------------------------------------------------------------------------
 
@@ -478,3 +479,15 @@ def _load_one(loader: Loader, key: LoadKey) -> Any:
 def _last(steps: Iterator[Step[R]]) -> R:
     *_, last = steps
     return last.report
+
+
+_CACHES: "weakref.WeakSet[Cache]" = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for cache in list(_CACHES):
+        cache._backend.forked()
+        cache._loading.forked()
+
+
+os.register_at_fork(after_in_child=_forked)

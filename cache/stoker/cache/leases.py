@@ -4,7 +4,6 @@ One daemon thread a cache, started by the first load and ended when none was hel
 """
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,10 +29,10 @@ class LeaseKeeper:
         self._renew = renew
         self._every = lease / 3
         self._max_load = max_load
-        self._reset()
+        self.forked()
 
-    def _reset(self) -> None:
-        self._pid = os.getpid()
+    def forked(self) -> None:
+        """Begin without leases: those of a parent are the parent's to renew."""
         self._held: dict[object, tuple[Sequence[Lease], float]] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -42,8 +41,6 @@ class LeaseKeeper:
     @contextmanager
     def holding(self, leases: Sequence[Lease]) -> Iterator[None]:
         """Keep the leases alive inside the block, at most `max_load` seconds."""
-        if self._pid != os.getpid():
-            self._reset()
         mark = object()
         with self._changed:
             self._held[mark] = (leases, time.monotonic() + self._max_load)

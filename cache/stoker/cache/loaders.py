@@ -64,7 +64,7 @@ class Loader:
         template: Such as `"user:{user_id}"`. Each parameter but `tenant_id` (and `self`, `cls`) must be a field.
         function: Called with the fields by name, and with `tenant_id` if it has such a parameter.
         ttl: Seconds its values live; None takes the cache's `default_ttl`.
-        soft_ttl: Seconds after which they are refreshed while they are still served; at most `ttl`.
+        soft_ttl: Seconds after which they are refreshed while they are still served; below `ttl`.
         tags: Of each value. They may be templates too: `"user:{user_id}"`.
         many: The function is called with a list of `LoadKey` and returns a mapping of key to value.
 
@@ -103,9 +103,10 @@ class Loader:
         self._check_tags()
 
     def _check_ttls(self) -> None:
-        ttl = None if self.ttl is None else ttl_ms(self.ttl)
-        if self.soft_ttl is not None and ttl_ms(self.soft_ttl, "soft_ttl") > (ttl or float("inf")):
-            raise ConfigError("soft_ttl", self.soft_ttl, f"must be at most ttl={self.ttl!r}")
+        hard_ms = None if self.ttl is None else ttl_ms(self.ttl)
+        soft_ms = None if self.soft_ttl is None else ttl_ms(self.soft_ttl, "soft_ttl")
+        if hard_ms is not None and soft_ms is not None and soft_ms >= hard_ms:
+            raise ConfigError("soft_ttl", self.soft_ttl, f"must be below ttl={self.ttl!r}")
 
     def _check_tags(self) -> None:
         for tag in self.tags:
@@ -140,17 +141,17 @@ class Loader:
         return tuple(tag.format_map(texts) for tag in self.tags)
 
     def load(self, keys: Sequence[LoadKey]) -> Loaded:
-        """Ask the function for the values of keys of one tenant.
+        """Ask the function for the values of some keys.
 
         An exception of the function fails its key, with `many=True` all keys of the call; so does an answer
         that is no mapping, or that names keys nobody asked for.
 
         Raises:
-            ValueError: The keys are of several tenants; an answer by key could not tell them apart.
+            ValueError: A key comes twice, as of two tenants; an answer by key could not tell them apart.
         """
-        if len({key.tenant_id for key in keys}) > 1:
-            raise ValueError("keys of several tenants: load them tenant by tenant")
         asked = {key.key: key for key in keys}
+        if len(asked) < len(keys):
+            raise ValueError("a key comes twice; ask for it in two calls")
         return self._load_together(asked) if self.many and asked else self._load_one_by_one(asked)
 
     def _load_one_by_one(self, asked: Mapping[str, LoadKey]) -> Loaded:

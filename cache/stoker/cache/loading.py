@@ -46,10 +46,15 @@ class Loading:
         self._config = config
         self._backend = backend
         self._counters = counters
-        self._flights: Flights = {}
         self.keeper = LeaseKeeper(backend.renew, config.lease, config.max_load)
+        self.forked()
+
+    def forked(self) -> None:
+        """Begin without flights: those of a parent never land in its child."""
+        self._flights: Flights = {}
         self._refreshers: ThreadPoolExecutor | None = None
         self._refreshing: set[Name] = set()
+        self.keeper.forked()
 
     def load_once(self, request: Request) -> Any:
         """The key's value, loaded by this caller or by the one it follows."""

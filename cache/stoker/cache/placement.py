@@ -25,9 +25,11 @@ class Map:
         pins: Tenant to shard.
         near_bound_ms: How long a near cache may lag.
         max_load_ms: The longest load whose value is stored.
+        boot_fence: How server processes are told apart; two that differ would fence each other for ever.
     """
 
     max_load_ms: int
+    boot_fence: str = "run_id"
     num_shards: int = 1
     hash: str = "one"
     probes: tuple[int, ...] = ()

@@ -39,10 +39,14 @@ Exchange = tuple[Command, ...]
 
 
 class Answer(NamedTuple):
-    """One reply a command, in order, errors as values; and the id of the server process that gave them."""
+    """One reply a command, in order, errors as values.
+
+    `server` is what the boot fence calls the server process that gave them, `process` that process itself.
+    """
 
     replies: list[Any]
     server: bytes
+    process: bytes
 
     def reply(self, index: int = -1) -> Any:
         """A reply; an error is raised as CacheUnavailable."""
@@ -128,9 +132,7 @@ def _rules(members: Sequence[tuple[bytes, float]]) -> list[tuple[Rule, int]] | N
 class Shard:
     """One shard's protocol and what this process knows of its ban log."""
 
-    def __init__(
-        self, keys: ShardKeys, placement: Map, on_cold: Callable[[str], None]
-    ) -> None:
+    def __init__(self, keys: ShardKeys, placement: Map, on_cold: Callable[[str], None]) -> None:
         self.keys = keys
         self.map = placement
         self.view = View()
@@ -150,8 +152,7 @@ class Shard:
             fault = self._fault(control, server, known)
             if control is None or fault:
                 backwards = control.incarnation if control is not None and fault == "regressed" else b""
-                raw, server = yield from self.fence(raw or b"", fault, backwards)
-                known = self.view
+                raw, server, known = yield from self.fence(raw or b"", fault, backwards)
                 continue
             now = self.view
             if now.control.incarnation == control.incarnation:
@@ -205,12 +206,12 @@ class Shard:
         ):
             return raw, answer.server, base, False
         if not self.complete(pulled, members):
-            raw, server = yield from self.fence(pulled.raw, "sentinel")
-            return raw, server, self.view, False
+            raw, server, known = yield from self.fence(pulled.raw, "sentinel")
+            return raw, server, known, False
         rules = _rules(members[:-1])
         if rules is None:
-            raw, server = yield from self.fence(pulled.raw, "corrupt")
-            return raw, server, self.view, False
+            raw, server, known = yield from self.fence(pulled.raw, "corrupt")
+            return raw, server, known, False
         with self._lock:
             if self.view is not base:
                 return raw, answer.server, base, False
@@ -221,28 +222,35 @@ class Shard:
         """Whether the ban log belongs to the record: the two keys can be lost apart."""
         return bool(members) and members[-1][0] == sentinel(control.incarnation)
 
-    def fence(self, unusable: bytes, reason: str, backwards: bytes = b"") -> Operation[tuple[bytes, bytes]]:
-        """Begin a new incarnation unless a good control record stands. Returns it and the server that has it.
+    def fence(
+        self, unusable: bytes, reason: str, backwards: bytes = b""
+    ) -> Operation[tuple[bytes, bytes, View]]:
+        """Begin a new incarnation unless a good control record stands.
 
         `unusable` is a record that must not stand, `backwards` an incarnation that must not, whatever its record.
+        Returns the record that rules, the server that has it, and the view from before it was asked.
         """
-        yield from self._agree_on_map()
-        answer = yield (
-            Call(
-                scripts.FENCE,
-                (self.keys.ctl, self.keys.bans, self.keys.marks),
-                (self._digest, unusable, backwards.hex(), os.urandom(12).hex()),
-            ),
-            ("GET", self.keys.map),
-        )
-        raw, begun = answer.reply(0)
-        self.map.check(answer.reply(1))
-        control = Control.parse(raw)
-        if control is not None and control.digest != self._digest:
-            self.map.check(None)
-        if begun:
-            self._on_cold(reason)
-        return raw, answer.server
+        for _ in range(ATTEMPTS):
+            yield from self._agree_on_map()
+            known = self.view
+            answer = yield (
+                Call(
+                    scripts.FENCE,
+                    (self.keys.ctl, self.keys.bans, self.keys.marks),
+                    (self._digest, unusable, backwards.hex(), os.urandom(12).hex()),
+                ),
+                ("GET", self.keys.map),
+            )
+            raw, begun = answer.reply(0)
+            if begun:
+                self._on_cold(reason)
+            if answer.reply(1) is None:
+                continue  # flushed in between
+            self.map.check(answer.reply(1))
+            control = Control.parse(raw)
+            if control is None or control.digest == self._digest:
+                return raw, answer.server, known
+        raise CacheUnavailable("redis", "the control record keeps changing; try again")
 
     def _agree_on_map(self) -> Operation[None]:
         """Write the map if there is none, and refuse to go on under another one."""
@@ -255,6 +263,10 @@ class Shard:
             stored = answer.reply()
         self.map.check(stored)
 
+    def forked(self) -> None:
+        """Begin with a lock of its own: in a forked child the parent's may be held for ever."""
+        self._lock = Lock()
+
     def catch_up(self) -> Operation[View]:
         """Return a view as new as the control record is now."""
         known = self.view
@@ -266,8 +278,7 @@ class Shard:
 
     def _repair(self) -> Operation[View]:
         """After a script refused the control record: replace it if it is bad, then catch up."""
-        raw, server = yield from self.fence(b"", "refused")
-        return (yield from self.sync(raw, server, self.view))
+        return (yield from self.sync(*(yield from self.fence(b"", "refused"))))
 
     # -- reading (rules 3, 4) ---------------------------------------------------------------------------------
 
@@ -282,7 +293,7 @@ class Shard:
             view = known
             if not known.current(raw, answer.server):
                 view = yield from self.sync(raw, answer.server, known)
-            if not self.retired_under(view, raw):
+            if answer.server in view.control.boots and not self.retired_under(view, raw):
                 return [self.judge(view, field, key, blob) for key, blob in zip(keys, blobs, strict=True)]
         return [None] * len(keys)
 
@@ -327,7 +338,7 @@ class Shard:
         view = known
         if not known.current(raw, answer.server):
             view = yield from self.sync(raw, answer.server, known)
-        moved = self.retired_under(view, raw)
+        moved = answer.server not in view.control.boots or self.retired_under(view, raw)
         outcome: list[tuple[Lease | Busy, Found | None]] = []
         for index, (tenant_id, key) in enumerate(names):
             holder = answer.reply(index)

@@ -34,11 +34,11 @@ class Seen(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Names of entries, the cursor of the next page (b"0" at the end), and the server that was scanned."""
+    """Names of entries, the cursor of the next page (b"0" at the end), and the server process that was scanned."""
 
     names: list[tuple[bytes, str, str]]
     cursor: bytes
-    server: bytes
+    process: bytes
 
 
 def page(link: Link, cursor: str, batch: int) -> Page:
@@ -51,27 +51,23 @@ def page(link: Link, cursor: str, batch: int) -> Page:
             found.append((name, *link.shard.keys.split_entry(name.decode())))
         except UnicodeDecodeError:
             continue  # not written by us
-    return Page(found, following, answer.server)
+    return Page(found, following, answer.process)
 
 
 def look(link: Link, names: Sequence[tuple[bytes, str, str]]) -> list[Seen]:
     """Read the headers and tags of the entries; those that are gone or not readable are left out."""
     if not names:
         return []
-    answer = link.exchange(tuple(("GETRANGE", name, 0, _HEAD_BYTES - 1) for name, _, _ in names))
-    heads = [reply if isinstance(reply, bytes) else b"" for reply in answer.replies]
+    heads = _starts(link, [(name, _HEAD_BYTES) for name, _, _ in names])
     cut = [
         i
         for i, head in enumerate(heads)
         if entry.HEADER_BYTES + entry.tags_len(head) > len(head) >= _HEAD_BYTES
     ]
     if cut:
-        ends = [entry.HEADER_BYTES + entry.tags_len(heads[i]) - 1 for i in cut]
-        answer = link.exchange(
-            tuple(("GETRANGE", names[i][0], 0, end) for i, end in zip(cut, ends, strict=True))
-        )
-        for i, reply in zip(cut, answer.replies, strict=True):
-            heads[i] = reply if isinstance(reply, bytes) else b""
+        longer = [(names[i][0], entry.HEADER_BYTES + entry.tags_len(heads[i])) for i in cut]
+        for i, head in zip(cut, _starts(link, longer), strict=True):
+            heads[i] = head
     seen = []
     for (name, tenant, key), head in zip(names, heads, strict=True):
         meta = entry.unpack(head, whole=False)
@@ -82,6 +78,13 @@ def look(link: Link, names: Sequence[tuple[bytes, str, str]]) -> list[Seen]:
                 )
             )
     return seen
+
+
+def _starts(link: Link, wanted: Sequence[tuple[bytes, int]]) -> list[bytes]:
+    """The first bytes of each entry, read without making it look used (Redis 7.0 cannot, and answers with an error)."""
+    reads = (("GETRANGE", name, 0, size - 1) for name, size in wanted)
+    answer = link.exchange((("CLIENT", "NO-TOUCH", "ON"), *reads, ("CLIENT", "NO-TOUCH", "OFF")))
+    return [reply if isinstance(reply, bytes) else b"" for reply in answer.replies[1:-1]]
 
 
 def drop(link: Link, doomed: Sequence[Seen]) -> int:

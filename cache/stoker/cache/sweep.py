@@ -50,7 +50,7 @@ class _Pass:
     mark: str
     incarnation: str
     generation: int
-    server: str
+    process: str
     every: bool
     total: int
     scan: str = "0"
@@ -129,7 +129,7 @@ def _begin(link: Link, report: SweepReport) -> _Pass | None:
         mark=mark.decode(),
         incarnation=control.incarnation.hex(),
         generation=control.generation,
-        server=answer.server.decode(),
+        process=answer.process.decode(),
         every=first or view.bans.has_tags(),
         total=report.scanned + int(total),
     )
@@ -149,7 +149,7 @@ def _batch(link: Link, walk: _Pass, report: SweepReport, batch: int) -> tuple[_P
         walk.incarnation,
         walk.generation,
     )
-    if not same_log or page.server.decode() != walk.server:
+    if not same_log or page.process.decode() != walk.process:
         return None, report
     names = page.names if walk.every else [n for n in page.names if view.bans.kills(n[1], n[2], (), -1)]
     doomed = [seen for seen in scan.look(link, names) if scan.dead(shard, seen)]

@@ -12,22 +12,24 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import hiredis
 import redis
 from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 from redis.retry import Retry
 
 from stoker.cache.errors import CacheUnavailable, ConfigError
 from stoker.cache.options import CacheConfig, masked_url
-from stoker.cache.protocol import Answer, Call, Exchange, refusal
+from stoker.cache.protocol import Answer, Call, Exchange, Operation, refusal
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 UNKNOWN_SERVER = b"-"
 """Stands for the server's id where it is hidden or the boot fence is off."""
+_HIDDEN = b"hidden "
 _IDLE_S = 0.05
 """A connection unused for longer is asked whether the server has closed it."""
 
@@ -50,13 +52,23 @@ class Wire(Protocol):
 
 
 class Connection:
-    """A redis-py connection that knows which server process it leads to."""
+    """A redis-py connection that knows which server process it leads to.
 
-    __slots__ = ("raw", "server", "used_at")
+    Attributes:
+        server: The process by the boot fence's name for it: its run_id, or UNKNOWN_SERVER.
+        process: The process itself, also where the fence is off; unique to this connection where it is hidden.
+        broken: Whether it must be closed: replies may be outstanding, or the server is no primary any more.
+    """
 
-    def __init__(self, raw: Wire, server: bytes) -> None:
+    __slots__ = ("broken", "process", "raw", "server", "used_at")
+
+    def __init__(self, raw: Wire, config: CacheConfig) -> None:
         self.raw = raw
-        self.server = server
+        self.process = _identify(raw)
+        self.server = self.process
+        if config.boot_fence == "off" or self.process.startswith(_HIDDEN):
+            self.server = UNKNOWN_SERVER
+        self.broken = False
         self.used_at = time.monotonic()
 
     def alive(self) -> bool:
@@ -68,17 +80,20 @@ class Connection:
         except (RedisError, OSError):
             return False
 
-    def exchange(self, commands: Exchange) -> list[Any]:
-        """Send the commands in one write; return one reply a command, errors as values."""
-        packed = [self._wire(command, by_sha=True) for command in commands]
-        replies = self._round_trip(packed)
+    def ask(self, commands: Exchange) -> Answer:
+        """Send the commands in one write and read one reply a command, errors as values."""
+        self.broken = True  # until all replies are read
+        replies = self._round_trip([self._wire(command, by_sha=True) for command in commands])
         unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if unknown:
             again = self._round_trip([self._wire(commands[i], by_sha=False) for i in unknown])
             for i, reply in zip(unknown, again, strict=True):
                 replies[i] = reply
         self.used_at = time.monotonic()
-        return replies
+        self.broken = any(
+            isinstance(reply, ReadOnlyError) for reply in replies
+        )  # a replica now: ask again who it is
+        return Answer(replies, self.server, self.process)
 
     def _wire(self, command: tuple[bytes | str | int, ...] | Call, *, by_sha: bool) -> bytes:
         if isinstance(command, Call):
@@ -107,26 +122,24 @@ def _pack(command: tuple[bytes | str | int, ...]) -> bytes:
 
 
 class Transport:
-    """The connections of one process to one server. Threads may share it; a forked child starts with none."""
+    """The connections of one process to one server. Threads may share it."""
 
     def __init__(self, config: CacheConfig) -> None:
         self._config = config
         self._connections = _source(config)
-        self._reset()
+        self.forked()
 
-    def _reset(self) -> None:
-        self._pid = os.getpid()
+    def forked(self) -> None:
+        """Begin without connections: a forked child must not talk on its parent's."""
         self._idle: deque[Connection] = deque()
         self._free = threading.BoundedSemaphore(self._config.max_connections)
 
-    def exchange(self, commands: Exchange) -> Answer:
-        """Do one round trip.
+    def run(self, operation: Operation[T]) -> T:
+        """Drive an operation of the protocol to its end, all of it on one connection.
 
         Raises:
             CacheUnavailable: No connection, no answer in time, or it broke; whether the commands ran is unknown.
         """
-        if self._pid != os.getpid():
-            self._reset()
         if not self._free.acquire(timeout=self._config.timeout):
             raise CacheUnavailable(
                 "redis",
@@ -134,26 +147,29 @@ class Transport:
                 "raise max_connections",
             )
         try:
-            return self._exchange(commands)
+            connection = self._checkout()
+            try:
+                return self._drive(operation, connection)
+            finally:
+                self._checkin(connection)
         finally:
             self._free.release()
 
-    def _exchange(self, commands: Exchange) -> Answer:
-        connection = self._checkout()
+    def _drive(self, operation: Operation[T], connection: Connection) -> T:
         try:
-            replies = connection.exchange(commands)
+            commands = next(operation)
+            while True:
+                commands = operation.send(connection.ask(commands))
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
         except (RedisError, OSError) as error:
-            connection.raw.disconnect()
             self._drop_idle()  # what broke one has most likely broken the others
             raise CacheUnavailable("redis", _reason(error, self._config)) from error
-        except BaseException:
-            connection.raw.disconnect()
-            raise
-        if any(isinstance(reply, ResponseError) and "READONLY" in str(reply) for reply in replies):
-            connection.raw.disconnect()  # the server is a replica now: ask again who it is
-        else:
-            self._idle.append(connection)
-        return Answer(replies, connection.server)
+
+    def exchange(self, commands: Exchange) -> Answer:
+        """One round trip. Raises as `run`."""
+        return self.run(_once(commands))
 
     def _checkout(self) -> Connection:
         while True:
@@ -165,11 +181,17 @@ class Transport:
                 return connection
             connection.raw.disconnect()
 
+    def _checkin(self, connection: Connection) -> None:
+        if connection.broken:
+            connection.raw.disconnect()
+        else:
+            self._idle.append(connection)
+
     def _open(self) -> Connection:
         raw = cast("Wire", self._connections.make_connection())
         try:
             raw.connect()
-            return Connection(raw, _identify(raw, self._config))
+            return Connection(raw, self._config)
         except (RedisError, OSError) as error:
             raw.disconnect()
             raise CacheUnavailable("redis", _reason(error, self._config)) from error
@@ -186,8 +208,11 @@ class Transport:
 
     def close(self) -> None:
         """Close the idle connections. The transport stays usable: the next exchange opens a new one."""
-        if self._pid == os.getpid():
-            self._drop_idle()
+        self._drop_idle()
+
+
+def _once(commands: Exchange) -> Operation[Answer]:
+    return (yield commands)
 
 
 def _source(config: CacheConfig) -> ConnectionPool:
@@ -204,16 +229,14 @@ def _source(config: CacheConfig) -> ConnectionPool:
         raise ConfigError("redis_url", masked_url(config.redis_url or ""), str(error)) from error
 
 
-def _identify(raw: Wire, config: CacheConfig) -> bytes:
+def _identify(raw: Wire) -> bytes:
     """The id of the server process at the other end, which must be a primary (rule 6)."""
     if b"role:slave" in _info(raw, "replication"):
         raise RedisError("this server is a replica; connect to the primary")
-    if config.boot_fence == "off":
-        return UNKNOWN_SERVER
     found = re.search(rb"run_id:([0-9a-f]{16})", _info(raw, "server"))
     if found is None:
         log.warning("the server hides its run_id: a restart from an old dump is noticed late or not at all")
-        return UNKNOWN_SERVER
+        return _HIDDEN + os.urandom(8).hex().encode()
     return found.group(1)
 
 

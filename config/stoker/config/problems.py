@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsError
 
-from stoker.cache import ConfigError, masked_url
+from stoker.cache import ConfigError
+from stoker.cache.options import masked_url
 from stoker.config import names
 
 MASK = "***"

@@ -75,7 +75,7 @@ class Settings(BaseSettings):
         description="The cache server's redis://, rediss:// or unix:// URL; none: memory only.",
     )
     namespace: str = Field(
-        default=_CACHE.namespace, description="Prefix of all keys and queues; 1-64 letters, digits, _ . -"
+        default=_CACHE.namespace, description="Prefix of all keys and queues; 1 to 64 of A-Z a-z 0-9 _ . and -."
     )
     default_ttl: float | None = Field(
         default=_CACHE.default_ttl,

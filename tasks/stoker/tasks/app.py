@@ -5,11 +5,11 @@ Here is what both sides must agree on, and what keeps a producer from hanging: e
 bounded and nothing is retried behind the caller's back. `stoker.worker.app` adds what only workers need.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
-from kombu import Exchange, Queue
+from kombu import Exchange, Queue, pools
 
 from stoker.config import Settings
 from stoker.tasks import names, runtime
@@ -23,14 +23,23 @@ class StokerApp(Celery):
 
     backend_cls = "disabled"  # the truth about a job is in its hash
 
-    def prepare_config(self, c: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {**c, **common(runtime.current().settings)}
+    _pool: Any
+    configured: bool
+    _load_config: Callable[[], Any]
+
+    def prepare_config(self, c: object) -> Any:  # noqa: ARG002 - what Celery found elsewhere
+        return common(runtime.current().settings)
 
     def reload(self) -> None:
-        """Close all connections; the next use takes the present settings."""
-        if self._pool is not None:
-            self._pool.force_close_all()
-        self._pool = self._conf = None
+        """Close all connections and take the present settings, unless nothing was read yet."""
+        if self.configured:
+            connection = self.connection_for_write()
+            for group in (pools.producers, pools.connections):  # kombu keeps them for all apps of the process
+                if connection in group:
+                    group[connection].force_close_all()
+                    del group[connection]
+            self._conf = self._load_config()
+        self._pool = None
         self.__dict__.pop("amqp", None)
 
 

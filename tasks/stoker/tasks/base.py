@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 from celery import Task
 from kombu.exceptions import OperationalError
 
-from stoker.tasks import names
+from stoker.tasks import names, runtime
 from stoker.tasks.errors import InvalidArguments, NotSent
+from stoker.tasks.job import ANY
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,9 @@ class JobTask(CeleryTask):
     default_retry_delay = 1
     ignore_result = True
 
-    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+    def apply_async(  # type: ignore[override]  # Celery takes the options by name too
+        self, args: Any = None, kwargs: Any = None, **options: Any
+    ) -> Any:
         """Send the task, as Celery's own method does.
 
         Raises:
@@ -57,6 +60,15 @@ class JobTask(CeleryTask):
         if job_id is not None and not rest.keys() - {"version"}:
             return str(job_id), None
         return job_id, names.check(self.name, rest)
+
+    def accept_in_worker(self, message: dict[str, Any]) -> tuple[str | None, names.Arguments | None]:
+        """As `accept`; a job whose message is refused has failed, or it would be sent again and again."""
+        try:
+            return self.accept(message)
+        except InvalidArguments as error:
+            if "job_id" in message:
+                runtime.current().jobs.finish(str(message["job_id"]), "failed", ANY, {"error": str(error)})
+            raise
 
     def send_again(self, job_id: str, delay: float) -> None:
         """Send another message for the same job, due in `delay` seconds, under the same task id."""

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 Steps = Callable[[Cache, Any, dict[str, Any] | None, int], Iterator[Step[Any]]]
 """The cache's verb: called with the cache, the task's arguments, the cursor and the keys in a batch."""
 
+Verdict = Callable[[dict[str, Any]], str | None]
+"""Called with the report of a verb that came to its end: why it failed nevertheless, or None."""
+
 MAX_STARTS = 5  # without progress in between: what kills its process each time is not started for ever
 MAX_TRIES = 20  # without progress, while the cache does not answer: about eight minutes
 LONGEST_WAIT = 30.0
@@ -50,7 +53,7 @@ class SteppedTask(JobTask):
 
     abstract = True
 
-    def run_job(self, message: dict[str, Any], steps: Steps) -> dict[str, Any]:
+    def run_job(self, message: dict[str, Any], steps: Steps, why_failed: Verdict) -> dict[str, Any]:
         """Run the job until it ends or another run has to take over.
 
         Returns:
@@ -62,7 +65,7 @@ class SteppedTask(JobTask):
             return {"joined": job_id}
         claim = _claim(self, here.jobs, job_id)
         try:
-            return Run(self, here, claim).to_its_end(steps)
+            return Run(self, here, claim).to_its_end(steps, why_failed)
         finally:  # also when the process is told to exit: the message goes back and its next run need not wait
             with suppress(StateUnavailable):  # then the lock ends by itself
                 here.jobs.release(claim)
@@ -70,11 +73,11 @@ class SteppedTask(JobTask):
 
 def _write_down(task: JobTask, jobs: JobStore, message: dict[str, Any]) -> str:
     """The id of the job that the message is about. One that was sent without a job becomes one here."""
-    job_id, arguments = task.accept(message)
+    job_id, arguments = task.accept_in_worker(message)
     if arguments is None:
         return str(job_id)
     return jobs.open(
-        job_id or task.request.id,
+        str(job_id or task.request.id),
         names.kind(task.name),
         arguments.model_dump(),
         arguments.target(),
@@ -105,12 +108,15 @@ class Run:
         self._announced = float("-inf")
         self._pace = Pace(claim.done, self._began)
 
-    def to_its_end(self, steps: Steps) -> dict[str, Any]:
+    def to_its_end(self, steps: Steps, why_failed: Verdict) -> dict[str, Any]:
         """Work, and give the job the state that follows from how that ended."""
         job_id = self._claim.job_id
         try:
             self._refuse_what_always_dies()
-            return self._succeed(self._work(steps))
+            report = self._work(steps)
+            if (reason := why_failed(report)) is not None:
+                raise JobFailed(job_id, reason)
+            return self._succeed(report)
         except (HandOver, SoftTimeLimitExceeded):
             self._go_on_after(HAND_OVER_DELAY)
         except Aborted:
@@ -122,7 +128,8 @@ class Run:
         except (Ignore, JobLost, StateUnavailable):
             raise
         except Exception as error:
-            self._jobs.finish(job_id, "failed", self._claim.token, {"error": _text(error)})
+            reason = error.reason if isinstance(error, JobFailed) else _text(error)
+            self._jobs.finish(job_id, "failed", self._claim.token, {"error": reason})
             raise
 
     def _work(self, steps: Steps) -> dict[str, Any]:
@@ -144,7 +151,7 @@ class Run:
         now = time.monotonic()
         self._pace.add(step, now)
         report = asdict(step.report)
-        fields = {
+        fields: dict[str, Any] = {
             "done": step.done,
             "total": step.total,
             "failed": step.failed,

@@ -9,13 +9,13 @@ from stoker.tasks.app import app
 from stoker.tasks.coordinator import SteppedTask
 
 
-@app.task(name=names.EVICT, bind=True, base=SteppedTask)
-def evict(self: SteppedTask, **message: Any) -> dict[str, Any]:
+@app.task(name=names.EVICT, bind=True, shared=False, base=SteppedTask)
+def evict(self: SteppedTask, /, **message: Any) -> dict[str, Any]:
     """Bring memory down to the low watermark, or to `target_bytes`. See `names.Evict` for the arguments.
 
     Safe to run twice and safe to lose: the next tick of beat measures again.
     """
-    return self.run_job(message, _steps)
+    return self.run_job(message, _steps, lambda _report: None)
 
 
 def _steps(

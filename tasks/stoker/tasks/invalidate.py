@@ -7,7 +7,7 @@ that record must not lose an invalidation. Only the sweep that follows is shared
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from celery.exceptions import Ignore
 
@@ -24,28 +24,27 @@ MAX_TRIES = 20  # with the waits below about eight minutes
 LONGEST_WAIT = 30.0
 
 
-@app.task(name=names.INVALIDATE, bind=True, base=JobTask)
-def invalidate(self: JobTask, **message: Any) -> dict[str, Any]:
+@app.task(name=names.INVALIDATE, bind=True, shared=False, base=JobTask)
+def invalidate(self: JobTask, /, **message: Any) -> dict[str, Any]:
     """Invalidate keys, tags, a pattern or a tenant (see `names.Invalidate`), then ask for a sweep.
 
     Safe to run twice. While the cache does not answer it is tried again, for about eight minutes; then the job has
-    failed and what it names may be stale.
+    failed, and what it names may be stale.
     """
-    jobs = runtime.current().jobs
-    job_id, arguments = _job(self, message)
+    here = runtime.current()
+    job_id = str(message.get("job_id") or self.request.id)
+    arguments = _arguments(self, job_id, message)
     try:
-        report = apply(runtime.current().cache, arguments)
+        report = apply(here.cache, arguments)
     except CacheUnavailable as error:
-        last = self.request.retries >= MAX_TRIES
-        wait = min(2.0**self.request.retries, LONGEST_WAIT)
-        with _without_the_record(job_id):
-            if last:
-                jobs.finish(job_id, "failed", ANY, {"error": str(error)})
-            else:
-                jobs.postpone(job_id, wait, str(error))
-        raise self.retry(exc=error, countdown=wait, max_retries=MAX_TRIES) from error
-    with _without_the_record(job_id):
-        jobs.finish(job_id, "succeeded", ANY, {"report": report, "error": "", "done": report["done"]})
+        _try_again(self, job_id, error)
+    with _even_without_its_record(job_id):
+        here.jobs.finish(
+            job_id,
+            "succeeded",
+            ANY,
+            {"report": report, "error": "", "done": report["done"], "total": report["done"]},
+        )
     if report["bans"]:
         _ask_for_a_sweep()
     return report
@@ -58,7 +57,7 @@ def apply(cache: Cache, arguments: names.Invalidate) -> dict[str, Any]:
         `done`: rules and keys handled; `deleted`: keys that existed; `bans`: rules written.
 
     Raises:
-        InvalidationNotAcknowledged: The cache did not confirm one of them; what came before it holds.
+        InvalidationNotAcknowledged: The cache did not confirm one of them; those before it hold.
     """
     tenant = arguments.tenant_id
     bans = 0
@@ -75,26 +74,36 @@ def apply(cache: Cache, arguments: names.Invalidate) -> dict[str, Any]:
     return {"done": bans + len(arguments.keys), "deleted": deleted, "bans": bans}
 
 
-def _job(task: JobTask, message: dict[str, Any]) -> tuple[str, names.Invalidate]:
-    """The job's id and the arguments, which a message from the reaper leaves in the job."""
+def _arguments(task: JobTask, job_id: str, message: dict[str, Any]) -> names.Invalidate:
+    """What to invalidate, from the message; one from the reaper leaves it in the job."""
     jobs = runtime.current().jobs
-    job_id, arguments = task.accept(message)
+    _, arguments = task.accept_in_worker(message)
     if arguments is None:
-        stored = jobs.arguments(str(job_id))
+        stored = jobs.arguments(job_id)
         if stored is None:
-            raise JobLost(str(job_id), "the state server does not know it, or it has ended")
-        return str(job_id), cast("names.Invalidate", names.check(task.name, stored))
-    known = job_id or task.request.id
-    with _without_the_record(known):
-        if job_id is None:
-            jobs.open(known, names.kind(task.name), arguments.model_dump(), None)
-        elif (status := jobs.status(known)) is not None and status.state == "aborted":
-            raise Ignore(f"job {known} was told to stop")
-    return known, cast("names.Invalidate", arguments)
+            raise JobLost(job_id, "the state server does not know it, or it is over")
+        return cast("names.Invalidate", names.check(task.name, stored))
+    with _even_without_its_record(job_id):
+        if "job_id" not in message:
+            jobs.open(job_id, names.kind(task.name), arguments.model_dump(), None)
+        elif (status := jobs.status(job_id)) is not None and status.state == "aborted":
+            raise Ignore(f"job {job_id} was told to stop")
+    return cast("names.Invalidate", arguments)
+
+
+def _try_again(task: JobTask, job_id: str, error: CacheUnavailable) -> NoReturn:
+    tries = int(task.request.retries or 0)
+    wait = min(2.0**tries, LONGEST_WAIT)
+    with _even_without_its_record(job_id):
+        if tries >= MAX_TRIES:
+            runtime.current().jobs.finish(job_id, "failed", ANY, {"error": str(error)})
+        else:
+            runtime.current().jobs.postpone(job_id, wait, str(error))
+    raise task.retry(exc=error, countdown=wait, max_retries=MAX_TRIES) from error
 
 
 @contextmanager
-def _without_the_record(job_id: str) -> Iterator[None]:
+def _even_without_its_record(job_id: str) -> Iterator[None]:
     """Go on if the state server is away: the invalidation counts, not its record."""
     try:
         yield

@@ -7,8 +7,18 @@ the version of its shape, so that a worker refuses what it does not understand i
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
+from stoker.cache import CacheError
 from stoker.cache.patterns import classify
 from stoker.cache.tenancy import check_key, check_tags, tenant_field
 from stoker.tasks.errors import InvalidArguments
@@ -115,7 +125,11 @@ class Sweep(Arguments):
 class Warm(Arguments):
     """Keys of one tenant as a list, or `{tenant: keys}`."""
 
-    keys: list[Key] | dict[Annotated[str, BeforeValidator(_tenant)], list[Key]]
+    keys: Annotated[
+        Annotated[list[Key], Tag("list")]
+        | Annotated[dict[Annotated[str, BeforeValidator(_tenant)], list[Key]], Tag("by_tenant")],
+        Discriminator(lambda keys: "by_tenant" if isinstance(keys, dict) else "list"),
+    ]
     tenant_id: Tenant = None
 
     @model_validator(mode="after")
@@ -171,6 +185,9 @@ def check(task: str, arguments: Mapping[str, Any]) -> Arguments:
 
 
 def _problem(found: Any) -> str:
+    refusal = found.get("ctx", {}).get("error")
+    if isinstance(refusal, CacheError):  # names the field and shows the value by itself
+        return str(refusal)
     field = ".".join(str(part) for part in found["loc"])
     text = found["msg"].removeprefix("Value error, ")
     shown = repr(found["input"])

@@ -7,8 +7,8 @@ from stoker.tasks.app import app
 from stoker.tasks.base import JobTask
 
 
-@app.task(name=names.REAP, bind=True, base=JobTask)
-def reap(self: JobTask, **message: Any) -> dict[str, Any]:
+@app.task(name=names.REAP, bind=True, shared=False, base=JobTask)
+def reap(self: JobTask, /, **message: Any) -> dict[str, Any]:
     """Send each unfinished job again that gave no sign of life for the life of its lock.
 
     Safe to run twice and safe to lose. A job that is merely waiting in a long queue gets a second message, which

@@ -79,9 +79,13 @@ class Processes:
     """A directory and the processes that use it; `close`, or the end of this process, ends and removes all.
 
     Use it from one thread. Raises OSError where the system refuses a process.
+
+    Args:
+        grace_s: Seconds that `close` gives each process between SIGTERM and SIGKILL.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, grace_s: float = 5.0) -> None:
+        self._grace_s = grace_s
         self._children: list[Child] = []
         self._guard = subprocess.Popen(
             [sys.executable, "-I", "-S", guard.__file__],
@@ -163,11 +167,28 @@ class Processes:
             for child in stopping:
                 self._kill(child)
 
-    def close(self, grace_s: float = 5.0) -> None:
-        """Stop what still runs, the latest first and each in `grace_s` seconds; then remove the directory."""
+    def join(self, children: Iterable[Child], within_s: float) -> None:
+        """Wait until these have ended by themselves, without an error.
+
+        Raises:
+            ChildEnded: One of them failed.
+            NotReady: `within_s` seconds are over.
+        """
+        deadline = time.monotonic() + within_s
+        for child in children:
+            while (code := child.process.poll()) is None:
+                if time.monotonic() > deadline:
+                    raise NotReady(f"the end of {child.name}", within_s, child.tail())
+                time.sleep(0.02)
+            if code != 0:
+                raise ChildEnded(child.name, code, child.tail())
+            self._kill(child)
+
+    def close(self) -> None:
+        """Stop what still runs, the latest first; then remove the directory."""
         try:
             for child in reversed(self._children[:]):
-                self.stop([child], grace_s)
+                self.stop([child], self._grace_s)
         finally:
             with suppress(BrokenPipeError):
                 self._to_guard.close()
@@ -183,7 +204,7 @@ class Processes:
         self.close()
 
     def _kill(self, child: Child) -> None:
-        """End the whole group: a killed leader may leave children of its own."""
+        """End what is left of its group, for a leader may leave children behind; then forget it."""
         with suppress(ProcessLookupError, PermissionError):  # all gone; macOS says the latter of zombies
             os.killpg(child.pid, signal.SIGKILL)
         child.process.wait(guard.GONE_S)

@@ -6,10 +6,8 @@ copied: who changes one changes what the cache returns. After a fork the child s
 
 import itertools
 import math
-import os
 import threading
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -60,11 +58,9 @@ class MemoryBackend:
         self._counters = counters
         self._clock = clock
         self._secrets = itertools.count()
-        self.clear()
-        _ALIVE.add(self)
+        self.forked()
 
-    def clear(self) -> None:
-        """Forget everything."""
+    def forked(self) -> None:
         self._lock = threading.Lock()
         self.slots: OrderedDict[Place, _Slot] = OrderedDict()
         self._leases: dict[Place, tuple[Lease, float]] = {}
@@ -193,8 +189,8 @@ class MemoryBackend:
         with self._lock:
             slot, now = self.slots.get(name), self._clock()
             facts: dict[str, Any] = {"state": "absent", "head": self._head, "bans": len(self._bans)}
-            lease = self._leases.get(name)
-            facts["lease_ms"] = max(0, round((lease[1] - now) * 1000)) if lease else 0
+            _, deadline = self._leases.get(name, (None, now))
+            facts["lease_ms"] = round((deadline - now) * 1000) if now < deadline else None
             if slot is None or now >= slot.expires:
                 return facts
             facts.update(
@@ -263,14 +259,3 @@ class MemoryBackend:
             return sum(
                 now < s.expires and not self._bans.kills(*n, s.tags, s.seq) for n, s in self.slots.items()
             )
-
-
-_ALIVE: "weakref.WeakSet[MemoryBackend]" = weakref.WeakSet()
-
-
-def _start_empty() -> None:
-    for backend in list(_ALIVE):
-        backend.clear()
-
-
-os.register_at_fork(after_in_child=_start_empty)

@@ -18,7 +18,7 @@ from stoker.cache.flight import Hit
 from stoker.cache.keys import ShardKeys
 from stoker.cache.options import CacheConfig
 from stoker.cache.placement import Map
-from stoker.cache.protocol import Busy, Filling, Found, Lease, Name, Operation, Shard
+from stoker.cache.protocol import Busy, Filling, Found, Lease, Name, Shard
 from stoker.cache.stats import Counters
 from stoker.cache.steps import Step
 from stoker.cache.sweep import SweepReport
@@ -50,8 +50,11 @@ class RedisBackend:
         self._transport = Transport(config)
         self._on_event = on_event
         self._lease_ms = round(config.lease * 1000)
+        self.run = self._transport.run
         self.exchange = self._transport.exchange
-        self.shard = Shard(ShardKeys(config.namespace), Map(round(config.max_load * 1000)), self._cold)
+        self.shard = Shard(
+            ShardKeys(config.namespace), Map(round(config.max_load * 1000), config.boot_fence), self._cold
+        )
 
     def _cold(self, reason: str) -> None:
         level = logging.INFO if reason == "missing" else logging.WARNING
@@ -62,16 +65,6 @@ class RedisBackend:
             reason,
         )
         self._on_event("cache.cold", {"namespace": self._config.namespace, "shard": 0, "reason": reason})
-
-    def run(self, operation: Operation[T]) -> T:
-        """Drive an operation of the protocol to its end."""
-        try:
-            commands = next(operation)
-            while True:
-                commands = operation.send(self.exchange(commands))
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
 
     def read(self, tenant_id: str | None, key: str, type: Any = None) -> Hit | None:
         return self._hit(self.run(self.shard.read(tenant_id, (key,)))[0], type)
@@ -158,7 +151,7 @@ class RedisBackend:
         facts: dict[str, Any] = {
             "redis_key": name.decode(),
             "state": "absent",
-            "lease_ms": max(lease_ms, 0),
+            "lease_ms": lease_ms if lease_ms >= 0 else None,
             "incarnation": view.control.incarnation.hex(),
             "head": view.control.head,
             "floor": view.control.floor,
@@ -199,6 +192,10 @@ class RedisBackend:
 
     def close(self) -> None:
         self._transport.close()
+
+    def forked(self) -> None:
+        self._transport.forked()
+        self.shard.forked()
 
     def __len__(self) -> int:
         raise TypeError("len() of a cache on Redis would have to visit every key; stats() has counts")

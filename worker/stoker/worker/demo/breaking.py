@@ -15,7 +15,9 @@ def break_lease() -> None:
     """Fill without asking whether the lease is still ours: a slow load may overwrite what it missed."""
     source = scripts.FILL.source.replace(_LEASE_GUARD, b"")
     if source == scripts.FILL.source:
-        raise RuntimeError("fill.lua does not hold the line that guards the lease; this module must follow it")
+        raise RuntimeError(
+            "fill.lua does not hold the line that guards the lease; this module must follow it"
+        )
     scripts.FILL = scripts.Script(scripts.FILL.name, source)
 
 

@@ -105,7 +105,9 @@ class Reader(threading.Thread):
     def _tell(self, airport: Airport, acked: int, version: int) -> None:
         if self._told < MOST_TOLD:
             self._told += 1
-            text = f"{airport.key} of {airport.country}: read version {version} after {acked} was acknowledged"
+            text = (
+                f"{airport.key} of {airport.country}: read version {version} after {acked} was acknowledged"
+            )
             print(text, flush=True)  # noqa: T201 - the log of this process is its standard output
 
 

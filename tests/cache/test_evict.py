@@ -1,0 +1,124 @@
+"""Eviction on Redis, on a small server of its own."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from stoker.cache import Cache, CacheConfig
+from stoker.worker.embedded import embedded_server
+from tests.cache.waiting import wait_until
+
+LIMIT = 16 * 2**20
+
+
+@pytest.fixture(scope="module")
+def small_url() -> Iterator[str]:
+    with embedded_server("cache", cache_bytes=LIMIT) as server:
+        yield server.url
+
+
+@pytest.fixture
+def cache(small_url: str) -> Iterator[Cache]:
+    with redis.Redis.from_url(small_url) as client:
+        client.flushall()
+        client.config_set("maxmemory", LIMIT)
+        client.config_set("maxmemory-policy", "volatile-lru")
+    with Cache(CacheConfig(backend="redis", redis_url=small_url, compress_above=None)) as opened:
+        yield opened
+
+
+def used(url: str) -> int:
+    with redis.Redis.from_url(url) as client:
+        return int(client.info("memory")["used_memory"])  # type: ignore[index]
+
+
+def fill(cache: Cache, name: str, count: int, **options: object) -> None:
+    cache.set_many({f"{name}:{i}": b"x" * 1000 for i in range(count)}, **options)  # type: ignore[arg-type]
+
+
+def test_below_the_high_watermark_nothing_goes(cache: Cache) -> None:
+    fill(cache, "k", 100)
+    report = cache.evict()
+    assert (report.scanned, report.reason) == (0, "below the high watermark")
+
+
+def test_the_dead_go_first_and_it_stops_at_the_target(cache: Cache, small_url: str) -> None:
+    fill(cache, "dead", 3000)
+    fill(cache, "live", 3000)
+    cache.invalidate_pattern("dead:*")
+    target = used(small_url) - 2_000_000
+    report = cache.evict(target_bytes=target)
+    assert report.reason == "reached the target"
+    assert report.after_bytes <= target
+    assert report.dead > 0
+    assert report.unread == 0
+    assert len(cache.get_many([f"live:{i}" for i in range(3000)])) == 3000
+
+
+def test_then_what_is_past_its_soft_expiry(cache: Cache, small_url: str) -> None:
+    fill(cache, "soft", 2000, soft_ttl=0.01)
+    fill(cache, "live", 2000)
+    report = cache.evict(target_bytes=used(small_url) - 1_000_000)
+    assert report.stale > 0
+    assert (report.dead, report.unread) == (0, 0)
+
+
+def test_then_the_longest_unread(cache: Cache, small_url: str) -> None:
+    fill(cache, "old", 2000)
+    with redis.Redis.from_url(small_url) as client:
+        wait_until(lambda: client.object("idletime", "{stoker:0}:e::old:0") >= 2, within=10)  # type: ignore[operator]
+    fill(cache, "new", 2000)
+    report = cache.evict(target_bytes=used(small_url) - 1_500_000)
+    assert report.unread > 0
+    assert len(cache.get_many([f"new:{i}" for i in range(2000)])) == 2000
+
+
+def test_it_counts_reads_where_the_server_does(cache: Cache, small_url: str) -> None:
+    with redis.Redis.from_url(small_url) as client:
+        client.config_set("maxmemory-policy", "volatile-lfu")
+    fill(cache, "k", 3000)
+    report = cache.evict(target_bytes=used(small_url) - 1_000_000)
+    assert report.unread > 0
+    assert report.reason == "reached the target"
+
+
+def test_above_the_high_watermark_it_goes_down_to_the_low_one(cache: Cache, small_url: str) -> None:
+    fill(cache, "k", 4000)
+    with redis.Redis.from_url(small_url) as client:
+        client.config_set("maxmemory", int(used(small_url) / 0.95))
+        report = cache.evict()
+        assert report.after_bytes <= 0.8 * int(client.config_get("maxmemory")["maxmemory"]) + 1  # type: ignore[index]
+    assert report.reason == "reached the target"
+
+
+def test_without_a_limit_it_says_what_to_set(cache: Cache, small_url: str) -> None:
+    with redis.Redis.from_url(small_url) as client:
+        client.config_set("maxmemory", 0)
+    assert "set it, or give target_bytes" in cache.evict().reason
+
+
+def test_it_goes_on_from_its_cursor(cache: Cache, small_url: str) -> None:
+    fill(cache, "dead", 4000)
+    cache.invalidate_pattern("*")
+    steps = cache.evict_steps(target_bytes=used(small_url) - 3_000_000, batch=200)
+    step = next(iter(steps))
+    assert not step.last
+    *_, last = cache.evict_steps(batch=200, cursor=step.cursor)
+    assert last.report.reason == "reached the target"
+    assert last.report.dead > step.report.dead > 0
+
+
+def test_out_of_memory_a_set_says_so_and_leaves_nothing_old(cache: Cache, small_url: str) -> None:
+    cache.set("k", "old")
+    with redis.Redis.from_url(small_url) as client:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", 1_000_000)
+        assert cache.set("k", "new") is False
+        assert cache.get("k") is None
+        assert cache.get_or_load("l", lambda: "loaded") == "loaded"
+        cache.invalidate_pattern("k*")  # control scripts may use memory
+        cache.delete("k")
+        client.config_set("maxmemory", LIMIT)
+    assert cache.set("k", "new") is True
+    assert cache.get_or_load("l", lambda: "again") == "again"  # the lease was given back

@@ -1,0 +1,149 @@
+"""Sweeping on Redis: what goes, what stays, where it resumes, and that it never refuses a live load its fill."""
+
+import threading
+import time
+from typing import Any
+
+import redis
+
+from stoker.cache import Cache
+from stoker.cache.keys import ShardKeys
+from tests.cache.conftest import MakeCache
+from tests.cache.waiting import wait_until
+
+
+def names(client: "redis.Redis", namespace: str) -> set[str]:
+    keys = ShardKeys(namespace)
+    return {name.decode() for name in client.scan_iter(keys.scan_pattern, count=1000)}
+
+
+def test_only_dead_entries_are_deleted(make_redis: MakeCache, client: "redis.Redis", namespace: str) -> None:
+    cache = make_redis()
+    cache.set_many({f"user:{i}": i for i in range(50)}, tags=["red"])
+    cache.set_many({f"post:{i}": i for i in range(50)}, tags=["blue"])
+    cache.set_many({f"user:{i}": i for i in range(50)}, "acme")
+    cache.invalidate_tags(["red"])
+    cache.invalidate_pattern("user:1*", "acme")
+    cache.set("user:1", "new", "acme")
+    report = cache.sweep()
+    assert (report.scanned, report.deleted) == (150, 60)
+    assert report.freed_bytes > 0
+    assert len(names(client, namespace)) == 90
+    assert cache.get("user:1", "acme") == "new"
+
+
+def test_an_entry_replaced_under_the_sweep_stays(make_redis: MakeCache, client: "redis.Redis") -> None:
+    from stoker.cache import scan
+    from stoker.cache.backends.redis import RedisBackend
+
+    cache = make_redis()
+    cache.set("k", "old")
+    link = cache._backend
+    assert isinstance(link, RedisBackend)
+    seen = scan.look(link, scan.page(link, "0", 10).names)
+    cache.set("k", "new")
+    assert scan.drop(link, seen) == 0
+    assert cache.get("k") == "new"
+
+
+def test_bans_retire_after_a_complete_pass_and_old_entries_stay_dead(make_redis: MakeCache) -> None:
+    cache, late = make_redis(max_load=0.2, lease=0.2), make_redis(max_load=0.2, lease=0.2)
+    cache.set_many({f"user:{i}": i for i in range(20)})
+    late.get("user:1")
+    for i in range(20):
+        cache.invalidate_pattern(f"user:{i}")
+    assert cache.explain("user:1")["bans"] == 20
+    wait_until(lambda: cache.sweep().complete and cache.explain("user:1")["bans"] == 0)
+    assert late.get_many([f"user:{i}" for i in range(20)]) == {}
+
+
+def test_it_goes_on_from_its_cursor(make_redis: MakeCache) -> None:
+    cache = make_redis()
+    cache.set_many({f"user:{i}": i for i in range(2000)})
+    cache.invalidate_pattern("user:*")
+    steps = cache.sweep_steps(batch=100)
+    for _ in range(5):
+        step = next(steps)
+    steps.close()  # type: ignore[attr-defined]
+    assert 0 < step.report.deleted < 2000
+    *_, last = make_redis().sweep_steps(batch=100, cursor=step.cursor)
+    assert last.report.deleted == 2000
+    assert (last.report.complete, last.report.restarts, last.last) == (True, 0, True)
+
+
+def test_it_starts_again_in_another_life_of_the_ban_log(
+    make_redis: MakeCache, client: "redis.Redis", namespace: str
+) -> None:
+    cache = make_redis()
+    cache.set_many({f"user:{i}": i for i in range(1000)})
+    cache.invalidate_pattern("user:1*")
+    step = next(iter(cache.sweep_steps(batch=100)))
+    client.delete(ShardKeys(namespace).ctl)
+    *_, last = cache.sweep_steps(batch=100, cursor=step.cursor)
+    assert last.report.restarts == 1
+    assert last.report.complete
+    assert names(client, namespace) == set()
+
+
+def test_what_is_not_ours_is_left_alone(make_redis: MakeCache, client: "redis.Redis", namespace: str) -> None:
+    cache = make_redis(max_load=0.1, lease=0.1)
+    foreign = f"{ShardKeys(namespace).entry_prefix}\xff".encode("latin-1")
+    client.set(foreign, b"not a value of ours")
+    client.set(f"other:{namespace}", 1)
+    cache.set("k", 1)
+    cache.invalidate_tenant(None)
+    wait_until(lambda: cache.sweep().retired >= 0 and cache.explain("k")["bans"] == 0)
+    assert client.exists(foreign, f"other:{namespace}") == 2
+    client.delete(foreign, f"other:{namespace}")
+
+
+def test_no_fill_within_its_lease_is_refused_while_bans_retire(make_redis: MakeCache) -> None:
+    """Ten bans and five sweeps a second beside loads of half a second, with max_load at one second (rule 10)."""
+    cache = make_redis(max_load=1, lease=1)
+    writer, sweeper = make_redis(max_load=1, lease=1), make_redis(max_load=1, lease=1)
+    over = threading.Event()
+    retired = []
+
+    def ban() -> None:
+        n = 0
+        while not over.wait(0.1):
+            writer.invalidate_pattern(f"unrelated:{n}:?")
+            n += 1
+
+    def sweep() -> None:
+        while not over.wait(0.2):
+            retired.append(sweeper.sweep().retired)
+
+    def load(n: int) -> None:
+        for round_ in range(4):
+            cache.get_or_load(f"k:{n}:{round_}", lambda: time.sleep(0.5))
+
+    background = [threading.Thread(target=ban), threading.Thread(target=sweep)]
+    loads = [threading.Thread(target=load, args=(n,)) for n in range(24)]
+    for thread in (*background, *loads):
+        thread.start()
+    for thread in loads:
+        thread.join()
+    over.set()
+    for thread in background:
+        thread.join()
+    stats = cache.stats()
+    assert (stats.loads, stats.fills, stats.refused_fills) == (96, 96, 0)
+    assert sum(retired) > 0
+
+
+def test_progress_counts_up_to_its_total(make_redis: MakeCache) -> None:
+    cache = make_redis()
+    cache.set_many({f"user:{i}": i for i in range(500)})
+    cache.invalidate_pattern("user:*")
+    steps: list[Any] = list(cache.sweep_steps(batch=100))
+    assert [step.done for step in steps] == sorted(step.done for step in steps)
+    assert steps[-1].done == steps[-1].total == 500
+    assert not any(step.last for step in steps[:-1])
+
+
+def test_a_cache_without_anything_dead_is_not_scanned(make_redis: MakeCache) -> None:
+    cache: Cache = make_redis(max_load=0.1, lease=0.1)
+    cache.set("k", 1)
+    wait_until(lambda: cache.sweep().scanned == 0)
+    assert cache.sweep().complete

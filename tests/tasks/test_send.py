@@ -1,0 +1,136 @@
+"""Producers: what a send leaves behind, and that none ever hangs."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import redis
+
+from stoker import tasks
+from stoker.config import Settings
+from stoker.tasks import JobAborted, JobFailed, JobHandle, JobLost, NotSent, configure, names, runtime, send
+from stoker.tasks.job import ANY
+from stoker.worker.embedded import embedded_server
+
+CLOSED = "redis://127.0.0.1:1/0"
+
+
+def queue_length(settings: Settings, queue: str) -> int:
+    with redis.Redis.from_url(settings.broker()) as client:
+        length: int = client.llen(names.queue(settings.namespace, queue))  # type: ignore[assignment]
+        return length
+
+
+def test_a_job_is_written_down_before_it_is_sent_and_can_be_asked_about(producer: Settings) -> None:
+    job = send.warm(["user:1"], tenant_id="acme")
+    assert job.status().state == "queued"
+    assert job.report == {}
+    assert queue_length(producer, "warm") == 1
+
+
+def test_each_kind_goes_to_its_queue(producer: Settings) -> None:
+    send.invalidate_pattern("user:*")
+    send.invalidate(keys=["a"], tags=["t"], tenant_id="acme")
+    send.invalidate_tags(["t"])
+    send.invalidate_tenant("acme")
+    send.warm({"acme": ["a"], "umbrella": ["b"]})
+    send.sweep()
+    send.evict()
+    assert [queue_length(producer, queue) for queue in ("invalidate", "warm", "maintenance")] == [4, 1, 2]
+
+
+def test_two_requests_for_one_target_hold_the_same_job_and_send_one_message(producer: Settings) -> None:
+    assert send.warm(["a", "b"]) == send.warm(iter(["a", "b"]))
+    assert queue_length(producer, "warm") == 1
+
+
+def test_two_invalidations_are_two_jobs(producer: Settings) -> None:
+    assert send.invalidate_pattern("user:*") != send.invalidate_pattern("user:*")
+    assert queue_length(producer, "invalidate") == 2
+
+
+def test_the_tasks_themselves_can_be_sent(producer: Settings) -> None:
+    tasks.sweep.delay()
+    tasks.warm.apply_async(kwargs={"keys": ["a"]}, countdown=1)
+    assert (queue_length(producer, "maintenance"), queue_length(producer, "warm")) == (1, 1)
+
+
+def test_waiting_ends_with_the_job(producer: Settings) -> None:
+    job = send.sweep()
+    with pytest.raises(TimeoutError, match=r"is still queued after 0\.1 s"):
+        job.wait(timeout=0.1)
+    runtime.current().jobs.finish(job.id, "succeeded", ANY, {"report": {"deleted": 3}})
+    assert job.wait(timeout=5).report == {"deleted": 3}
+
+
+def test_waiting_for_what_did_not_succeed_raises_how_it_ended(producer: Settings) -> None:
+    failed, aborted = send.sweep(), send.evict()
+    runtime.current().jobs.finish(failed.id, "failed", ANY, {"error": "no coal"})
+    with pytest.raises(JobFailed, match="no coal"):
+        failed.wait(timeout=5)
+    assert aborted.abort()
+    assert not aborted.abort()
+    with pytest.raises(JobAborted):
+        aborted.wait(timeout=5)
+
+
+def test_a_job_that_the_server_does_not_know_is_lost(producer: Settings) -> None:
+    with pytest.raises(JobLost, match="send it again"):
+        JobHandle("11111111-2222-3333-4444-555555555555").wait(timeout=5)
+
+
+@pytest.mark.parametrize("state_url", [None, "theirs"])
+def test_with_the_broker_down_a_send_fails_at_once_and_leaves_no_job(
+    settings: Settings, broker_server: str, state_url: str | None
+) -> None:
+    state = broker_server if state_url else None
+    configure(settings.model_copy(update={"broker_url": CLOSED, "state_url": state}))
+    for attempt in (lambda: send.sweep(), lambda: send.sweep()):
+        began = time.monotonic()
+        with pytest.raises(NotSent, match="stoker[.]sweep was not sent"):
+            attempt()
+        assert time.monotonic() - began < 1
+    if state_url:
+        with pytest.raises(NotSent):
+            tasks.sweep.delay()
+        assert runtime.current().jobs.recent(9) == []
+    runtime.current().close()
+
+
+def test_with_the_broker_frozen_a_send_fails_within_seconds_and_works_again_after(settings: Settings) -> None:
+    with embedded_server("broker") as server:
+        configure(settings.model_copy(update={"broker_url": server.url}))
+        send.sweep()
+        server.child.process.send_signal(19)
+        for attempt in (lambda: send.evict(), lambda: tasks.evict.delay()):
+            began = time.monotonic()
+            with pytest.raises(NotSent):
+                attempt()
+            assert time.monotonic() - began < 3
+        server.child.process.send_signal(18)
+        send.evict()
+        runtime.current().close()
+
+
+def test_another_apps_celery_variables_are_not_obeyed(
+    producer: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CELERY_BROKER_URL", CLOSED)
+    monkeypatch.setenv("CELERY_RESULT_BACKEND", CLOSED)
+    configure(producer)
+    send.sweep()
+    tasks.evict.delay()
+    assert queue_length(producer, "maintenance") == 2
+
+
+def test_importing_the_tasks_reads_no_settings_and_leaves_the_apps_own_celery_alone() -> None:
+    program = (
+        "import os; os.environ['STOKER_NONSENSE'] = '1'\n"
+        "import celery; mine = celery.Celery('mine', broker='memory://')\n"
+        "import stoker.tasks\n"
+        "from stoker.tasks import invalidate, sweep, warm, evict, send\n"
+        "assert celery.current_app.main == 'mine'\n"
+        "assert not [name for name in mine.tasks if name.startswith('stoker.')]\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

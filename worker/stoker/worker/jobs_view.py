@@ -1,0 +1,58 @@
+"""Jobs as an operator sees them: a table, or JSON."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from stoker.tasks import JobStatus
+
+_COLOURS = {"queued": "dim", "running": "cyan", "succeeded": "green", "failed": "red", "aborted": "yellow"}
+
+
+def table(jobs: Iterable[JobStatus]) -> Table:
+    """One row a job."""
+    view = Table("job", "kind", "state", "progress", "keys", "rate", "ETA", "age", box=None, pad_edge=False)
+    for job in jobs:
+        view.add_row(
+            job.id,
+            job.kind,
+            Text(job.state, style=_COLOURS[job.state]),
+            ProgressBar(total=job.total or 1, completed=_completed(job), width=20),
+            _keys(job),
+            f"{job.rate:.0f}/s" if job.rate else "",
+            f"{job.eta:.0f} s" if job.eta is not None else "",
+            f"{max(time.time() - job.created_at, 0):.0f} s",
+        )
+    return view
+
+
+def detail(job: JobStatus) -> RenderableType:
+    """One job with its report and error."""
+    report = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in job.report.items():
+        report.add_row(name, str(value))
+    parts: list[RenderableType] = [table([job]), "", report]
+    if job.error:
+        parts.append(Text(job.error, style="red" if job.state == "failed" else "yellow"))
+    return Group(*parts)
+
+
+def as_json(job: JobStatus) -> dict[str, Any]:
+    return asdict(job)
+
+
+def _completed(job: JobStatus) -> float:
+    if job.state == "succeeded":
+        return job.total or 1
+    return job.done if job.total else 0
+
+
+def _keys(job: JobStatus) -> str:
+    text = f"{job.done:,}" if job.total is None else f"{job.done:,}/{job.total:,}"
+    return f"{text} ({job.failed:,} failed)" if job.failed else text

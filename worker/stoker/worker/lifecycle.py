@@ -1,0 +1,97 @@
+"""What a worker does when it starts and stops, beyond what Celery does: refuse what cannot work, import the loaders,
+open the cache in each process, close it again, and note when an operator revokes a job's task."""
+
+import importlib
+import logging
+from typing import Any
+
+import redis
+from celery import signals
+from celery.utils.dispatch import Signal
+
+from stoker.cache import ConfigError, LoaderError
+from stoker.config import Settings, setup_logging
+from stoker.tasks import runtime
+from stoker.tasks.errors import StateUnavailable
+from stoker.tasks.job import ANY
+
+log = logging.getLogger(__name__)
+
+
+def connect(settings: Settings) -> None:
+    """Have Celery call this module in every worker of this process's app."""
+    handlers: list[tuple[Signal, Any]] = [
+        (signals.setup_logging, lambda **_: setup_logging(settings)),
+        (signals.worker_init, lambda **_: start(settings)),
+        (signals.worker_process_init, lambda **_: runtime.current().cache.ping()),
+        (signals.worker_process_shutdown, lambda **_: runtime.current().close()),
+        (signals.worker_shutdown, lambda **_: runtime.current().close()),
+        (signals.task_revoked, revoked),
+    ]
+    for signal, handler in handlers:
+        signal.connect(handler, weak=False, dispatch_uid="stoker")
+
+
+def start(settings: Settings) -> None:
+    """Check what a worker needs. Celery logs and forgets what a signal's handler raises, so this exits instead."""
+    try:
+        check_cache(settings)
+        import_loaders(settings.loaders)
+    except (ConfigError, LoaderError) as error:
+        raise SystemExit(f"stoker worker: {error}") from error
+    warn_of_one_server(settings)
+
+
+def check_cache(settings: Settings) -> None:
+    """Refuse the memory backend.
+
+    Raises:
+        ConfigError: No cache server is set.
+    """
+    if settings.cache_url is None:
+        remedy = "a worker needs the cache server that the apps use, such as redis://localhost:6379/0"
+        raise ConfigError("STOKER_CACHE_URL", None, f"{remedy}; the memory backend shares nothing with them")
+
+
+def import_loaders(modules: tuple[str, ...]) -> None:
+    """Import the modules that register loaders.
+
+    Raises:
+        LoaderError: One of them cannot be imported; the text says which and why.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            raise LoaderError(
+                f"STOKER_LOADERS: {module!r} cannot be imported ({type(error).__name__}: {error}); "
+                "check its name, and that it is on the worker's PYTHONPATH"
+            ) from error
+
+
+def warn_of_one_server(settings: Settings) -> None:
+    """Warn if cache and broker are one server: eviction and FLUSHALL of the one take the other's data too."""
+    ids = {_run_id(str(settings.cache_url)), _run_id(settings.broker())}
+    if len(ids) == 1 and None not in ids:
+        log.warning(
+            "STOKER_CACHE_URL and STOKER_BROKER_URL are one server: what is evicted or flushed there "
+            "takes queued tasks and jobs with it; give each its own server"
+        )
+
+
+def revoked(request: Any, **_: Any) -> None:
+    """An operator revoked a job's task: the job is over, or the reaper would send it again."""
+    try:
+        runtime.current().jobs.finish(request.id, "aborted", ANY, {"error": "its task was revoked"})
+    except StateUnavailable as error:
+        log.warning("job %s was revoked, but that could not be written down: %s", request.id, error)
+
+
+def _run_id(url: str) -> str | None:
+    try:
+        with redis.Redis.from_url(
+            url, socket_connect_timeout=0.5, socket_timeout=1, decode_responses=True
+        ) as client:
+            return str(client.info("server")["run_id"])
+    except (redis.RedisError, ValueError, KeyError):  # not reachable yet, or hides it: nothing to say
+        return None
