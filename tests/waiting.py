@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 T = TypeVar("T")
 
 
-def wait_until(true: Callable[[], T], within: float = 10.0, describe: Callable[[], str] = str) -> T:
+def wait_until(
+    true: Callable[[], T | Literal[False] | None], within: float = 10.0, describe: Callable[[], str] = str
+) -> T:
     """Return `true()` once it is true.
 
     Raises:

@@ -1,54 +1,31 @@
-"""Caches for these tests: on memory and on Redis, each in a namespace of its own.
+"""Caches for these tests: on memory and on Redis, each in a namespace of its own."""
 
-The server is an embedded Valkey, or the one at STOKER_TEST_REDIS_URL.
-"""
-
-import itertools
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 import redis
 
 from stoker.cache import Cache, CacheConfig
-from stoker.worker.embedded import embedded_server
 
 MakeCache = Callable[..., Cache]
-_numbers = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
-    """A server for the whole session."""
-    given = os.environ.get("STOKER_TEST_REDIS_URL")
-    if given:
-        yield given
-        return
-    with embedded_server("cache") as server:
-        yield server.url
 
 
 @pytest.fixture
-def client(redis_url: str) -> Iterator["redis.Redis"]:
+def client(cache_server: str) -> Iterator[Any]:
     """A plain client of the server, to look behind the cache's back."""
-    with redis.Redis.from_url(redis_url) as plain:
+    with redis.Redis.from_url(cache_server) as plain:
         yield plain
 
 
 @pytest.fixture
-def namespace() -> str:
-    """A namespace that no other test uses."""
-    return f"test-{os.getpid()}-{next(_numbers)}"
-
-
-@pytest.fixture
-def make_redis(redis_url: str, namespace: str) -> Iterator[MakeCache]:
+def make_redis(cache_server: str, namespace: str) -> Iterator[MakeCache]:
     """Make caches on Redis that share this test's namespace, each as another process would have it."""
     with ExitStack() as stack:
 
         def make(**fields: object) -> Cache:
-            config = {"backend": "redis", "redis_url": redis_url, "namespace": namespace, **fields}
+            config = {"backend": "redis", "redis_url": cache_server, "namespace": namespace, **fields}
             return stack.enter_context(Cache(CacheConfig(**config)))  # type: ignore[arg-type]
 
         yield make

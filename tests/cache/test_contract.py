@@ -3,12 +3,13 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
 from stoker.cache import Cache, CacheMechanism, InvalidName, LoaderError, ValueNotSerializable
 from tests.cache.conftest import MakeCache
-from tests.cache.waiting import wait_until
+from tests.waiting import wait_until
 
 
 @dataclass
@@ -269,7 +270,7 @@ def test_threads_may_share_a_cache(cache: Cache) -> None:
     def work(n: int) -> None:
         for i in range(100):
             key = f"k{(n + i) % 7}"
-            if cache.get_or_load(key, lambda key=key: key) != key:
+            if cache.get_or_load(key, partial(str, key)) != key:
                 wrong.append(key)
             if i % 10 == 0:
                 cache.delete(key)

@@ -7,7 +7,7 @@ import redis
 
 from stoker.cache import Cache, CacheConfig
 from stoker.worker.embedded import embedded_server
-from tests.cache.waiting import wait_until
+from tests.waiting import wait_until
 
 LIMIT = 16 * 2**20
 
@@ -30,7 +30,7 @@ def cache(small_url: str) -> Iterator[Cache]:
 
 def used(url: str) -> int:
     with redis.Redis.from_url(url) as client:
-        return int(client.info("memory")["used_memory"])  # type: ignore[index]
+        return int(client.info("memory")["used_memory"])
 
 
 def fill(cache: Cache, name: str, count: int, **options: object) -> None:
@@ -67,7 +67,7 @@ def test_then_what_is_past_its_soft_expiry(cache: Cache, small_url: str) -> None
 def test_then_the_longest_unread(cache: Cache, small_url: str) -> None:
     fill(cache, "old", 2000)
     with redis.Redis.from_url(small_url) as client:
-        wait_until(lambda: client.object("idletime", "{stoker:0}:e::old:0") >= 2, within=10)  # type: ignore[operator]
+        wait_until(lambda: client.object("idletime", "{stoker:0}:e::old:0") >= 2, within=10)
     fill(cache, "new", 2000)
     report = cache.evict(target_bytes=used(small_url) - 1_500_000)
     assert report.unread > 0
@@ -88,7 +88,7 @@ def test_above_the_high_watermark_it_goes_down_to_the_low_one(cache: Cache, smal
     with redis.Redis.from_url(small_url) as client:
         client.config_set("maxmemory", int(used(small_url) / 0.95))
         report = cache.evict()
-        assert report.after_bytes <= 0.8 * int(client.config_get("maxmemory")["maxmemory"]) + 1  # type: ignore[index]
+        assert report.after_bytes <= 0.8 * int(client.config_get("maxmemory")["maxmemory"]) + 1
     assert report.reason == "reached the target"
 
 

@@ -58,7 +58,7 @@ def names(pattern: list[One | None], key: str) -> bool:
     """Row by row: which prefixes of the pattern match which prefixes of the key."""
     row = [True] + [False] * len(key)
     for piece in pattern:
-        if piece is STAR:
+        if piece is None:
             first = row.index(True) if True in row else len(row)
             row = [at >= first for at in range(len(row))]
         else:
@@ -67,7 +67,7 @@ def names(pattern: list[One | None], key: str) -> bool:
 
 
 def text_of(pattern: list[One | None]) -> str:
-    return "".join("*" if piece is STAR else piece.text for piece in pattern)
+    return "".join("*" if piece is None else piece.text for piece in pattern)
 
 
 @settings(deadline=None)  # machines are shared
@@ -93,7 +93,7 @@ def test_the_rule_of_a_pattern_names_the_same_keys(pattern: list[One | None], ke
     }
     assert by_rule[kind] is names(pattern, key)
     only_literals_and_a_star = STAR in pattern and all(
-        piece is not STAR and len(piece.accepted) == 1 and piece.text[0] != "["
+        piece is not None and len(piece.accepted) == 1 and piece.text[0] != "["
         for piece in pattern[: pattern.index(STAR)]
     )
     cheap = only_literals_and_a_star and set(pattern[pattern.index(STAR) :]) == {STAR}
@@ -105,11 +105,10 @@ def test_the_rule_of_a_pattern_names_the_same_keys(pattern: list[One | None], ke
 def test_any_text_either_is_a_pattern_or_is_refused_with_a_position_in_it(text: str) -> None:
     refusal = None
     try:
-        matches = compile_pattern(text)
+        compile_pattern(text)("user:1")
     except InvalidPattern as error:
         refusal = error
     if refusal is None:
-        assert matches("user:1") in (True, False)
         assert classify(text)[0] in Kind
     else:
         assert 0 <= refusal.position <= len(text)

@@ -4,20 +4,19 @@ import threading
 import time
 from typing import Any
 
-import redis
-
-from stoker.cache import Cache
+from stoker.cache import Cache, scan
+from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.keys import ShardKeys
 from tests.cache.conftest import MakeCache
-from tests.cache.waiting import wait_until
+from tests.waiting import wait_until
 
 
-def names(client: "redis.Redis", namespace: str) -> set[str]:
+def names(client: Any, namespace: str) -> set[str]:
     keys = ShardKeys(namespace)
     return {name.decode() for name in client.scan_iter(keys.scan_pattern, count=1000)}
 
 
-def test_only_dead_entries_are_deleted(make_redis: MakeCache, client: "redis.Redis", namespace: str) -> None:
+def test_only_dead_entries_are_deleted(make_redis: MakeCache, client: Any, namespace: str) -> None:
     cache = make_redis()
     cache.set_many({f"user:{i}": i for i in range(50)}, tags=["red"])
     cache.set_many({f"post:{i}": i for i in range(50)}, tags=["blue"])
@@ -32,10 +31,7 @@ def test_only_dead_entries_are_deleted(make_redis: MakeCache, client: "redis.Red
     assert cache.get("user:1", "acme") == "new"
 
 
-def test_an_entry_replaced_under_the_sweep_stays(make_redis: MakeCache, client: "redis.Redis") -> None:
-    from stoker.cache import scan
-    from stoker.cache.backends.redis import RedisBackend
-
+def test_an_entry_replaced_under_the_sweep_stays(make_redis: MakeCache) -> None:
     cache = make_redis()
     cache.set("k", "old")
     link = cache._backend
@@ -72,7 +68,7 @@ def test_it_goes_on_from_its_cursor(make_redis: MakeCache) -> None:
 
 
 def test_it_starts_again_in_another_life_of_the_ban_log(
-    make_redis: MakeCache, client: "redis.Redis", namespace: str
+    make_redis: MakeCache, client: Any, namespace: str
 ) -> None:
     cache = make_redis()
     cache.set_many({f"user:{i}": i for i in range(1000)})
@@ -85,7 +81,7 @@ def test_it_starts_again_in_another_life_of_the_ban_log(
     assert names(client, namespace) == set()
 
 
-def test_what_is_not_ours_is_left_alone(make_redis: MakeCache, client: "redis.Redis", namespace: str) -> None:
+def test_what_is_not_ours_is_left_alone(make_redis: MakeCache, client: Any, namespace: str) -> None:
     cache = make_redis(max_load=0.1, lease=0.1)
     foreign = f"{ShardKeys(namespace).entry_prefix}\xff".encode("latin-1")
     client.set(foreign, b"not a value of ours")

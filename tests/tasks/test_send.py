@@ -56,7 +56,8 @@ def test_the_tasks_themselves_can_be_sent(producer: Settings) -> None:
     assert (queue_length(producer, "maintenance"), queue_length(producer, "warm")) == (1, 1)
 
 
-def test_waiting_ends_with_the_job(producer: Settings) -> None:
+@pytest.mark.usefixtures("producer")
+def test_waiting_ends_with_the_job() -> None:
     job = send.sweep()
     with pytest.raises(TimeoutError, match=r"is still queued after 0\.1 s"):
         job.wait(timeout=0.1)
@@ -64,18 +65,20 @@ def test_waiting_ends_with_the_job(producer: Settings) -> None:
     assert job.wait(timeout=5).report == {"deleted": 3}
 
 
-def test_waiting_for_what_did_not_succeed_raises_how_it_ended(producer: Settings) -> None:
+@pytest.mark.usefixtures("producer")
+def test_waiting_for_what_did_not_succeed_raises_how_it_ended() -> None:
     failed, aborted = send.sweep(), send.evict()
     runtime.current().jobs.finish(failed.id, "failed", ANY, {"error": "no coal"})
     with pytest.raises(JobFailed, match="no coal"):
         failed.wait(timeout=5)
     assert aborted.abort()
-    assert not aborted.abort()
+    assert not failed.abort()
     with pytest.raises(JobAborted):
         aborted.wait(timeout=5)
 
 
-def test_a_job_that_the_server_does_not_know_is_lost(producer: Settings) -> None:
+@pytest.mark.usefixtures("producer")
+def test_a_job_that_the_server_does_not_know_is_lost() -> None:
     with pytest.raises(JobLost, match="send it again"):
         JobHandle("11111111-2222-3333-4444-555555555555").wait(timeout=5)
 

@@ -79,13 +79,14 @@ class CachedFunction(Generic[P, R_co]):
         """
         _, rest = self._split(args)
         arguments = self._loader.signature.bind(rest, kwargs)
+        key, tags = self._loader.key_and_tags(arguments)
         value: R_co = self._cache.get_or_load(
-            self._loader.template.key(arguments),
+            key,
             lambda: self.__wrapped__(*args, **kwargs),
             arguments.get(TENANT),
             self._loader.ttl,
             soft_ttl=self._loader.soft_ttl,
-            tags=self._loader.tags_for(arguments),
+            tags=tags,
             type=self._type,
         )
         return value

@@ -77,7 +77,7 @@ class Loader:
         InvalidName: A tag is not usable.
     """
 
-    __slots__ = ("function", "many", "name", "signature", "soft_ttl", "tags", "template", "ttl")
+    __slots__ = ("_tags_vary", "function", "many", "name", "signature", "soft_ttl", "tags", "template", "ttl")
 
     def __init__(
         self,
@@ -98,6 +98,7 @@ class Loader:
         self.ttl = ttl
         self.soft_ttl = soft_ttl
         self.tags = check_tags(tags)
+        self._tags_vary = any("{" in tag for tag in self.tags)
         self.many = many
         self._check_ttls()
         self._check_tags()
@@ -135,10 +136,15 @@ class Loader:
 
     def tags_for(self, args: Mapping[str, Any]) -> tuple[str, ...]:
         """The tags of the value with these fields. Raises LoaderError as `key`."""
-        if not any("{" in tag for tag in self.tags):
-            return self.tags
+        return self._tags_from(self.template.texts(args)) if self._tags_vary else self.tags
+
+    def key_and_tags(self, args: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+        """Both at once, of arguments that are already bound. Raises LoaderError as `key`."""
         texts = self.template.texts(args)
-        return tuple(tag.format_map(texts) for tag in self.tags)
+        return self.template.filled(texts), self._tags_from(texts)
+
+    def _tags_from(self, texts: Mapping[str, str]) -> tuple[str, ...]:
+        return tuple([tag.format_map(texts) for tag in self.tags]) if self._tags_vary else self.tags
 
     def load(self, keys: Sequence[LoadKey]) -> Loaded:
         """Ask the function for the values of some keys.

@@ -53,7 +53,16 @@ class Signature:
         LoaderError: The function is of another kind, or a parameter has no name to be passed by.
     """
 
-    __slots__ = ("_bindable", "_function", "_positional", "name", "names", "takes_self", "takes_tenant")
+    __slots__ = (
+        "_bindable",
+        "_count",
+        "_function",
+        "_positional",
+        "name",
+        "names",
+        "takes_self",
+        "takes_tenant",
+    )
 
     def __init__(self, function: Callable[..., Any], batch_fields: Sequence[str] | None = None) -> None:
         if not inspect.isfunction(function):
@@ -73,6 +82,7 @@ class Signature:
                 shown = str(parameter).partition(":")[0]
                 raise LoaderError(f"{self.name}: parameter {shown} cannot be passed by name; give it one")
         self._bindable = inspect.Signature(parameters)
+        self._count = len(parameters)
         self._positional = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
         self.takes_tenant = TENANT in self._bindable.parameters
         self.names = tuple(p.name for p in parameters if p.name != TENANT)
@@ -137,17 +147,23 @@ class Signature:
         Raises:
             TypeError: As the call itself would: names the argument that is missing, unknown or given twice.
         """
-        if not kwargs and len(args) == len(self._positional) == len(self._bindable.parameters):
-            return dict(zip(self._positional, args, strict=True))  # much faster than the general case
-        return self._bound(self._bindable.bind, args, kwargs)
+        return self._bound_by_position(args, kwargs) or self._bound(self._bindable.bind, args, kwargs)
 
     def bind_fields(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """As `bind`, but `tenant_id` may be missing even where the function insists on it."""
-        bound = self._bound(self._bindable.bind_partial, args, kwargs)
+        bound = self._bound_by_position(args, kwargs) or self._bound(
+            self._bindable.bind_partial, args, kwargs
+        )
         missing = [name for name in self.names if name not in bound]
         if missing:
             raise TypeError(f"{self.name}: missing {', '.join(missing)}")
         return bound
+
+    def _bound_by_position(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The usual case, several times as fast as the general one: every argument in its place."""
+        if kwargs or len(args) != len(self._positional) or len(args) != self._count:
+            return None
+        return dict(zip(self._positional, args, strict=True))
 
     def _bound(
         self, bind: Callable[..., inspect.BoundArguments], args: Sequence[Any], kwargs: Mapping[str, Any]

@@ -207,7 +207,11 @@ class Template:
 
     def key(self, args: Mapping[str, Any]) -> str:
         """The key of these arguments. Raises LoaderError as `texts`."""
-        return self.text.format_map(self.texts(args))
+        return self.filled(self.texts(args))
+
+    def filled(self, texts: Mapping[str, str]) -> str:
+        """The key with these texts in its fields."""
+        return self.text.format_map(texts)
 
     def match(self, key: str) -> dict[str, Any] | None:
         """The arguments whose key this is, or None if it is no key of this template."""

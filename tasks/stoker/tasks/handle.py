@@ -73,7 +73,7 @@ class JobHandle:
         """Tell the job to stop: at once if it is not running, else after its present batch.
 
         Returns:
-            False if it was over already or is not known.
+            Whether the job is aborted or will be; False if it had ended otherwise, or is not known.
         """
         answer = runtime.current().jobs.finish(self.id, "aborted", NOBODY)
         return answer in ("aborted", "asked")

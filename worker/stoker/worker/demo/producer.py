@@ -84,7 +84,6 @@ class Producer:
             time.sleep(self._rng.uniform(0, 2 * PAUSE_S))
 
     def _change(self, airport: Airport, change: Change) -> None:
-        self._cache.get_or_load(airport.key, tenant_id=airport.country)
         versions = airports.change(loaders.database(), change.rows, change.values)
         newest = versions[airport.number]
         was_old = self._serves_older(airport, newest)

@@ -23,9 +23,9 @@ from stoker.worker.processes import Child, ChildEnded, NotReady, Processes
 from stoker.worker.up import GRACE_S, Stack, start_stack, stop_on_signals
 
 READERS = {  # name -> (threads, longest pause of its loader in seconds)
-    "reader-1": (4, 0.0),
-    "reader-2": (4, 0.0),
-    "slow-reader": (12, 0.3),
+    "reader": (6, 0.0),
+    "slow-reader-1": (8, 0.3),
+    "slow-reader-2": (8, 0.3),
 }
 PRODUCER = "producer"
 ALL_THREADS = 1 + sum(threads for threads, _ in READERS.values())

@@ -1,0 +1,87 @@
+"""Connections: bounded, found dead before use, never reused after a failure."""
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from stoker.cache import Cache, CacheConfig, InvalidationNotAcknowledged
+from stoker.worker.embedded import embedded_server
+from tests.cache.conftest import MakeCache
+from tests.cache.proxy import SlowProxy
+
+
+def test_a_late_answer_is_never_another_requests(cache_server: str, namespace: str) -> None:
+    with (
+        SlowProxy(cache_server) as proxy,
+        Cache(CacheConfig(backend="redis", redis_url=proxy.url, namespace=namespace, timeout=0.2)) as cache,
+    ):
+        for i in range(10):
+            cache.set(f"k{i}", i)
+        for i in range(10):
+            proxy.delay_s = 0.3 if i % 3 == 0 else 0.0
+            assert cache.get(f"k{i}", default=i) == i
+            proxy.delay_s = 0.0
+            assert cache.get(f"k{9 - i}") == 9 - i
+        assert cache.stats().unavailable == 4
+
+
+def test_a_timeout_is_kept_and_a_change_in_doubt_is_an_error(cache_server: str, namespace: str) -> None:
+    with (
+        SlowProxy(cache_server) as proxy,
+        Cache(CacheConfig(backend="redis", redis_url=proxy.url, namespace=namespace, timeout=0.2)) as cache,
+    ):
+        cache.set("k", 1)
+        proxy.delay_s = 5.0
+        began = time.monotonic()
+        with pytest.raises(InvalidationNotAcknowledged, match="Timeout"):
+            cache.delete("k")
+        assert time.monotonic() - began < 2
+
+
+def test_connections_are_bounded_and_the_error_says_what_to_raise(cache_server: str, namespace: str) -> None:
+    with SlowProxy(cache_server) as proxy:
+        config = CacheConfig(
+            backend="redis", redis_url=proxy.url, namespace=namespace, max_connections=1, timeout=0.3
+        )
+        with Cache(config) as cache:
+            cache.set("k", 1)
+            proxy.delay_s = 0.25
+            slow = threading.Thread(target=lambda: [cache.get("k") for _ in range(4)])
+            slow.start()
+            errors = []
+            while slow.is_alive():
+                try:
+                    cache.delete("other")
+                except InvalidationNotAcknowledged as error:
+                    errors.append(str(error))
+            slow.join()
+            assert cache.stats().unavailable == len(errors)
+            assert all("raise max_connections" in error for error in errors)
+
+
+def test_a_restarted_server_is_found_at_the_next_call(namespace: str) -> None:
+    with embedded_server("cache") as server:
+        cache = Cache(CacheConfig(backend="redis", redis_url=server.url, namespace=namespace))
+        cache.set("k", 1)
+    assert cache.get("k") is None
+    assert cache.get_or_load("k", lambda: 2) == 2
+    cache.close()
+
+
+def test_connections_do_not_pile_up(make_redis: MakeCache, client: Any) -> None:
+    cache = make_redis()
+    cache.set("k", 1)
+    before = len(client.client_list())
+
+    def work() -> None:
+        for _ in range(200):
+            cache.get("k")
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(client.client_list()) - before <= 3

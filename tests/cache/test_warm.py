@@ -1,0 +1,160 @@
+"""Warming: what is written, what is skipped, what is reported, where it resumes."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from stoker.cache import Cache, CacheConfig, LoadKey
+from stoker.cache.loaders import Loader, Registry
+
+
+class Source:
+    """Where the loaders of these tests get their values, and who can misbehave."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.during: Callable[[], object] = lambda: None
+
+    def many(self, keys: list[LoadKey]) -> dict[str, Any]:
+        self.calls.append([key.key for key in keys])
+        self.during()
+        return {key.key: [key.tenant_id, key.args["n"]] for key in keys if key.args["n"] != "none"}
+
+    def one(self, n: str) -> Any:
+        if n == "bad":
+            raise RuntimeError("no such row")
+        return object() if n == "odd" else n
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+@pytest.fixture
+def registry(source: Source) -> Registry:
+    registry = Registry()
+
+    def items(keys: list[LoadKey]) -> dict[str, Any]:
+        return source.many(keys)
+
+    def row(n: str) -> Any:
+        return source.one(n)
+
+    registry.add(Loader("item:{n}", items, many=True, ttl=60, tags=["items"]))
+    registry.add(Loader("row:{n}", row))
+    return registry
+
+
+@pytest.fixture(params=["memory", "redis"])
+def cache(request: pytest.FixtureRequest, registry: Registry, cache_server: str, namespace: str) -> Any:
+    config = CacheConfig(
+        backend=request.param,
+        redis_url=cache_server,
+        namespace=namespace,
+        lease=0.3,
+        max_load=5,
+        max_size=10_000,
+    )
+    with Cache(config, registry=registry) as opened:
+        yield opened
+
+
+def test_keys_are_loaded_in_batches_and_stored(cache: Cache, source: Source) -> None:
+    report = cache.warm([f"item:{i}" for i in range(1200)], "acme")
+    assert (report.asked, report.written, report.failed) == (1200, 1200, 0)
+    assert report.checked == report.readable > 0
+    assert [len(call) for call in source.calls] == [500, 500, 200]
+    assert cache.get("item:7", "acme") == ["acme", "7"]
+    cache.invalidate_tags(["items"], "acme")
+    assert cache.get("item:7", "acme") is None
+
+
+def test_keys_may_come_by_tenant(cache: Cache) -> None:
+    report = cache.warm({"acme": ["item:1", "item:2"], "globex": ["item:1"]})
+    assert report.written == 3
+    assert cache.get("item:1", "globex") == ["globex", "1"]
+
+
+def test_what_is_fresh_is_not_loaded_again(cache: Cache, source: Source) -> None:
+    cache.set("item:1", "newer")
+    report = cache.warm(["item:1", "item:2"])
+    assert (report.fresh, report.written) == (1, 1)
+    assert source.calls == [["item:2"]]
+    assert cache.get("item:1") == "newer"
+
+
+def test_one_bad_key_does_not_hold_the_rest(cache: Cache) -> None:
+    encodes = cache.backend == "redis"  # the memory backend keeps any object
+    report = cache.warm(["row:1", "row:bad", "row:odd", "item:none", "nobody:1", "row:2"])
+    assert (report.asked, report.missing) == (6, 1)
+    assert (report.written, report.failed) == ((2, 3) if encodes else (3, 2))
+    messages = dict(report.errors)
+    assert messages["row:bad"] == "RuntimeError: no such row"
+    assert ("cannot be encoded" in messages.get("row:odd", "")) is encodes
+    assert messages["nobody:1"] == "no loader is registered for it"
+    if encodes:  # nobody waits for a lease left behind
+        assert cache.get_or_load("row:odd", lambda: "fixed") == "fixed"
+
+
+def test_what_is_invalidated_under_the_load_is_loaded_again(cache: Cache, source: Source) -> None:
+    source.during = lambda: cache.invalidate_pattern("item:*") if len(source.calls) == 1 else None
+    report = cache.warm(["item:1", "item:2"])
+    assert (report.written, report.refused) == (2, 0)
+    assert len(source.calls) == 2
+    assert cache.get("item:1") == [None, "1"]
+
+
+def test_what_is_invalidated_under_every_load_is_refused(cache: Cache, source: Source) -> None:
+    source.during = lambda: cache.invalidate_tags(["items"])
+    report = cache.warm(["item:1"])
+    assert (report.written, report.refused) == (0, 1)
+    assert cache.get("item:1") is None
+
+
+def test_a_key_that_another_loads_is_waited_for(cache: Cache) -> None:
+    loading, go_on = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        loading.set()
+        go_on.wait(10)
+        return "theirs"
+
+    reader = threading.Thread(target=cache.get_or_load, args=("item:1", slow))
+    reader.start()
+    loading.wait(10)
+    steps = cache.warm_steps(["item:1", "item:2"])
+    assert next(steps).report.written == 1
+    go_on.set()
+    reader.join()
+    *_, last = steps
+    assert (last.report.fresh, last.report.written) == (1, 1)
+    assert cache.get("item:1") == "theirs"
+
+
+def test_it_goes_on_from_its_cursor(cache: Cache, source: Source) -> None:
+    keys = [f"item:{i}" for i in range(1000)]
+    steps = cache.warm_steps(keys, batch=100)
+    for _ in range(4):
+        step = next(steps)
+    steps.close()  # type: ignore[attr-defined]
+    *_, last = cache.warm_steps(keys, batch=100, cursor=step.cursor)
+    assert (last.report.asked, last.report.written) == (1000, 1000)
+    assert len(source.calls) == 10
+    assert (last.done, last.total) == (1000, 1000)
+
+
+def test_leases_that_a_killed_warmer_left_are_outlived(cache: Cache) -> None:
+    left = cache._backend.acquire([(None, "item:1")])
+    if cache.backend == "memory":
+        cache._backend.release([lease for lease, _ in left])  # type: ignore[misc]
+    report = cache.warm(["item:1", "item:2"])
+    assert report.written == 2
+
+
+def test_a_stream_of_unknown_length_has_no_total(cache: Cache) -> None:
+    steps = list(cache.warm_steps((f"item:{i}" for i in range(300)), batch=100))
+    assert [step.total for step in steps] == [None, None, None, 300]
+    assert steps[-1].report.written == 300

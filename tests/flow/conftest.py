@@ -1,0 +1,138 @@
+"""A whole deployment: servers, workers, beat and Flower as real processes, with this process as their producer."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from stoker.cache import Cache
+from stoker.config import Settings, open_cache
+from stoker.tasks import JobHandle, JobStatus, configure, runtime
+from stoker.tasks.job import JobStore
+from stoker.worker.processes import Child, Processes
+from tests.flow.loaders import loads_key
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+_COMMAND = "from stoker.worker.cli import main; main()"
+
+
+class Deployment:
+    """What a test starts, and how it looks at what happens.
+
+    The life of locks and leases is short, so that what a kill leaves behind is taken over within seconds.
+    """
+
+    def __init__(self, environment: dict[str, str], processes: Processes) -> None:
+        self.environment = environment
+        self.settings = Settings()
+        self._processes = processes
+        self._children: list[Child] = []
+
+    @property
+    def jobs(self) -> JobStore:
+        return runtime.current().jobs
+
+    @property
+    def cache(self) -> Cache:
+        return runtime.current().cache
+
+    def start(self, name: str, *arguments: str, ready: str, **environment: str) -> Child:
+        """Run a `stoker` command and wait until its log holds `ready`."""
+        child = self.launch(name, *arguments, **environment)
+        self._processes.wait_until(lambda: ready in child.log.read_text(errors="replace"), child, 30)
+        return child
+
+    def launch(self, name: str, *arguments: str, **environment: str) -> Child:
+        command = [sys.executable, "-c", _COMMAND, *arguments]
+        child = self._processes.start(name, command, {**self.environment, **environment})
+        self._children.append(child)
+        return child
+
+    def worker(self, name: str = "a", **environment: str) -> Child:
+        """A worker with one process for all queues."""
+        return self.start(
+            name, "worker", "--name", name, "--concurrency", "1", ready=" ready.", **environment
+        )
+
+    def kill(self, child: Child) -> None:
+        """SIGKILL a command and all its processes."""
+        os.killpg(child.pid, signal.SIGKILL)
+        child.process.wait(5)
+        self._processes.stop([child], 0)
+        self._children.remove(child)
+
+    def kill_all(self) -> None:
+        """Nothing is kept after a test, so nobody waits for a graceful end."""
+        for child in self._children[:]:
+            self.kill(child)
+
+    def loads(self) -> int:
+        """Keys that the loaders of all workers were asked for."""
+        with redis.Redis.from_url(self.settings.broker()) as client:
+            return int(client.get(loads_key(self.settings.namespace)) or 0)  # type: ignore[arg-type]
+
+    def entries(self) -> int:
+        """Entries that are physically there, dead or alive."""
+        with redis.Redis.from_url(str(self.settings.cache_url)) as client:
+            return sum(1 for _ in client.scan_iter(f"{{{self.settings.namespace}:0}}:e:*", count=1000))
+
+    def newest(self, kind: str) -> JobStatus | None:
+        return next((job for job in self.jobs.recent(100) if job.kind == kind), None)
+
+    def wait_for(self, job: JobHandle, reached: Callable[[JobStatus], bool], within: float = 20) -> JobStatus:
+        """The job's status once `reached`; fails at once if it ends without."""
+
+        def look() -> JobStatus | None:
+            status = job.status()
+            assert reached(status) or not status.final, status
+            return status if reached(status) else None
+
+        return wait_until(look, within, lambda: str(job.status()))
+
+
+@pytest.fixture
+def environment(
+    cache_server: str, broker_server: str, namespace: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> dict[str, str]:
+    """The variables of every process of the deployment, this one's too."""
+    monkeypatch.chdir(tmp_path)
+    ours = {
+        "STOKER_CACHE_URL": cache_server,
+        "STOKER_BROKER_URL": broker_server,
+        "STOKER_NAMESPACE": namespace,
+        "STOKER_LOADERS": "tests.flow.loaders",
+        "STOKER_LEASE": "1",
+        "STOKER_JOB__BATCH": "20",
+        "STOKER_JOB__LOCK_TTL": "1",
+        "STOKER_JOB__SWEEP_DELAY": "0",
+        "STOKER_WORKER__VISIBILITY_TIMEOUT": "3",
+        "STOKER_WORKER__RESTORE_EVERY": "1",
+        "STOKER_WORKER__SHUTDOWN_TIMEOUT": "0.1",
+        "STOKER_TEST_LOAD_SECONDS": "0.005",
+        "PYTHONPATH": str(ROOT),
+    }
+    for name, value in ours.items():
+        monkeypatch.setenv(name, value)
+    return dict(os.environ)
+
+
+@pytest.fixture
+def deployment(environment: dict[str, str]) -> Iterator[Deployment]:
+    with Processes() as processes:
+        deployment = Deployment(environment, processes)
+        configure(deployment.settings)
+        yield deployment
+        runtime.current().close()
+        deployment.kill_all()
+
+
+@pytest.fixture
+def other_cache(deployment: Deployment) -> Iterator[Cache]:
+    """The cache as an app in another process would have it."""
+    with open_cache(deployment.settings) as cache:
+        yield cache
