@@ -10,7 +10,8 @@ from stoker.cache import Cache, InvalidationNotAcknowledged, PlacementMismatch, 
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.bans import MAX_SEQ, Control
 from stoker.cache.keys import ShardKeys
-from stoker.cache.protocol import Call, Shard
+from stoker.cache.protocol import Shard
+from stoker.cache.wire import Call
 from tests.cache.conftest import MakeCache
 
 Client = Any  # redis.Redis, whose annotations know sync and async answers at once

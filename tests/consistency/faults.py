@@ -137,7 +137,7 @@ def cut(stage: Stage) -> None:
 
     def heal() -> None:
         if stage.server is server:
-            server.admin.execute_command("ACL", "SETUSER", reader, "on", "nopass", "~*", "&*", "+@all")
+            server.let_in(reader)
 
     stage.after(stage.chance.uniform(0.2, 0.8), heal)
 

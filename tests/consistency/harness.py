@@ -70,9 +70,8 @@ class Outcome:
     def __str__(self) -> str:
         figures = " ".join(f"{name}={n}" for name, n in (self.totals | self.struck).items())
         without = f" without={','.join(self.plan.broken)}" if self.plan.broken else ""
-        return (
-            f"seed={self.plan.seed} seconds={self.seconds:.1f}{without} {figures} unstopped={self.unstopped}"
-        )
+        left = f"unstopped={self.unstopped} unexpired={len(self.unexpired)}"
+        return f"seed={self.plan.seed} seconds={self.seconds:.1f}{without} {figures} {left}"
 
 
 class Run:
@@ -169,14 +168,16 @@ class Run:
 
     def _look_back(self) -> list[str]:
         """Read everything once more, in a cache that knows nothing yet. Returns keys that will stay for ever."""
+        if not self.plan.url:
+            self.server.admin.config_set("maxmemory", 0)
         post = self._post(len(roles.CREW))
         roles.look_back(post)
-        with redis.Redis.from_url(post.url, decode_responses=True) as server:
-            names = list(server.scan_iter(f"{{{self._namespace}*", count=1000))
-            kept = set(control_keys(self._namespace))
-            unexpired = [name for name in names if name not in kept and server.ttl(name) == -1]
+        with redis.Redis.from_url(post.url, decode_responses=True) as client:
+            names = list(client.scan_iter(f"{{{self._namespace}*", count=1000))
+            kept = control_keys(self._namespace)
+            unexpired = [name for name in names if name not in kept and client.ttl(name) == -1]
             if self.plan.url and names:
-                server.delete(*names)
+                client.delete(*names)
         return unexpired
 
 

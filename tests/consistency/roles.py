@@ -347,7 +347,7 @@ def look_back(post: Post) -> None:
 
 def begin(post: Post, role: Callable[[Post], None]) -> None:
     """Take up a role in this process."""
-    global _source  # noqa: PLW0603 - the registered loaders of this process read it
+    global _source
     _source = post.world, random.Random(post.seed + 1)
     role(post)
 

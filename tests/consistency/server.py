@@ -55,6 +55,12 @@ class Server:
             else:
                 return
 
+    def let_in(self, user: str) -> None:
+        """Let a user log in again that was deleted."""
+        self.admin.acl_setuser(
+            user, enabled=True, nopass=True, keys=["*"], channels=["*"], categories=["+@all"]
+        )
+
     def take(self, address: Path) -> None:
         """Have the address, instead of whoever had it: new connections come here."""
         link = address.with_suffix(".new")

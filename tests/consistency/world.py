@@ -21,9 +21,22 @@ TAGS = tuple(f"group {n}" for n in range(GROUPS))
 NAMES = len(TENANTS) * len(KEYS)
 PAD = "x" * 100
 
-COUNTS = (
-    "reads hits loads stale wrong acks unacked warmed sweeps retired tokens_stored tokens_refused unavailable errors"
-).split()
+COUNTS: tuple[str, ...] = (
+    "reads",
+    "hits",
+    "loads",
+    "stale",
+    "wrong",
+    "acks",
+    "unacked",
+    "warmed",
+    "sweeps",
+    "retired",
+    "tokens_stored",
+    "tokens_refused",
+    "unavailable",
+    "errors",
+)
 SLOTS = 16
 _STOP, _COUNTS_AT = 2 * NAMES, 2 * NAMES + 1
 _CELLS = _COUNTS_AT + SLOTS * len(COUNTS)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import redis
+from celery.app.control import Control
 
 from stoker.cache import Cache
 from stoker.config import Settings, open_cache
 from stoker.tasks import JobHandle, JobStatus, configure, runtime
+from stoker.tasks.app import app
 from stoker.tasks.job import JobStore
 from stoker.worker.processes import Child, Processes
 from tests.flow.loaders import loads_key
@@ -38,6 +40,11 @@ class Deployment:
         return runtime.current().jobs
 
     @property
+    def control(self) -> Control:
+        """Celery's remote control of the workers."""
+        return app.control
+
+    @property
     def cache(self) -> Cache:
         return runtime.current().cache
 
@@ -61,10 +68,18 @@ class Deployment:
 
     def kill(self, child: Child) -> None:
         """SIGKILL a command and all its processes."""
-        os.killpg(child.pid, signal.SIGKILL)
-        child.process.wait(5)
+        if child.process.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.process.wait(5)
         self._processes.stop([child], 0)
         self._children.remove(child)
+
+    def end(self, child: Child) -> int:
+        """SIGTERM a command and wait for its end; returns its exit code."""
+        child.process.terminate()
+        code = child.process.wait(20)
+        self.kill(child)
+        return code
 
     def kill_all(self) -> None:
         """Nothing is kept after a test, so nobody waits for a graceful end."""

@@ -118,7 +118,7 @@ def test_a_job_whose_process_alone_is_killed_goes_on_in_the_same_worker(deployme
     deployment.worker()
     job = send.warm(slow_keys(400))
     deployment.wait_for(job, lambda status: status.done >= 100)
-    stats = tasks.warm.app.control.inspect(timeout=3).stats() or {}
+    stats = deployment.control.inspect(timeout=3).stats() or {}
     (process,) = [
         pid for name, found in stats.items() if name.startswith("a@") for pid in found["pool"]["processes"]
     ]

@@ -24,19 +24,16 @@ from stoker.cache.errors import (
     ConfigError,
     InvalidationNotAcknowledged,
     InvalidName,
-    LoaderError,
 )
-from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
-from stoker.cache.loaders import Loader, LoadKey, Registry, default_registry
-from stoker.cache.loading import Loading, Request
+from stoker.cache.loaders import Registry, default_registry
+from stoker.cache.loading import Loading
 from stoker.cache.options import CacheConfig, Hooks, Seconds, ttl_ms
 from stoker.cache.protocol import Lease
+from stoker.cache.requests import Request, Requests
 from stoker.cache.stats import CacheStats, Counters
-from stoker.cache.steps import Step
-from stoker.cache.sweep import SweepReport
-from stoker.cache.tenancy import check_key, check_tags, tenant_field
-from stoker.cache.warm import Keys, Warmer, WarmReport
+from stoker.cache.tenancy import check_key, check_tags
+from stoker.cache.verbs import Verbs
 
 R = TypeVar("R")
 log = logging.getLogger(__name__)
@@ -52,7 +49,7 @@ class Token:
         return f"Token(key={self.lease.key!r}, tenant_id={self.lease.tenant_id!r})"
 
 
-class Cache:
+class Cache(Verbs):
     """A cache in this process or on Redis, with the same semantics.
 
     Threads may share one; a forked child may go on with its parent's (it opens connections of its own). The
@@ -76,6 +73,7 @@ class Cache:
         self._hooks = hooks or Hooks()
         self._registry = registry
         self._counters = Counters()
+        self._requests = Requests(self.config, registry)
         self._backend: Backend
         if self.config.backend == "memory":
             self._backend = MemoryBackend(self.config, self._counters)
@@ -83,7 +81,6 @@ class Cache:
             self._backend = RedisBackend(self.config, self._counters, self._tell)
         self._loading = Loading(self.config, self._backend, self._counters)
         _CACHES.add(self)
-        self._default_ttl_ms = 0 if self.config.default_ttl is None else ttl_ms(self.config.default_ttl)
 
     @property
     def backend(self) -> str:
@@ -153,48 +150,13 @@ class Cache:
             LoaderError: There is neither `load` nor a registered loader, or the loader has no value for the key.
             Exception: Whatever the loader raises.
         """
-        request = self._request(check_key(key), load, tenant_id, ttl, soft_ttl, tags, type)
+        request = self._requests.read(key, load, tenant_id, ttl, soft_ttl, tags, type)
         hit = self._read(tenant_id, key, type)
         if hit is None:
             return self._loading.load_once(request)
         if hit.stale:
             self._refresh(request)
         return hit.value
-
-    def _request(
-        self,
-        key: str,
-        load: Callable[[], Any] | None,
-        tenant_id: str | None,
-        ttl: Seconds | None,
-        soft_ttl: Seconds | None,
-        tags: Iterable[str],
-        type: Any,
-    ) -> Request:
-        tenant_field(tenant_id)
-        checked = check_tags(tags)
-        if load is not None:
-            return Request(key, tenant_id, load, *self._ttls(ttl, soft_ttl), checked, type)
-        loader, args = self._loader_of(key)
-        load_key = LoadKey(key, args, tenant_id)
-        ttls = self._ttls(ttl or loader.ttl, soft_ttl or loader.soft_ttl)
-        return Request(
-            key, tenant_id, lambda: _load_one(loader, load_key), *ttls, checked or loader.tags_for(args), type
-        )
-
-    def _loader_of(self, key: str) -> tuple[Loader, dict[str, Any]]:
-        found = self._registry.find(key)
-        if found is None:
-            reason = self._registry.why_not(key) or "register one with @loader, or pass load="
-            raise LoaderError(f"key {key!r} has no loader: {reason}")
-        return found
-
-    def _ttls(self, ttl: Seconds | None, soft_ttl: Seconds | None) -> tuple[int, int]:
-        hard = self._default_ttl_ms if ttl is None else ttl_ms(ttl)
-        soft = 0 if soft_ttl is None else ttl_ms(soft_ttl, "soft_ttl")
-        if soft and hard and soft >= hard:
-            raise ConfigError("soft_ttl", soft_ttl, f"must be below the ttl of {hard / 1000:g} s")
-        return hard, soft
 
     def _refresh(self, request: Request) -> None:
         if self._hooks.on_refresh is None:
@@ -228,7 +190,7 @@ class Cache:
             InvalidationNotAcknowledged: Whether it took effect is unknown.
             ValueNotSerializable: It cannot be encoded; the old value stays.
         """
-        write = self._write(value, ttl, soft_ttl, tags)
+        write = self._requests.write(value, ttl, soft_ttl, tags)
         if token is not None:
             return self._set_with(token, check_key(key), tenant_id, write)
         with self._acknowledged("set"):
@@ -260,16 +222,16 @@ class Cache:
     ) -> bool:
         """Store every value in few round trips; True if all were stored. None is, if one cannot be encoded."""
         tags = check_tags(tags)
-        writes = [(check_key(key), self._write(value, ttl, soft_ttl, tags)) for key, value in values.items()]
+        writes = [
+            (check_key(key), self._requests.write(value, ttl, soft_ttl, tags))
+            for key, value in values.items()
+        ]
         if not writes:
             return True
         with self._acknowledged("set_many"):
             stored = self._backend.store(tenant_id, writes)
         self._counters.sets += len(writes)
         return all(stored)
-
-    def _write(self, value: Any, ttl: Seconds | None, soft_ttl: Seconds | None, tags: Iterable[str]) -> Write:
-        return Write(value, *self._ttls(ttl, soft_ttl), check_tags(tags), 0)
 
     def snapshot(self, key: str, tenant_id: str | None = None, *, hold: Seconds = 30.0) -> Token:
         """Begin to compute a value for long: `set(token=...)` will notice what happened to the key meanwhile.
@@ -334,69 +296,6 @@ class Cache:
         except CacheUnavailable as error:
             self._unavailable(error)
             raise InvalidationNotAcknowledged(operation, error.reason) from error
-
-    # -- verbs ------------------------------------------------------------------------------------------------
-
-    def warm(self, keys: Keys, tenant_id: str | None = None, *, batch: int = 500) -> WarmReport:
-        """Load and store those keys that are not fresh, by their registered loaders.
-
-        Args:
-            keys: Keys of the tenant, or a dict of tenant to keys. May be an iterator of any length.
-            batch: Keys of one round trip and one call of a batch loader.
-
-        Raises:
-            CacheUnavailable: The server cannot be asked.
-        """
-        return _last(self.warm_steps(keys, tenant_id, batch=batch))
-
-    def warm_steps(
-        self,
-        keys: Keys,
-        tenant_id: str | None = None,
-        *,
-        batch: int = 500,
-        cursor: dict[str, Any] | None = None,
-    ) -> Iterator[Step[WarmReport]]:
-        """As `warm`, yielding after each batch; `cursor` of an earlier step skips what it had done."""
-        warmer = Warmer(self._backend, self._registry, self._loading.keeper, self._policy, self.config.lease)
-        return warmer.steps(keys, tenant_id, batch, cursor)
-
-    def _policy(self, loader: Loader) -> tuple[int, int]:
-        hard, soft = self._ttls(loader.ttl, loader.soft_ttl)
-        return self._loading.jittered(hard), self._loading.jittered(soft)
-
-    def sweep(self) -> SweepReport:
-        """Unlink what invalidations have killed, and shorten the ban log.
-
-        Raises:
-            CacheUnavailable: The server cannot be asked.
-        """
-        return _last(self.sweep_steps())
-
-    def sweep_steps(
-        self, *, batch: int = 500, cursor: dict[str, Any] | None = None
-    ) -> Iterator[Step[SweepReport]]:
-        """As `sweep`, yielding after each batch."""
-        return self._backend.sweep_steps(batch, cursor)
-
-    def evict(self, *, target_bytes: int | None = None) -> EvictReport:
-        """Drop dead entries, then those past their soft expiry, then the longest unread, down to the low watermark.
-
-        Acts only above the high watermark of the server's `maxmemory`, unless `target_bytes` says where to stop. On
-        the memory backend the watermarks are shares of `max_size` and `target_bytes` counts entries.
-
-        Raises:
-            CacheUnavailable: The server cannot be asked.
-        """
-        return _last(self.evict_steps(target_bytes=target_bytes))
-
-    def evict_steps(
-        self, *, target_bytes: int | None = None, batch: int = 500, cursor: dict[str, Any] | None = None
-    ) -> Iterator[Step[EvictReport]]:
-        """As `evict`, yielding after each batch."""
-        if target_bytes is not None and target_bytes < 0:
-            raise ConfigError("target_bytes", target_bytes, "must not be negative")
-        return self._backend.evict_steps(target_bytes, batch, cursor)
 
     def cached(
         self,
@@ -465,20 +364,6 @@ class Cache:
                 self._hooks.on_event(name, facts)
             except Exception:
                 log.exception("the on_event hook failed for %s", name)
-
-
-def _load_one(loader: Loader, key: LoadKey) -> Any:
-    loaded = loader.load([key])
-    if key.key in loaded.errors:
-        raise loaded.errors[key.key]
-    if key.key not in loaded.values:
-        raise LoaderError(f"{loader.name} returned no value for key {key.key!r}")
-    return loaded.values[key.key]
-
-
-def _last(steps: Iterator[Step[R]]) -> R:
-    *_, last = steps
-    return last.report
 
 
 _CACHES: "weakref.WeakSet[Cache]" = weakref.WeakSet()

@@ -42,8 +42,7 @@ class Flight:
         began: When its load began (monotonic seconds), once it has; who called before may take the value.
         loaded: Whether `value` is there.
         closing: Set before the fill is sent; who joins later does not take the value as a stored one.
-        lease: Under which the value was loaded.
-        accepted: Whether the fill was stored.
+        accepted: Whether the fill was stored, and alive afterwards.
         value: What the loader returned.
     """
 
@@ -52,7 +51,6 @@ class Flight:
     began: float = math.inf
     loaded: bool = False
     closing: bool = False
-    lease: Lease | None = None
     accepted: bool = False
     value: Any = None
 
@@ -85,12 +83,6 @@ class Release(NamedTuple):
     lease: Lease
 
 
-class Passes(NamedTuple):
-    """Whether a value loaded under the lease passes this process's own view of the ban log."""
-
-    lease: Lease
-
-
 class Wait(NamedTuple):
     """Wait for a flight to land, at most so many seconds."""
 
@@ -104,7 +96,7 @@ class Sleep(NamedTuple):
     seconds: float
 
 
-Effect = Read | Acquire | Load | Fill | Release | Passes | Wait | Sleep
+Effect = Read | Acquire | Load | Fill | Release | Wait | Sleep
 Flights = dict[tuple[str | None, str], Flight]
 
 
@@ -152,15 +144,13 @@ def load_once(
 
 def _follow(flight: Flight, called: float, deadline: float) -> Generator[Effect, Any, tuple[bool, Any]]:
     """Rule 9: take the leader's value if its load began after this call did; else only if it was not yet on its way
-    when this caller joined, was stored, and is not banned.
+    when this caller joined, and was stored and alive afterwards: what this caller knows to be invalidated is in there.
     """
     in_time = joined_in_time(flight)
     yield Wait(flight, max(0.0, deadline - time.monotonic()))
     if flight.loaded and flight.began > called:
         return True, flight.value
-    if in_time and flight.accepted and flight.lease is not None and (yield Passes(flight.lease)):
-        return True, flight.value
-    return False, None
+    return in_time and flight.accepted, flight.value
 
 
 def joined_in_time(flight: Flight) -> bool:
@@ -188,7 +178,6 @@ def _lead(flight: Flight) -> Generator[Effect, Any, tuple[bool, Any]]:
     except BaseException:
         yield Release(lease)
         raise
-    flight.lease = lease
     flight.closing = True
     try:
         flight.accepted = yield Fill(lease, value, load_us)

@@ -4,12 +4,10 @@ The engine hands over a `Request` after a miss or a stale hit.
 """
 
 import logging
-import random
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 from stoker.cache import flight
@@ -19,24 +17,12 @@ from stoker.cache.flight import Effect, Flight, Flights
 from stoker.cache.leases import LeaseKeeper
 from stoker.cache.options import CacheConfig
 from stoker.cache.protocol import Lease, Name
+from stoker.cache.requests import Request
 from stoker.cache.stats import Counters
 
 log = logging.getLogger(__name__)
 _REFRESHERS = 2
 """Threads that refresh soft-expired entries in this process."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One call of `get_or_load`; TTLs in ms, 0 for never."""
-
-    key: str
-    tenant_id: str | None
-    load: Callable[[], Any]
-    ttl_ms: int
-    soft_ms: int
-    tags: tuple[str, ...]
-    type: Any
 
 
 class Loading:
@@ -86,8 +72,6 @@ class Loading:
                 return self._fill(lease, request, value, load_us)
             case flight.Read():
                 return self._backend.read(request.tenant_id, request.key, request.type)
-            case flight.Passes(lease):
-                return self._backend.passes(lease, request.tags)
             case flight.Wait(other, seconds):
                 other.landed.wait(seconds)
             case flight.Sleep(seconds):
@@ -108,9 +92,7 @@ class Loading:
         return value, round((time.perf_counter() - began) * 1e6)
 
     def _fill(self, lease: Lease, request: Request, value: Any, load_us: int) -> bool:
-        write = Write(
-            value, self.jittered(request.ttl_ms), self.jittered(request.soft_ms), request.tags, load_us
-        )
+        write = Write(value, request.ttl_ms, request.soft_ms, request.tags, load_us)
         try:
             stored = self._backend.fill([(lease, write)])[0]
         except CacheUnavailable as error:
@@ -124,10 +106,6 @@ class Loading:
         else:
             self._counters.refused_fills += 1
         return stored
-
-    def jittered(self, ms: int) -> int:
-        """Shorter by up to `ttl_jitter`, so that what was loaded together does not expire together."""
-        return max(1, round(ms * (1 - random.random() * self._config.ttl_jitter))) if ms else 0
 
     def _release(self, lease: Lease) -> None:
         try:

@@ -1,63 +1,20 @@
-"""The rules of leases, ban log and boot fence, without I/O: what to send, and what to make of the answer.
+"""The rules of leases, fills and reads on one shard, without I/O: what to send, and what to make of the answer.
 
-Every operation is a generator that yields an `Exchange` (commands for one round trip on one connection) and is sent
-an `Answer`. Whoever drives it only moves bytes: `backends.redis` does for the sync engine. The rules and their numbers
-are in docs/design.md. A `Shard` may be shared by threads; its lock is never held across a yield.
+Every operation is a generator of exchanges (see `wire`); whoever drives it only moves bytes: `transport` does for the
+sync engine. The rules and their numbers are in docs/design.md; those of the control record are in `control`.
 """
 
 import os
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from threading import Lock
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from stoker.cache import entry, scripts
-from stoker.cache.bans import MAX_SEQ, Control, Rule, View, sentinel
+from stoker.cache.bans import Control, Rule, View
+from stoker.cache.control import ATTEMPTS, BanLog
 from stoker.cache.entry import Meta, Stamp
 from stoker.cache.errors import CacheUnavailable
-from stoker.cache.keys import ShardKeys
-from stoker.cache.placement import Map
-from stoker.cache.scripts import Script
 from stoker.cache.tenancy import tenant_field
-
-T = TypeVar("T")
-ATTEMPTS = 4
-"""How often an operation catches up with moving control state before it gives up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A script, its keys and its arguments. The connection puts its server's id before the arguments."""
-
-    script: Script
-    keys: tuple[bytes, ...]
-    args: tuple[bytes | str | int, ...]
-
-
-Command = tuple[bytes | str | int, ...] | Call
-Exchange = tuple[Command, ...]
-
-
-class Answer(NamedTuple):
-    """One reply a command, in order, errors as values.
-
-    `server` is what the boot fence calls the server process that gave them, `process` that process itself.
-    """
-
-    replies: list[Any]
-    server: bytes
-    process: bytes
-
-    def reply(self, index: int = -1) -> Any:
-        """A reply; an error is raised as CacheUnavailable."""
-        reply = self.replies[index]
-        if isinstance(reply, Exception):
-            raise refusal(reply)
-        return reply
-
-
-Operation = Generator[Exchange, Answer, T]
-
+from stoker.cache.wire import Call, Operation, out_of_memory
 
 Name = tuple[str | None, str]
 """A tenant (None: the shared key space) and a key."""
@@ -98,187 +55,8 @@ LEASE, TOKEN = b"l", b"t"
 """First byte of a lease's secret: a load under way, or a snapshot's token."""
 
 
-def refusal(error: Exception) -> CacheUnavailable:
-    """The server's error as ours, with what to do where that is known."""
-    text = str(error)
-    if "NOPERM" in text or "no permissions" in text.lower():
-        text += "; the user's ACL must allow the commands listed in docs/operations.md"
-    return CacheUnavailable("redis", text)
-
-
-def out_of_memory(reply: object) -> bool:
-    """Whether a reply is the server's refusal to use more memory."""
-    return isinstance(reply, Exception) and ("OOM" in str(reply) or "maxmemory" in str(reply))
-
-
-def _both(replies: list[Any]) -> tuple[bytes | None, list[tuple[bytes, float]]]:
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise refusal(reply)
-    raw, members = replies
-    return raw, members
-
-
-def _rules(members: Sequence[tuple[bytes, float]]) -> list[tuple[Rule, int]] | None:
-    rules = []
-    for member, score in members:
-        rule = Rule.parse(member)
-        if rule is None or not 0 < score <= MAX_SEQ:
-            return None
-        rules.append((rule, int(score)))
-    return rules
-
-
-class Shard:
-    """One shard's protocol and what this process knows of its ban log."""
-
-    def __init__(self, keys: ShardKeys, placement: Map, on_cold: Callable[[str], None]) -> None:
-        self.keys = keys
-        self.map = placement
-        self.view = View()
-        self._digest = placement.digest
-        self._on_cold = on_cold
-        self._lock = Lock()
-
-    # -- catching up with the control record (rules 3, 5, 6) --------------------------------------------------
-
-    def sync(self, raw: bytes | None, server: bytes, known: View) -> Operation[View]:
-        """Return a view at least as new as the control record `raw` that `server` answered with.
-
-        `known` is the view this process had before it asked.
-        """
-        for _ in range(ATTEMPTS):
-            control = Control.parse(raw)
-            fault = self._fault(control, server, known)
-            if control is None or fault:
-                backwards = control.incarnation if control is not None and fault == "regressed" else b""
-                raw, server, known = yield from self.fence(raw or b"", fault, backwards)
-                continue
-            now = self.view
-            if now.control.incarnation == control.incarnation:
-                if (
-                    control.head <= now.control.head
-                    and control.floor <= now.control.floor
-                    and server in now.control.boots
-                ):
-                    return now
-            elif control.incarnation in now.left:
-                return now  # the answer is from before a change that another thread has seen
-            raw, server, known, done = yield from self._pull(control)
-            if done:
-                return self.view
-        raise CacheUnavailable("redis", "the control record keeps changing; try again")
-
-    def _fault(self, control: Control | None, server: bytes, known: View) -> str:
-        """Why a control record must not be believed, or ''."""
-        if control is None:
-            return "missing"
-        if control.digest != self._digest:
-            return "placement"
-        if server not in control.boots:
-            return "server"
-        if self.regressed(known, control):
-            return "regressed"
-        return ""
-
-    def regressed(self, known: View, control: Control) -> bool:
-        """Rule 5: whether control state went backwards. Apart so that the checker can take this guard away."""
-        return known.regressed(control)
-
-    def _pull(self, control: Control) -> Operation[tuple[bytes | None, bytes, View, bool]]:
-        """Read the rules after our view; publish the view that follows. The last item tells whether that was done."""
-        base = self.view
-        same_life = base.control.incarnation == control.incarnation
-        since = f"({base.control.head}" if same_life else "-inf"
-        answer = yield (
-            ("MULTI",),
-            ("GET", self.keys.ctl),
-            ("ZRANGEBYSCORE", self.keys.bans, since, "+inf", "WITHSCORES"),
-            ("EXEC",),
-        )
-        raw, members = _both(answer.reply())
-        pulled = Control.parse(raw)
-        if (
-            pulled is None
-            or self._fault(pulled, answer.server, base)
-            or pulled.incarnation != control.incarnation
-            or pulled.head < control.head
-        ):
-            return raw, answer.server, base, False
-        if not self.complete(pulled, members):
-            raw, server, known = yield from self.fence(pulled.raw, "sentinel")
-            return raw, server, known, False
-        rules = _rules(members[:-1])
-        if rules is None:
-            raw, server, known = yield from self.fence(pulled.raw, "corrupt")
-            return raw, server, known, False
-        with self._lock:
-            if self.view is not base:
-                return raw, answer.server, base, False
-            self.view = base.advanced(pulled, rules)
-        return raw, answer.server, base, True
-
-    def complete(self, control: Control, members: Sequence[tuple[bytes, float]]) -> bool:
-        """Whether the ban log belongs to the record: the two keys can be lost apart."""
-        return bool(members) and members[-1][0] == sentinel(control.incarnation)
-
-    def fence(
-        self, unusable: bytes, reason: str, backwards: bytes = b""
-    ) -> Operation[tuple[bytes, bytes, View]]:
-        """Begin a new incarnation unless a good control record stands.
-
-        `unusable` is a record that must not stand, `backwards` an incarnation that must not, whatever its record.
-        Returns the record that rules, the server that has it, and the view from before it was asked.
-        """
-        for _ in range(ATTEMPTS):
-            yield from self._agree_on_map()
-            known = self.view
-            answer = yield (
-                Call(
-                    scripts.FENCE,
-                    (self.keys.ctl, self.keys.bans, self.keys.marks),
-                    (self._digest, unusable, backwards.hex(), os.urandom(12).hex()),
-                ),
-                ("GET", self.keys.map),
-            )
-            raw, begun = answer.reply(0)
-            if begun:
-                self._on_cold(reason)
-            if answer.reply(1) is None:
-                continue  # flushed in between
-            self.map.check(answer.reply(1))
-            control = Control.parse(raw)
-            if control is None or control.digest == self._digest:
-                return raw, answer.server, known
-        raise CacheUnavailable("redis", "the control record keeps changing; try again")
-
-    def _agree_on_map(self) -> Operation[None]:
-        """Write the map if there is none, and refuse to go on under another one."""
-        answer = yield (("GET", self.keys.map), ("GET", self.keys.ctl))
-        stored, control = answer.reply(0), Control.parse(answer.reply(1))
-        if stored is None:
-            if control is not None and control.digest != self._digest:
-                self.map.check(None)
-            answer = yield (("SET", self.keys.map, self.map.raw, "NX"), ("GET", self.keys.map))
-            stored = answer.reply()
-        self.map.check(stored)
-
-    def forked(self) -> None:
-        """Begin with a lock of its own: in a forked child the parent's may be held for ever."""
-        self._lock = Lock()
-
-    def catch_up(self) -> Operation[View]:
-        """Return a view as new as the control record is now."""
-        known = self.view
-        answer = yield (("GET", self.keys.ctl),)
-        raw = answer.reply()
-        if known.current(raw, answer.server):
-            return known
-        return (yield from self.sync(raw, answer.server, known))
-
-    def _repair(self) -> Operation[View]:
-        """After a script refused the control record: replace it if it is bad, then catch up."""
-        return (yield from self.sync(*(yield from self.fence(b"", "refused"))))
+class Shard(BanLog):
+    """One shard: its entries, leases and ban log."""
 
     # -- reading (rules 3, 4) ---------------------------------------------------------------------------------
 
@@ -398,18 +176,18 @@ class Shard:
         return Call(
             scripts.FILL,
             (self.keys.ctl, self.keys.entry(*lease[:2]), self.keys.lease(*lease[:2])),
-            (self._digest, lease.secret, lease.stamp.incarnation.hex(), lease.stamp.seq, blob, ttl_ms),
+            (self.digest, lease.secret, lease.stamp.incarnation.hex(), lease.stamp.seq, blob, ttl_ms),
         )
 
     def release_call(self, leases: Sequence[Lease]) -> Call:
         """Give leases back."""
         names = tuple(self.keys.lease(lease.tenant_id, lease.key) for lease in leases)
-        return Call(scripts.RELEASE, names, (self._digest, *(lease.secret for lease in leases)))
+        return Call(scripts.RELEASE, names, (self.digest, *(lease.secret for lease in leases)))
 
     def renew_call(self, leases: Sequence[Lease], lease_ms: int) -> Call:
         """Prolong leases."""
         names = tuple(self.keys.lease(lease.tenant_id, lease.key) for lease in leases)
-        return Call(scripts.RENEW, names, (self._digest, lease_ms, *(lease.secret for lease in leases)))
+        return Call(scripts.RENEW, names, (self.digest, lease_ms, *(lease.secret for lease in leases)))
 
     # -- changing (rules 7, 11, 12) ---------------------------------------------------------------------------
 
@@ -435,7 +213,7 @@ class Shard:
             if isinstance(raw, bytes):
                 yield from self.sync(raw, answer.server, view)
             else:
-                yield from self._repair()
+                yield from self.repair()
         raise CacheUnavailable("redis", "the control record keeps changing; try again")
 
     def _set_call(self, view: View, tenant_id: str | None, key: str, blob: bytes, ttl_ms: int) -> Call:
@@ -444,7 +222,7 @@ class Shard:
             scripts.SET,
             (self.keys.ctl, self.keys.entry(tenant_id, key), self.keys.lease(tenant_id, key)),
             (
-                self._digest,
+                self.digest,
                 incarnation.hex(),
                 blob[: entry.STAMP.start] + incarnation,
                 blob[entry.AFTER_SEQ :],
@@ -457,7 +235,7 @@ class Shard:
         call = Call(
             scripts.DELETE,
             (self.keys.ctl, self.keys.entry(tenant_id, key), self.keys.lease(tenant_id, key)),
-            (self._digest,),
+            (self.digest,),
         )
         for _ in range(ATTEMPTS):
             known = self.view
@@ -475,10 +253,10 @@ class Shard:
                 Call(
                     scripts.BAN,
                     (self.keys.ctl, self.keys.bans, self.keys.marks),
-                    (self._digest, os.urandom(4).hex(), *(rule.member() for rule in rules)),
+                    (self.digest, os.urandom(4).hex(), *(rule.member() for rule in rules)),
                 ),
             )
             if answer.reply() == 1:
                 return
-            yield from self._repair()
+            yield from self.repair()
         raise CacheUnavailable("redis", "the control record keeps changing; try again")

@@ -5,7 +5,8 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from stoker.cache import entry, scripts
 from stoker.cache.entry import Meta
-from stoker.cache.protocol import Answer, Call, Exchange, Operation, Shard
+from stoker.cache.protocol import Shard
+from stoker.cache.wire import Answer, Call, Exchange, Operation
 
 T = TypeVar("T")
 _HEAD_BYTES = entry.HEADER_BYTES + 256

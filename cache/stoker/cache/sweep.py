@@ -12,9 +12,9 @@ from typing import Any
 
 from stoker.cache import scan, scripts
 from stoker.cache.bans import Control
-from stoker.cache.protocol import Call
 from stoker.cache.scan import Link
 from stoker.cache.steps import Step
+from stoker.cache.wire import Call
 
 REST = 0.5
 """Pause after each batch, as a share of the time it took: foreground requests come first."""

@@ -23,7 +23,7 @@ from redis.retry import Retry
 
 from stoker.cache.errors import CacheUnavailable, ConfigError
 from stoker.cache.options import CacheConfig, masked_url
-from stoker.cache.protocol import Answer, Call, Exchange, Operation, refusal
+from stoker.cache.wire import Answer, Call, Exchange, Operation, refusal
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

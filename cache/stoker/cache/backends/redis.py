@@ -129,9 +129,6 @@ class RedisBackend:
         for page in _pages(leases):
             self.exchange((self.shard.release_call(page),)).reply()
 
-    def passes(self, lease: Lease, tags: tuple[str, ...]) -> bool:
-        return self.shard.lives(self.shard.view, lease, tags)
-
     def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> list[bool]:
         items = [(key, self._pack(key, _NO_STAMP, write), write.ttl_ms) for key, write in writes]
         return [stored for page in _pages(items) for stored in self.run(self.shard.store(tenant_id, page))]

@@ -22,7 +22,7 @@ from stoker.worker.demo.airports import Airport, Traffic
 from stoker.worker.demo.board import Board, Count
 from stoker.worker.demo.roles import Role
 
-PAUSE_S = 0.04
+PAUSE_S = 0.02
 """Mean time between two changes."""
 JOB_WITHIN_S = 30.0
 _TAG = "airports"

@@ -19,6 +19,7 @@ from stoker.worker.demo.board import Board, Count
 from stoker.worker.demo.producer import Outcome
 from stoker.worker.demo.roles import Role
 from stoker.worker.demo.summary import Result
+from stoker.worker.embedded import start_server
 from stoker.worker.processes import Child, ChildEnded, NotReady, Processes
 from stoker.worker.up import GRACE_S, Stack, start_stack, stop_on_signals
 
@@ -34,6 +35,7 @@ END_WITHIN_S = 40.0
 """Longest wait for a child to end: more than the producer waits for a job."""
 _LOOK_EVERY_S = 0.1
 _MOST_JOBS = 10_000
+_MOST_LINES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,6 @@ class Demo:
         self._processes = processes
         self._board_path = processes.directory / "board"
         self._known: list[Airport] = []
-        self._env: dict[str, str] = {}
 
     def run(self) -> int:
         stack = self._start()
@@ -104,14 +105,18 @@ class Demo:
             self._known = airports.every(db)
         for name in [name for name in os.environ if name.startswith("STOKER_")]:
             del os.environ[name]
-        os.environ |= {
+        cache, broker = (start_server(self._processes, role).url for role in ("cache", "broker"))
+        os.environ |= {  # all that a .env file here might say otherwise
             loaders.DATABASE: str(database),
             "STOKER_LOADERS": loaders.__name__,
             "STOKER_NAMESPACE": "demo",
+            "STOKER_CACHE_URL": cache,
+            "STOKER_BROKER_URL": broker,
+            "STOKER_STATE_URL": broker,
         }
-        stack = start_stack(self._processes, Settings())
-        os.environ |= stack.env
-        configure(Settings())
+        settings = Settings()
+        configure(settings)
+        stack = start_stack(self._processes, settings)
         countries = len({airport.country for airport in self._known})
         self._out.print(
             f"{len(self._known):,} airports in SQLite; their {countries} countries are the tenants."
@@ -169,11 +174,13 @@ class Demo:
             progress.update(progress.task_ids[0], completed=self._options.seconds, text=_counts(board))
 
     def _judge(self, result: Result) -> int:
-        self._out.print(summary.table(result))
-        wrong = list(summary.problems(result))
-        for line in [*wrong, *result.told][:20]:
+        for name, value in summary.rows(result):
+            self._out.print(f"{name:<24}{value}", markup=False)
+        wrong = [*summary.problems(result)]
+        for line in [*wrong, *result.told][:_MOST_LINES]:
             self._out.print(f"  {line}", markup=False, style="red")
-        self._out.print("FAILED" if wrong else "OK: no stale read, every job succeeded", style="bold")
+        verdict = "FAILED" if wrong else "OK: no stale read, and every job succeeded"
+        self._out.print(verdict, style="bold red" if wrong else "bold green")
         return 1 if wrong else 0
 
     def _stay(self, stack: Stack) -> None:

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any
 
-from rich.table import Table
-
 from stoker.tasks import JobStatus
 from stoker.worker.demo.board import Board, Count
 from stoker.worker.demo.producer import Outcome
@@ -75,17 +73,8 @@ def problems(result: Result) -> Iterator[str]:
     yield from result.outcome.failures
 
 
-def table(result: Result) -> Table:
-    """The figures, for the terminal."""
-    rows = Table(box=None, show_header=False, pad_edge=False)
-    rows.add_column()
-    rows.add_column(style="bold")
-    for name, value in _rows(result):
-        rows.add_row(name, value)
-    return rows
-
-
-def _rows(result: Result) -> Iterator[tuple[str, str]]:
+def rows(result: Result) -> Iterator[tuple[str, str]]:
+    """The figures, each with its name."""
     outcome = result.outcome
     asked = ", ".join(f"{count:,} by {kind}" for kind, count in outcome.invalidations.items())
     yield "keys warmed", f"{result.warm['written']:,} at {result.warm['written'] / result.warm_s:,.0f}/s"

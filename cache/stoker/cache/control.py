@@ -1,0 +1,188 @@
+"""Keeping up with a shard's control record, without I/O: the boot fence and the view (rules 3, 5, 6).
+
+`protocol.Shard` is a `BanLog` that also reads and writes entries. May be shared by threads; its lock is never held
+across a yield.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import Any
+
+from stoker.cache import scripts
+from stoker.cache.bans import MAX_SEQ, Control, Rule, View, sentinel
+from stoker.cache.errors import CacheUnavailable
+from stoker.cache.keys import ShardKeys
+from stoker.cache.placement import Map
+from stoker.cache.wire import Call, Operation, refusal
+
+ATTEMPTS = 4
+"""How often an operation catches up with moving control state before it gives up."""
+
+
+class BanLog:
+    """What this process knows of one shard's ban log, and how it keeps up with it."""
+
+    def __init__(self, keys: ShardKeys, placement: Map, on_cold: Callable[[str], None]) -> None:
+        self.keys = keys
+        self.map = placement
+        self.view = View()
+        self.digest = placement.digest
+        self._on_cold = on_cold
+        self._lock = Lock()
+
+    def sync(self, raw: bytes | None, server: bytes, known: View) -> Operation[View]:
+        """Return a view at least as new as the control record `raw` that `server` answered with.
+
+        `known` is the view this process had before it asked.
+        """
+        for _ in range(ATTEMPTS):
+            control = Control.parse(raw)
+            fault = self._fault(control, server, known)
+            if control is None or fault:
+                backwards = control.incarnation if control is not None and fault == "regressed" else b""
+                raw, server, known = yield from self.fence(raw or b"", fault, backwards)
+                continue
+            now = self.view
+            if now.control.incarnation == control.incarnation:
+                if (
+                    control.head <= now.control.head
+                    and control.floor <= now.control.floor
+                    and server in now.control.boots
+                ):
+                    return now
+            elif control.incarnation in now.left:
+                return now  # the answer is from before a change that another thread has seen
+            raw, server, known, done = yield from self._pull(control)
+            if done:
+                return self.view
+        raise CacheUnavailable("redis", "the control record keeps changing; try again")
+
+    def _fault(self, control: Control | None, server: bytes, known: View) -> str:
+        """Why a control record must not be believed, or ''."""
+        if control is None:
+            return "missing"
+        if control.digest != self.digest:
+            return "placement"
+        if server not in control.boots:
+            return "server"
+        if self.regressed(known, control):
+            return "regressed"
+        return ""
+
+    def regressed(self, known: View, control: Control) -> bool:
+        """Rule 5: whether control state went backwards. Apart so that the checker can take this guard away."""
+        return known.regressed(control)
+
+    def _pull(self, control: Control) -> Operation[tuple[bytes | None, bytes, View, bool]]:
+        """Read the rules after our view; publish the view that follows. The last item tells whether that was done."""
+        base = self.view
+        same_life = base.control.incarnation == control.incarnation
+        since = f"({base.control.head}" if same_life else "-inf"
+        answer = yield (
+            ("MULTI",),
+            ("GET", self.keys.ctl),
+            ("ZRANGEBYSCORE", self.keys.bans, since, "+inf", "WITHSCORES"),
+            ("EXEC",),
+        )
+        raw, members = _both(answer.reply())
+        pulled = Control.parse(raw)
+        if (
+            pulled is None
+            or self._fault(pulled, answer.server, base)
+            or pulled.incarnation != control.incarnation
+            or pulled.head < control.head
+        ):
+            return raw, answer.server, base, False
+        if not self.complete(pulled, members):
+            raw, server, known = yield from self.fence(pulled.raw, "sentinel")
+            return raw, server, known, False
+        rules = _rules(members[:-1])
+        if rules is None:
+            raw, server, known = yield from self.fence(pulled.raw, "corrupt")
+            return raw, server, known, False
+        with self._lock:
+            if self.view is not base:
+                return raw, answer.server, base, False
+            self.view = base.advanced(pulled, rules)
+        return raw, answer.server, base, True
+
+    def complete(self, control: Control, members: Sequence[tuple[bytes, float]]) -> bool:
+        """Whether the ban log belongs to the record: the two keys can be lost apart."""
+        return bool(members) and members[-1][0] == sentinel(control.incarnation)
+
+    def fence(
+        self, unusable: bytes, reason: str, backwards: bytes = b""
+    ) -> Operation[tuple[bytes, bytes, View]]:
+        """Begin a new incarnation unless a good control record stands.
+
+        `unusable` is a record that must not stand, `backwards` an incarnation that must not, whatever its record.
+        Returns the record that rules, the server that has it, and the view from before it was asked.
+        """
+        for _ in range(ATTEMPTS):
+            yield from self._agree_on_map()
+            known = self.view
+            answer = yield (
+                Call(
+                    scripts.FENCE,
+                    (self.keys.ctl, self.keys.bans, self.keys.marks),
+                    (self.digest, unusable, backwards.hex(), os.urandom(12).hex()),
+                ),
+                ("GET", self.keys.map),
+            )
+            raw, begun = answer.reply(0)
+            if begun:
+                self._on_cold(reason)
+            if answer.reply(1) is None:
+                continue  # flushed in between
+            self.map.check(answer.reply(1))
+            control = Control.parse(raw)
+            if control is None or control.digest == self.digest:
+                return raw, answer.server, known
+        raise CacheUnavailable("redis", "the control record keeps changing; try again")
+
+    def _agree_on_map(self) -> Operation[None]:
+        """Write the map if there is none, and refuse to go on under another one."""
+        answer = yield (("GET", self.keys.map), ("GET", self.keys.ctl))
+        stored, control = answer.reply(0), Control.parse(answer.reply(1))
+        if stored is None:
+            if control is not None and control.digest != self.digest:
+                self.map.check(None)
+            answer = yield (Call(scripts.OPEN, (self.keys.map,), (self.digest, self.map.raw)),)
+            stored = answer.reply()
+        self.map.check(stored)
+
+    def forked(self) -> None:
+        """Begin with a lock of its own: in a forked child the parent's may be held for ever."""
+        self._lock = Lock()
+
+    def catch_up(self) -> Operation[View]:
+        """Return a view as new as the control record is now."""
+        known = self.view
+        answer = yield (("GET", self.keys.ctl),)
+        raw = answer.reply()
+        if known.current(raw, answer.server):
+            return known
+        return (yield from self.sync(raw, answer.server, known))
+
+    def repair(self) -> Operation[View]:
+        """After a script refused the control record: replace it if it is bad, then catch up."""
+        return (yield from self.sync(*(yield from self.fence(b"", "refused"))))
+
+
+def _both(replies: list[Any]) -> tuple[bytes | None, list[tuple[bytes, float]]]:
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise refusal(reply)
+    raw, members = replies
+    return raw, members
+
+
+def _rules(members: Sequence[tuple[bytes, float]]) -> list[tuple[Rule, int]] | None:
+    rules = []
+    for member, score in members:
+        rule = Rule.parse(member)
+        if rule is None or not 0 < score <= MAX_SEQ:
+            return None
+        rules.append((rule, int(score)))
+    return rules

@@ -1,0 +1,94 @@
+"""What callers ask for, checked: keys, tenants, lifetimes, tags, loaders. The engine acts on nothing else."""
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from stoker.cache.backends import Write
+from stoker.cache.errors import ConfigError, LoaderError
+from stoker.cache.loaders import Loader, LoadKey, Registry
+from stoker.cache.options import CacheConfig, Seconds, ttl_ms
+from stoker.cache.tenancy import check_key, check_tags, tenant_field
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call of `get_or_load`. Lifetimes are in ms, 0 for never, and jittered."""
+
+    key: str
+    tenant_id: str | None
+    load: Callable[[], Any]
+    ttl_ms: int
+    soft_ms: int
+    tags: tuple[str, ...]
+    type: Any
+
+
+class Requests:
+    """Checks and completes what callers give, by a cache's settings and the registered loaders."""
+
+    def __init__(self, config: CacheConfig, registry: Registry) -> None:
+        self._registry = registry
+        self._jitter = config.ttl_jitter
+        self._default_ttl_ms = 0 if config.default_ttl is None else ttl_ms(config.default_ttl)
+
+    def read(
+        self,
+        key: str,
+        load: Callable[[], Any] | None,
+        tenant_id: str | None,
+        ttl: Seconds | None,
+        soft_ttl: Seconds | None,
+        tags: Iterable[str],
+        type: Any,
+    ) -> Request:
+        """A read that may load; without `load` the key's registered loader gives what was left out."""
+        check_key(key)
+        tenant_field(tenant_id)
+        checked = check_tags(tags)
+        if load is None:
+            loader, args = self._loader_of(key)
+            load_key = LoadKey(key, args, tenant_id)
+            load = partial(_load_one, loader, load_key)
+            ttl = loader.ttl if ttl is None else ttl
+            soft_ttl = loader.soft_ttl if soft_ttl is None else soft_ttl
+            checked = checked or loader.tags_for(args)
+        return Request(key, tenant_id, load, *self._jittered(*self._checked(ttl, soft_ttl)), checked, type)
+
+    def write(self, value: Any, ttl: Seconds | None, soft_ttl: Seconds | None, tags: Iterable[str]) -> Write:
+        """A value to be stored as it is, for exactly as long as the caller says."""
+        return Write(value, *self._checked(ttl, soft_ttl), check_tags(tags), 0)
+
+    def lifetimes(self, loader: Loader) -> tuple[int, int]:
+        """(ttl, soft ttl) in ms of a value that the loader loads now."""
+        return self._jittered(*self._checked(loader.ttl, loader.soft_ttl))
+
+    def _loader_of(self, key: str) -> tuple[Loader, dict[str, Any]]:
+        found = self._registry.find(key)
+        if found is None:
+            reason = self._registry.why_not(key) or "register one with @loader, or pass load="
+            raise LoaderError(f"key {key!r} has no loader: {reason}")
+        return found
+
+    def _checked(self, ttl: Seconds | None, soft_ttl: Seconds | None) -> tuple[int, int]:
+        hard = self._default_ttl_ms if ttl is None else ttl_ms(ttl)
+        soft = 0 if soft_ttl is None else ttl_ms(soft_ttl, "soft_ttl")
+        if soft and hard and soft >= hard:
+            raise ConfigError("soft_ttl", soft_ttl, f"must be below the ttl of {hard / 1000:g} s")
+        return hard, soft
+
+    def _jittered(self, hard: int, soft: int) -> tuple[int, int]:
+        """Shorter by up to `ttl_jitter`, so that what was loaded together does not expire together."""
+        share = 1 - random.random() * self._jitter
+        return (max(1, round(hard * share)) if hard else 0, max(1, round(soft * share)) if soft else 0)
+
+
+def _load_one(loader: Loader, key: LoadKey) -> Any:
+    loaded = loader.load([key])
+    if key.key in loaded.errors:
+        raise loaded.errors[key.key]
+    if key.key not in loaded.values:
+        raise LoaderError(f"{loader.name} returned no value for key {key.key!r}")
+    return loaded.values[key.key]

@@ -1,0 +1,60 @@
+"""What the protocol and the transport say to each other: commands, answers, and operations made of them.
+
+An operation is a generator that yields an `Exchange` and is sent an `Answer`; all of it runs on one connection.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from stoker.cache.errors import CacheUnavailable
+from stoker.cache.scripts import Script
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A script, its keys and its arguments. The connection puts its server's id before the arguments."""
+
+    script: Script
+    keys: tuple[bytes, ...]
+    args: tuple[bytes | str | int, ...]
+
+
+Command = tuple[bytes | str | int, ...] | Call
+Exchange = tuple[Command, ...]
+
+
+class Answer(NamedTuple):
+    """One reply a command, in order, errors as values.
+
+    `server` is what the boot fence calls the server process that gave them, `process` that process itself.
+    """
+
+    replies: list[Any]
+    server: bytes
+    process: bytes
+
+    def reply(self, index: int = -1) -> Any:
+        """A reply; an error is raised as CacheUnavailable."""
+        reply = self.replies[index]
+        if isinstance(reply, Exception):
+            raise refusal(reply)
+        return reply
+
+
+Operation = Generator[Exchange, Answer, T]
+
+
+def refusal(error: Exception) -> CacheUnavailable:
+    """The server's error as ours, with what to do where that is known."""
+    text = str(error)
+    if "NOPERM" in text or "no permissions" in text.lower():
+        text += "; the user's ACL must allow the commands listed in docs/operations.md"
+    return CacheUnavailable("redis", text)
+
+
+def out_of_memory(reply: object) -> bool:
+    """Whether a reply is the server's refusal to use more memory."""
+    return isinstance(reply, Exception) and ("OOM" in str(reply) or "maxmemory" in str(reply))

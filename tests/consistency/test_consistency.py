@@ -1,0 +1,135 @@
+"""No read is stale, whatever goes wrong; and a checker that says so would notice.
+
+Each run is a process of its own (`python -m tests.consistency`, to be called by hand as well), prints its seed and its
+figures, and can be repeated with that seed, though not step by step: processes race as they like.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SEED = int(os.environ.get("STOKER_TEST_SEED", "1"))
+URL = os.environ.get("STOKER_TEST_REDIS_URL", "")
+REDIS = shutil.which("redis-server")
+
+MIXES = [
+    "kill,pause",
+    "restart,kill",
+    "failover,kill",
+    "control,flush",
+    "evict,kill",
+    "full,kill",
+    "cut,pause",
+    "kill,pause,restart,control,cut,full",
+]
+GUARDS = {
+    "lease": "",
+    "stamp": "",
+    "closing": "",
+    "second-read": "",
+    "boot-fence": "restart",
+    "sentinel": "control",
+    "missing-control": "control",
+    "follower-in-time": "",
+    "follower-check": "",
+    "set-ends-lease": "",
+    "delete-ends-lease": "",
+}
+"""Each guard with the fault that it is there for."""
+ATTEMPTS = 3
+
+
+def run(seconds: float, *options: str, seed: int = SEED) -> dict[str, Any]:
+    """Run the checker, show its figures, and return its outcome. Nothing of it is left, come what may."""
+    command = [sys.executable, "-m", "tests.consistency", "--json", f"--seed={seed}", f"--seconds={seconds}"]
+    process = subprocess.Popen(
+        [*command, *options],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        printed, complaints = process.communicate(timeout=seconds + 30)
+    finally:
+        with suppress(ProcessLookupError):  # the whole session: crew and servers too
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert printed, complaints
+    outcome: dict[str, Any] = json.loads(printed)
+    show(outcome)
+    return outcome
+
+
+def show(outcome: dict[str, Any]) -> None:
+    """One line of figures, and the first lines about what should not be."""
+    plan = outcome["plan"]
+    head = f"seed={plan['seed']} faults={','.join(plan['faults'])} without={','.join(plan['broken'])}"
+    figures = " ".join(f"{name}={n}" for name, n in (outcome["totals"] | outcome["struck"]).items() if n)
+    sys.stdout.write(f"\n{head} {figures}\n" + "".join(f"  {line}\n" for line in outcome["notes"][:10]))
+
+
+def assert_consistent(outcome: dict[str, Any]) -> None:
+    """Nothing stale, nothing wrong, no surprise, nobody stuck, no rubbish; and enough was done to mean it."""
+    totals = outcome["totals"]
+    assert totals["stale"] == 0
+    assert totals["wrong"] == 0
+    assert totals["errors"] == 0, outcome["notes"][:5]
+    assert outcome["unstopped"] == 0
+    assert outcome["unexpired"] == []
+    seconds = outcome["seconds"]
+    assert totals["reads"] > 100 * seconds
+    assert totals["hits"] > 20 * seconds
+    assert totals["loads"] > 10 * seconds
+    assert totals["acks"] > 5 * seconds
+    assert totals["warmed"] > 0
+    assert totals["sweeps"] > 0
+    assert set(outcome["struck"]) == set(outcome["plan"]["faults"])
+
+
+def test_nothing_stale_is_served_while_everybody_reads_and_writes() -> None:
+    outcome = run(3, *([f"--url={URL}"] if URL else []))
+    assert_consistent(outcome)
+    assert outcome["totals"]["retired"] > 0
+    assert outcome["totals"]["tokens_stored"] > 0
+
+
+def test_nothing_stale_is_served_while_processes_die_the_server_restarts_and_control_state_is_lost() -> None:
+    assert_consistent(run(4, "--faults=kill,pause,restart,control"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("faults", MIXES)
+def test_nothing_stale_is_served_under(faults: str) -> None:
+    assert_consistent(run(20, f"--faults={faults}"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(REDIS is None, reason="no redis-server installed")
+@pytest.mark.parametrize("faults", ["restart,kill", "failover,control"])
+def test_nothing_stale_is_served_by_redis_under(faults: str) -> None:
+    assert_consistent(run(20, f"--faults={faults}", f"--binary={REDIS}"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guard", GUARDS)
+def test_without_this_guard_the_checker_finds_stale_values(guard: str) -> None:
+    for attempt in range(ATTEMPTS):
+        options = [f"--break={guard}", "--until-stale"]
+        if GUARDS[guard]:
+            options.append(f"--faults={GUARDS[guard]}")
+        if run(20, *options, seed=SEED + attempt)["totals"]["stale"]:
+            return
+    pytest.fail(
+        f"{ATTEMPTS} runs without the guard {guard!r} served nothing stale: the checker has gone blind"
+    )

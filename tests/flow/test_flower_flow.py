@@ -1,0 +1,97 @@
+"""What an operator sees in Flower, over its HTTP API: progress while a job runs, and how it ended."""
+
+import base64
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+import pytest
+
+from stoker.tasks import JobAborted, JobHandle, send
+from stoker.worker.embedded import free_port
+from tests.flow.conftest import Deployment
+from tests.waiting import wait_until
+
+PASSWORD = "coal, and fire"
+
+
+class Flower:
+    """Flower's HTTP API."""
+
+    def __init__(self, port: int) -> None:
+        self._root = f"http://127.0.0.1:{port}"
+
+    def get(self, path: str, password: str | None = PASSWORD, method: str = "GET") -> tuple[int, bytes]:
+        request = urllib.request.Request(self._root + path, method=method)
+        if password is not None:
+            request.add_header(
+                "Authorization", "Basic " + base64.b64encode(f"op:{password}".encode()).decode()
+            )
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    def task(self, job: JobHandle) -> dict[str, Any]:
+        """The row of a job; empty as long as there is none."""
+        status, body = self.get(f"/api/task/info/{job.id}")
+        return json.loads(body) if status == 200 else {}
+
+
+@pytest.fixture
+def flower(deployment: Deployment) -> Flower:
+    port = free_port()
+    deployment.start(
+        "flower",
+        "flower",
+        ready="Connected to",
+        STOKER_FLOWER__PORT=str(port),
+        STOKER_FLOWER__USER="op",
+        STOKER_FLOWER__PASSWORD=PASSWORD,
+    )
+    return Flower(port)
+
+
+def test_flower_shows_a_jobs_progress_and_how_it_ended(deployment: Deployment, flower: Flower) -> None:
+    deployment.worker()
+
+    # A long job: STARTED, with its progress as text that moves on
+    job = send.warm([f"slow:{number}" for number in range(700)])
+    first = wait_until(lambda: t if "ETA" in str((t := flower.task(job)).get("result")) else None, 20)
+    assert (first["state"], first["name"]) == ("STARTED", "stoker.warm")
+    assert first["result"].split()[1].endswith("/700")
+    wait_until(
+        lambda: flower.task(job)["result"] != first["result"] and flower.task(job)["state"] == "STARTED"
+    )
+
+    # Its end: SUCCESS, with the report
+    assert job.wait(timeout=30).done == 700
+    last = wait_until(lambda: t if (t := flower.task(job))["state"] != "STARTED" else None)
+    assert last["state"] == "SUCCESS"
+    assert "'written': 700" in last["result"]
+
+    # A revoked one: REVOKED, and its job is over
+    job = send.warm([f"slow:{number}" for number in range(10_000, 12_000)])
+    wait_until(lambda: flower.task(job).get("state") == "STARTED")
+    deployment.control.revoke(job.id, terminate=True)
+    with pytest.raises(JobAborted, match="its task was revoked"):
+        job.wait(timeout=20)
+    wait_until(lambda: flower.task(job)["state"] == "REVOKED")
+
+    # One that was told to stop: REVOKED too
+    job = send.warm([f"slow:{number}" for number in range(20_000, 22_000)])
+    wait_until(lambda: flower.task(job).get("state") == "STARTED")
+    job.abort()
+    wait_until(lambda: flower.task(job)["state"] == "REVOKED")
+
+
+def test_flower_asks_for_the_password_and_only_shows(flower: Flower) -> None:
+    assert flower.get("/tasks", password=None)[0] == 401
+    assert flower.get("/api/tasks", password="guess")[0] == 401
+    status, page = flower.get("/tasks")
+    assert status == 200
+    assert b"op:" not in page
+    assert flower.get("/api/task/send-task/stoker.sweep", method="POST")[0] == 403
