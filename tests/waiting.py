@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 def wait_until(
-    true: Callable[[], T | Literal[False] | None], within: float = 10.0, describe: Callable[[], str] = str
+    true: Callable[[], T | Literal[False] | None], within: float = 20.0, describe: Callable[[], str] = str
 ) -> T:
     """Return `true()` once it is true.
 

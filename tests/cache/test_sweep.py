@@ -4,7 +4,9 @@ import threading
 import time
 from typing import Any
 
-from stoker.cache import Cache, scan
+import pytest
+
+from stoker.cache import Cache, CacheUnavailable, scan
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.keys import ShardKeys
 from tests.cache.conftest import MakeCache
@@ -126,6 +128,24 @@ def test_no_fill_within_its_lease_is_refused_while_bans_retire(make_redis: MakeC
     stats = cache.stats()
     assert (stats.loads, stats.fills, stats.refused_fills) == (96, 96, 0)
     assert sum(retired) > 0
+
+
+def test_no_ban_retires_over_entries_that_could_not_be_read(
+    cache_server: str, make_redis: MakeCache, client: Any, namespace: str
+) -> None:
+    cache = make_redis(max_load=0.1, lease=0.1)
+    cache.set("k", "old", tags=["t"])
+    cache.invalidate_tags(["t"])
+    client.acl_setuser(namespace, enabled=True, nopass=True, keys=["*"], commands=["+@all", "-getrange"])
+    restricted = make_redis(
+        redis_url=cache_server.replace("://", f"://{namespace}:x@"), max_load=0.1, lease=0.1
+    )
+    with pytest.raises(CacheUnavailable, match="getrange.*docs/operations.md"):
+        while restricted.sweep().retired == 0:
+            pass
+    client.acl_deluser(namespace)
+    assert cache.get("k") is None
+    assert cache.explain("k")["bans"] == 1
 
 
 def test_progress_counts_up_to_its_total(make_redis: MakeCache) -> None:

@@ -273,8 +273,12 @@ def _change(
         return [key], lambda versions: cache.set(
             KEYS[key], value(tenant, key, versions[key]), name, TTL_S, tags=[tag_of(key)]
         )
+    tag = chance.choice(TAGS)
+    if kind < 0.65:
+        return keys_with_tag(tag), lambda versions: cache.set_many(
+            {KEYS[k]: value(tenant, k, version) for k, version in versions.items()}, name, TTL_S, tags=[tag]
+        )
     if kind < 0.8:
-        tag = chance.choice(TAGS)
         return keys_with_tag(tag), lambda _: cache.invalidate_tags([tag], name)
     if kind < 0.95:
         pattern = chance.choice(PATTERNS)

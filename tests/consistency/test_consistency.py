@@ -98,14 +98,14 @@ def assert_consistent(outcome: dict[str, Any]) -> None:
 
 
 def test_nothing_stale_is_served_while_everybody_reads_and_writes() -> None:
-    outcome = run(3, *([f"--url={URL}"] if URL else []))
+    outcome = run(2.5, *([f"--url={URL}"] if URL else []))
     assert_consistent(outcome)
     assert outcome["totals"]["retired"] > 0
     assert outcome["totals"]["tokens_stored"] > 0
 
 
 def test_nothing_stale_is_served_while_processes_die_the_server_restarts_and_control_state_is_lost() -> None:
-    assert_consistent(run(4, "--faults=kill,pause,restart,control"))
+    assert_consistent(run(3.5, "--faults=kill,pause,restart,control"))
 
 
 @pytest.mark.slow

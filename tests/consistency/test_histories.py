@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from stoker.cache import Cache, CacheConfig
+from stoker.cache import Cache, CacheConfig, CacheUnavailable
 from tests.consistency.server import Server
 from tests.waiting import wait_until
 
@@ -114,7 +114,7 @@ def test_bans_stay_while_their_entries_cannot_be_read(place: Place) -> None:
     cache = place.cache()
     _with_a_ban_to_retire(place, cache)
     place.server.admin.execute_command("ACL", "SETUSER", "app", "-getrange")  # type: ignore[no-untyped-call]
-    with pytest.raises(Exception, match=r"(?i)getrange"):
+    with pytest.raises(CacheUnavailable, match=r"(?i)getrange"):
         cache.sweep()
     assert place.cache().get("report") is None
 

@@ -89,7 +89,7 @@ class Deployment:
     def loads(self) -> int:
         """Keys that the loaders of all workers were asked for."""
         with redis.Redis.from_url(self.settings.broker()) as client:
-            return int(client.get(loads_key(self.settings.namespace)) or 0)  # type: ignore[arg-type]
+            return int(client.get(loads_key(self.settings.namespace)) or 0)
 
     def entries(self) -> int:
         """Entries that are physically there, dead or alive."""

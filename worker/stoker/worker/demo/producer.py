@@ -59,6 +59,7 @@ def main() -> None:
     known = airports.every(loaders.database())
     with Board(role.board_path, len(known), role.all_threads) as board, open_cache(Settings()) as cache:
         producer = Producer(cache, board, role, Traffic(known, role.seed))
+        board.put(role.first_thread, Count.BEGUN, 1)
         while not board.stopped:
             producer.change_something()
         Outcome.file(role.board_path).write_text(json.dumps(asdict(producer.outcome)))

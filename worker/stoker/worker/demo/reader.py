@@ -35,6 +35,7 @@ def main() -> None:
         ]
         for reader in readers:
             reader.start()
+        board.put(role.first_thread, Count.BEGUN, 1)
         while any(reader.is_alive() for reader in readers):
             readers[0].join(0.1)
             tell_hits(cache, board, role.first_thread)

@@ -31,6 +31,7 @@ READERS = {  # name -> (threads, longest pause of its loader in seconds)
 PRODUCER = "producer"
 ALL_THREADS = 1 + sum(threads for threads, _ in READERS.values())
 JOB_WITHIN_S = 60.0
+BEGIN_WITHIN_S = 30.0
 END_WITHIN_S = 40.0
 """Longest wait for a child to end: more than the producer waits for a job."""
 _LOOK_EVERY_S = 0.1
@@ -84,7 +85,7 @@ class Demo:
         stack = self._start()
         warm, warm_s = self._warm()
         with Board(self._board_path, len(self._known), ALL_THREADS) as board:
-            children = self._start_children()
+            children = self._start_children(board)
             self._watch(board)
             self._processes.join(children, END_WITHIN_S)
             told = [line for child in children for line in child.tail().splitlines()]
@@ -145,12 +146,16 @@ class Demo:
             progress.update(progress.task_ids[0], completed=status.done)
         return job.wait(timeout=0).report, time.monotonic() - asked
 
-    def _start_children(self) -> list[Child]:
+    def _start_children(self, board: Board) -> list[Child]:
+        """Start the producer and the readers; return when all are at work."""
         children = [self._start_child(PRODUCER, 0, 1, 0.0)]
         first = 1
         for name, (threads, slowed_by_s) in READERS.items():
             children.append(self._start_child(name, first, threads, slowed_by_s))
             first += threads
+        self._processes.wait_until(
+            lambda: board.total(Count.BEGUN) == len(children), children[-1], BEGIN_WITHIN_S
+        )
         return children
 
     def _start_child(self, name: str, first: int, threads: int, slowed_by_s: float) -> Child:
