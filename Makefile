@@ -10,7 +10,7 @@ FITS := -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >
 PYTHON ?= $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) $(FITS) && echo $(name))))
 
 # pytest is run in two processes: both cores of a small machine, and tests that share nothing by accident
-PYTEST := $(BIN)/python -m pytest -q -n 2
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint types build clean

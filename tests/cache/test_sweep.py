@@ -140,9 +140,8 @@ def test_no_ban_retires_over_entries_that_could_not_be_read(
     restricted = make_redis(
         redis_url=cache_server.replace("://", f"://{namespace}:x@"), max_load=0.1, lease=0.1
     )
-    with pytest.raises(CacheUnavailable, match="getrange.*docs/operations.md"):
-        while restricted.sweep().retired == 0:
-            pass
+    with pytest.raises(CacheUnavailable, match="docs/operations"):
+        restricted.sweep()
     client.acl_deluser(namespace)
     assert cache.get("k") is None
     assert cache.explain("k")["bans"] == 1

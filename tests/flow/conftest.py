@@ -60,11 +60,10 @@ class Deployment:
         self._children.append(child)
         return child
 
-    def worker(self, name: str = "a", **environment: str) -> Child:
-        """A worker with one process for all queues."""
-        return self.start(
-            name, "worker", "--name", name, "--concurrency", "1", ready=" ready.", **environment
-        )
+    def worker(self, name: str = "a", *, concurrency: int = 1, **environment: str) -> Child:
+        """A worker for all queues."""
+        arguments = ("worker", "--name", name, "--concurrency", str(concurrency))
+        return self.start(name, *arguments, ready=" ready.", **environment)
 
     def kill(self, child: Child) -> None:
         """SIGKILL a command and all its processes."""
@@ -88,7 +87,7 @@ class Deployment:
 
     def loads(self) -> int:
         """Keys that the loaders of all workers were asked for."""
-        with redis.Redis.from_url(self.settings.broker()) as client:
+        with redis.Redis.from_url(str(self.settings.cache_url)) as client:
             return int(client.get(loads_key(self.settings.namespace)) or 0)
 
     def entries(self) -> int:

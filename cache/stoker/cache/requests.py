@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from stoker.cache.backends import Write
+from stoker.cache.codec import check_type
 from stoker.cache.errors import ConfigError, LoaderError
 from stoker.cache.loaders import Loader, LoadKey, Registry
 from stoker.cache.options import CacheConfig, Seconds, ttl_ms
@@ -48,6 +49,8 @@ class Requests:
         check_key(key)
         tenant_field(tenant_id)
         checked = check_tags(tags)
+        if type is not None:
+            check_type(type)
         if load is None:
             loader, args = self._loader_of(key)
             load_key = LoadKey(key, args, tenant_id)

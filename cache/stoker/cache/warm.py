@@ -120,7 +120,7 @@ class Warmer:
         self, state: "_State", leases: Sequence[Lease]
     ) -> tuple[list[tuple[Lease, Write]], list[Lease]]:
         """Load the leased keys, one loader after the other. Returns what to fill, and leases without a value."""
-        groups: dict[tuple[int, str | None], tuple[Loader, list[tuple[Lease, LoadKey]]]] = {}
+        groups: dict[int, tuple[Loader, list[tuple[Lease, LoadKey]]]] = {}
         fills: list[tuple[Lease, Write]] = []
         unused: list[Lease] = []
         for lease in leases:
@@ -131,11 +131,12 @@ class Warmer:
                 unused.append(lease)
                 continue
             loader, args = found
-            group = groups.setdefault((id(loader), lease.tenant_id), (loader, []))
+            group = groups.setdefault(id(loader), (loader, []))
             group[1].append((lease, LoadKey(lease.key, args, lease.tenant_id)))
         for loader, members in groups.values():
-            loaded = loader.load([key for _, key in members])
-            self._sort(state, loader, members, loaded, fills, unused)
+            for part in _by_unique_key(members):
+                loaded = loader.load([key for _, key in part])
+                self._sort(state, loader, part, loaded, fills, unused)
         return fills, unused
 
     def _sort(
@@ -242,3 +243,13 @@ def _names(keys: Keys, tenant_id: str | None) -> tuple[Iterator[Name], int | Non
 def _chunks(names: Iterator[Name], size: int) -> Iterator[list[Name]]:
     while chunk := list(itertools.islice(names, size)):
         yield chunk
+
+
+def _by_unique_key(members: Sequence[tuple[Lease, LoadKey]]) -> Iterator[Sequence[tuple[Lease, LoadKey]]]:
+    """Split so that no part holds a key twice: a batch loader answers by key, and tenants may share one."""
+    left = members
+    while left:
+        part = {member[1].key: member for member in reversed(left)}
+        taken = {id(member) for member in part.values()}
+        yield list(reversed(part.values()))
+        left = [member for member in left if id(member) not in taken]

@@ -100,7 +100,7 @@ def _command(role: Role, port: int, processes: Processes, cache_bytes: int) -> l
         "maxmemory-policy": _POLICY[role],
     }
     return [
-        str(get_binary_path()),
+        _binary(),
         *(word for name, value in options.items() for word in (f"--{name}", value)),
     ]
 

@@ -182,8 +182,9 @@ class Demo:
         for name, value in summary.rows(result):
             self._out.print(f"{name:<24}{value}", markup=False)
         wrong = [*summary.problems(result)]
-        for line in [*wrong, *result.told][:_MOST_LINES]:
-            self._out.print(f"  {line}", markup=False, style="red")
+        if wrong:
+            for line in [*wrong, *dict.fromkeys(result.told)][:_MOST_LINES]:
+                self._out.print(f"  {line}", markup=False, style="red")
         verdict = "FAILED" if wrong else "OK: no stale read, and every job succeeded"
         self._out.print(verdict, style="bold red" if wrong else "bold green")
         return 1 if wrong else 0
