@@ -25,7 +25,7 @@ def keys(namespace: str) -> ShardKeys:
 def shard(cache: Cache) -> Shard:
     backend = cache._backend
     assert isinstance(backend, RedisBackend)
-    return backend.shard
+    return backend.shards[0]
 
 
 def control(client: Client, keys: ShardKeys) -> Control:
@@ -157,7 +157,7 @@ def test_repeating_a_fence_begins_one_more_life_never_the_same(
     cache = make_redis()
     backend = cache._backend
     assert isinstance(backend, RedisBackend)
-    operation = backend.shard.fence(b"", "test")
+    operation = backend.shards[0].fence(b"", "test")
     commands = next(operation)
     while not (isinstance(commands[0], Call) and commands[0].script is scripts.FENCE):
         commands = operation.send(backend.exchange(commands))
@@ -185,7 +185,7 @@ def test_a_reader_reads_again_when_bans_retired_under_it(make_redis: MakeCache) 
     cache.set("user:1", "old")
     cache.get("user:1")
     sweeper.invalidate_pattern("user:*")
-    operation = shard(cache).read(None, ("user:1",))
+    operation = shard(cache).read([(None, "user:1")])
     backend = cache._backend
     assert isinstance(backend, RedisBackend)
     late = backend.exchange(next(operation))  # read, and not judged yet
@@ -202,7 +202,7 @@ def test_processes_with_other_placement_are_refused_with_the_remedy(make_redis: 
     make_redis(max_load=60).set("k", 1)
     other = make_redis(max_load=30)
     message = re.escape(
-        "max_load_ms=30000: the namespace is open with max_load_ms=60000; use that, or another namespace"
+        "max_load_ms=30000: the namespace is open with max_load_ms=60000, and what is stored there"
     )
     for operation in (
         lambda: other.get("k"),

@@ -8,14 +8,13 @@ import pytest
 
 from stoker.cache import Cache, CacheUnavailable, scan
 from stoker.cache.backends.redis import RedisBackend
-from stoker.cache.keys import ShardKeys
+from stoker.cache.keys import EntryNames, ShardKeys
 from tests.cache.conftest import MakeCache
 from tests.waiting import wait_until
 
 
 def names(client: Any, namespace: str) -> set[str]:
-    keys = ShardKeys(namespace)
-    return {name.decode() for name in client.scan_iter(keys.scan_pattern, count=1000)}
+    return {name.decode() for name in client.scan_iter(EntryNames(namespace, 1).pattern, count=1000)}
 
 
 def test_only_dead_entries_are_deleted(make_redis: MakeCache, client: Any, namespace: str) -> None:

@@ -10,7 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from stoker.cache import Cache, CacheConfig, CacheUnavailable, InvalidationNotAcknowledged, LoadKey, loader
+from stoker.cache import Cache, CacheConfig, CacheUnavailable, InvalidationNotAcknowledged
+from tests.consistency import source
+from tests.consistency.judge import Judge
+from tests.consistency.source import TTL_S, load, often_the_same
 from tests.consistency.world import (
     KEYS,
     PATTERNS,
@@ -32,7 +35,6 @@ AGAIN = 0.3
 LEASE_S = 0.4
 MAX_LOAD_S = 1.2
 """Short, so that bans retire within a run; the slowest load is 0.5 s, so that most are stored."""
-TTL_S = 60
 _NEW = object()
 
 
@@ -49,51 +51,13 @@ class Post(NamedTuple):
         """A cache as the product makes it, with leases short enough to run out within a run."""
         return Cache(
             CacheConfig(
-                backend="redis", redis_url=self.url, namespace="check", lease=0.4, max_load=MAX_LOAD_S
+                backend="redis",
+                redis_url=self.url,
+                namespace=self.namespace,
+                lease=LEASE_S,
+                max_load=MAX_LOAD_S,
             )
         )
-
-
-def loader_pause(chance: random.Random) -> float:
-    """Seconds: half of the loads take no time, one in thirty up to 0.4 s."""
-    kind = chance.random()
-    if kind < 0.5:
-        return 0.0
-    return chance.random() * (0.003 if kind < 0.8 else 0.03 if kind < 0.97 else 0.4)
-
-
-def often_the_same(chance: random.Random) -> int:
-    """A key, the first ones far more often: races need two callers at one key."""
-    return min(int(chance.expovariate(1 / 15)), len(KEYS) - 1)
-
-
-def load(world: World, chance: random.Random, tenant: int, key: int, longest: float = 0.0) -> dict[str, Any]:
-    """Read the source of truth, slowly: what matters is when the version is read. `longest` seconds slower still."""
-    time.sleep(loader_pause(chance) / 4)
-    version = world.version(tenant, key)
-    time.sleep(loader_pause(chance) + chance.random() * longest)
-    return value(tenant, key, version)
-
-
-_source: tuple[World, random.Random] | None = None
-"""What the registered loaders of this process read; set when its role begins."""
-
-
-def _truth(key: LoadKey) -> dict[str, Any]:
-    assert _source is not None
-    return load(*_source, TENANTS.index(key.tenant_id), KEYS.index(key.key))
-
-
-@loader("user:{group}:{n}", ttl=TTL_S, tags=["group {group}"], many=True)
-def load_users(keys: list[LoadKey]) -> dict[str, Any]:
-    """All versions are read first, then the answer is slow."""
-    return {key.key: _truth(key) for key in keys}
-
-
-@loader("post:{group}:{n}", ttl=TTL_S, soft_ttl=0.5, tags=["group {group}"])
-def load_post(group: str, n: str, tenant_id: str | None) -> dict[str, Any]:
-    """One at a time, and refreshed in the background after half a second."""
-    return _truth(LoadKey(f"post:{group}:{n}", {}, tenant_id))
 
 
 def read(post: Post) -> None:
@@ -147,40 +111,6 @@ def _read(post: Post, cache: Cache, lock: threading.Lock, thread: int) -> None:
             judge.error("read", error)
         with lock:
             post.world.count(post.slot, judge.take())
-
-
-class Judge:
-    """Compares what was served with what may be, and counts."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._counts: dict[str, int] = {}
-
-    def add(self, name: str, more: int = 1) -> None:
-        """Count something."""
-        self._counts[name] = self._counts.get(name, 0) + more
-
-    def take(self) -> dict[str, int]:
-        """The counts since the last call."""
-        counts, self._counts = self._counts, {}
-        return counts
-
-    def error(self, what: str, error: Exception) -> None:
-        """Count and note an exception that nobody should see."""
-        self.add("errors")
-        self._world.note(f"{what}: {type(error).__name__}: {error}")
-
-    def served(self, how: str, tenant: int, key: int, least: int, got: Any) -> None:
-        """Judge a value that was served to a read that began when `least` was acknowledged."""
-        if (got["tenant"], got["key"]) != (tenant, KEYS[key]) or got["version"] > self._world.version(
-            tenant, key
-        ):
-            self.add("wrong")
-            self._world.note(f"wrong: {how} of {TENANTS[tenant]!r} {KEYS[key]} returned {got}")
-        elif got["version"] < least:
-            self.add("stale")
-            name = f"{TENANTS[tenant]!r} {KEYS[key]}"
-            self._world.note(f"stale: {how} of {name} returned {got['version']}, acknowledged was {least}")
 
 
 def _get_or_load(
@@ -351,8 +281,7 @@ def look_back(post: Post) -> None:
 
 def begin(post: Post, role: Callable[[Post], None]) -> None:
     """Take up a role in this process."""
-    global _source
-    _source = post.world, random.Random(post.seed + 1)
+    source.read_from(post.world, post.seed + 1)
     role(post)
 
 

@@ -40,12 +40,18 @@ class Up:
         return Path(self.said(r"logs +(\S+)"))
 
     def is_gone(self) -> bool:
-        return not any(alive(pid) for pid in self.children) and not self.directory.exists()
+        """Whether every process has ended and every temporary file is removed."""
+        return not any(alive(pid) for pid in self.children) and not any(self.directory.parent.iterdir())
 
 
 def start(directory: Path) -> Up:
+    """Run it with a temporary directory of its own, and return when it says that all is ready."""
     process = subprocess.Popen(
-        [*_STOKER, "up"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=directory
+        [*_STOKER, "up"],
+        env={**os.environ, "TMPDIR": str(directory)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     printed = ""

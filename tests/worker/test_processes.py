@@ -50,6 +50,32 @@ def test_a_process_that_ignores_sigterm_is_killed_when_its_grace_is_over() -> No
         assert child.process.returncode == -signal.SIGKILL
 
 
+def test_temporary_files_of_a_process_go_with_the_directory() -> None:
+    with Processes() as processes:
+        child = processes.start(
+            "short", [sys.executable, "-c", "import tempfile; print(tempfile.gettempdir())"]
+        )
+        processes.join([child], within_s=10)
+        assert child.tail() == str(processes.directory)
+
+
+def test_a_second_ctrl_c_ends_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a process that will not end by itself for a minute
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    processes = Processes(grace_s=60)
+    child = processes.start("deaf", DEAF)
+    processes.wait_until(lambda: "deaf" in child.tail(), child, within_s=10)
+    # When the wait for it is interrupted
+    monkeypatch.setattr(processes, "stop", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        processes.close()
+    # Then it is killed
+    assert child.process.returncode == -signal.SIGKILL
+    assert not processes.directory.exists()
+
+
 def test_a_process_that_ends_by_itself_is_reported_with_the_end_of_its_log() -> None:
     with Processes() as processes:
         child = processes.start("short", ["/bin/sh", "-c", "echo first; echo why >&2; exit 3"])

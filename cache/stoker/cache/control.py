@@ -13,7 +13,7 @@ from stoker.cache import scripts
 from stoker.cache.bans import MAX_SEQ, Control, Rule, View, sentinel
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.keys import ShardKeys
-from stoker.cache.placement import Map
+from stoker.cache.shards import Map
 from stoker.cache.wire import Call, Operation, refusal
 
 ATTEMPTS = 4

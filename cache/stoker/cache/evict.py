@@ -12,6 +12,7 @@ from stoker.cache import scan
 from stoker.cache.options import CacheConfig
 from stoker.cache.scan import Link, Seen
 from stoker.cache.steps import Step
+from stoker.cache.wire import together
 
 _BUCKETS = 40
 
@@ -62,7 +63,7 @@ def evict_steps(
     batch: int,
     cursor: dict[str, Any] | None,
 ) -> Iterator[Step[EvictReport]]:
-    """Evict from a shard's server, yielding after each batch.
+    """Evict from the cache's server, yielding after each batch.
 
     Without `target_bytes` it acts only above the high watermark of `maxmemory`, and goes down to the low one.
 
@@ -78,7 +79,7 @@ def evict_steps(
         if report.target_bytes is None or report.reason:
             yield _step(report, None)
             return
-        link.run(link.shard.catch_up())
+        link.run(together([shard.catch_up() for shard in link.shards]))
         walk = _Walk("0", report.target_bytes)
     while True:
         walk, report = _batch(link, walk, report, batch, now_ms())
@@ -87,7 +88,9 @@ def evict_steps(
             return
         if walk.scan == "0":
             if walk.least is not None:
-                yield _step(replace(report, reason="dropped all it may; what is left is not this cache's"), None)
+                yield _step(
+                    replace(report, reason="dropped all it may; what is left is not this cache's"), None
+                )
                 return
             walk = replace(walk, least=_threshold(walk.idle, report.after_bytes - walk.target))
         yield _step(report, walk)
@@ -131,11 +134,11 @@ def _batch(
 ) -> tuple[_Walk, EvictReport]:
     page = scan.page(link, walk.scan, batch)
     seen = scan.look(link, page.names)
-    dead = [one for one in seen if scan.dead(link.shard, one)]
-    gone = {one.name for one in dead}
-    stale = [one for one in seen if one.name not in gone and 0 < one.meta.soft_ms <= now_ms]
-    gone.update(one.name for one in stale)
-    live = [one for one in seen if one.name not in gone]
+    dead = [one for one in seen if one.dead()]
+    gone = {one.name.raw for one in dead}
+    stale = [one for one in seen if one.name.raw not in gone and 0 < one.meta.soft_ms <= now_ms]
+    gone.update(one.name.raw for one in stale)
+    live = [one for one in seen if one.name.raw not in gone]
     disuse = _disuse(link, live)
     idle = list(walk.idle)
     for one, bucket in zip(live, disuse, strict=True):
@@ -158,9 +161,9 @@ def _disuse(link: Link, live: list[Seen]) -> list[int]:
     """Bucket of each entry, 0 the most used: log2 of seconds unread, or of reads missed under an LFU policy."""
     if not live:
         return []
-    answer = link.exchange(tuple(("OBJECT", "IDLETIME", one.name) for one in live))
+    answer = link.exchange(tuple(("OBJECT", "IDLETIME", one.name.raw) for one in live))
     if any(isinstance(reply, Exception) for reply in answer.replies):
-        answer = link.exchange(tuple(("OBJECT", "FREQ", one.name) for one in live))
+        answer = link.exchange(tuple(("OBJECT", "FREQ", one.name.raw) for one in live))
         return [
             (255 - reply) * (_BUCKETS - 1) // 255 if isinstance(reply, int) else 0 for reply in answer.replies
         ]

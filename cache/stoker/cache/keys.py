@@ -7,13 +7,15 @@ Permanent keys, that is, without a TTL: `map`, `ctl`, `bans` and `marks`, one of
 expire before the entries it judges); entries whose `ttl` is None, as the caller asked.
 """
 
+import re
+
 from stoker.cache.tenancy import tenant_field
 
 
 class ShardKeys:
     """The keys of one shard, with their types beside them."""
 
-    __slots__ = ("bans", "ctl", "entry_prefix", "lease_prefix", "map", "marks", "scan_pattern", "tag")
+    __slots__ = ("bans", "ctl", "entry_prefix", "lease_prefix", "map", "marks", "tag")
 
     def __init__(self, namespace: str, shard: int = 0) -> None:
         self.tag = f"{{{namespace}:{shard}}}"
@@ -23,7 +25,6 @@ class ShardKeys:
         self.marks = f"{self.tag}:marks".encode()  # sorted set: head -> server time in ms
         self.entry_prefix = f"{self.tag}:e:"
         self.lease_prefix = f"{self.tag}:l:"
-        self.scan_pattern = f"{self.entry_prefix}*"  # a namespace holds no glob characters
 
     def entry(self, tenant_id: str | None, key: str) -> bytes:
         """String, PX as the entry's TTL: header, tags, payload."""
@@ -33,10 +34,26 @@ class ShardKeys:
         """String, PX at most `max_load`: the token of whoever may fill the entry."""
         return f"{self.lease_prefix}{tenant_field(tenant_id)}:{key}".encode()
 
-    def split_entry(self, name: str) -> tuple[str, str]:
-        """The (encoded tenant, key) that an entry's name was built from."""
-        field, _, key = name[len(self.entry_prefix) :].partition(":")
-        return field, key
+
+class EntryNames:
+    """The names of a namespace's entries: the pattern that finds them, and what they were built from."""
+
+    __slots__ = ("_parse", "pattern")
+
+    def __init__(self, namespace: str, num_shards: int) -> None:
+        shard = "0" if num_shards == 1 else "*"
+        self.pattern = f"{{{namespace}:{shard}}}:e:*"  # a namespace holds no glob characters
+        self._parse = re.compile(
+            rf"\{{{re.escape(namespace)}:(\d{{1,4}})\}}:e:([^:]*):(.+)", re.DOTALL
+        ).fullmatch
+
+    def split(self, name: bytes) -> tuple[int, str, str] | None:
+        """The (shard, encoded tenant, key) of an entry's name; None for what only looks like one."""
+        try:
+            found = self._parse(name.decode())
+        except UnicodeDecodeError:
+            return None
+        return (int(found[1]), found[2], found[3]) if found else None
 
 
 def job(namespace: str, job_id: str) -> str:

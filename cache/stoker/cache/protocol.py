@@ -60,20 +60,19 @@ class Shard(BanLog):
 
     # -- reading (rules 3, 4) ---------------------------------------------------------------------------------
 
-    def read(self, tenant_id: str | None, keys: Sequence[str]) -> Operation[list[Found | None]]:
+    def read(self, names: Sequence[Name]) -> Operation[list[Found | None]]:
         """The live entries of the keys, in order."""
-        names = [self.keys.entry(tenant_id, key) for key in keys]
-        field = tenant_field(tenant_id)
+        entries = [self.keys.entry(*name) for name in names]
         for _ in range(ATTEMPTS):
             known = self.view
-            answer = yield (("MGET", *names, self.keys.ctl),)
+            answer = yield (("MGET", *entries, self.keys.ctl),)
             *blobs, raw = answer.reply()
             view = known
             if not known.current(raw, answer.server):
                 view = yield from self.sync(raw, answer.server, known)
             if answer.server in view.control.boots and not self.retired_under(view, raw):
-                return [self.judge(view, field, key, blob) for key, blob in zip(keys, blobs, strict=True)]
-        return [None] * len(keys)
+                return [self.judge(view, name, blob) for name, blob in zip(names, blobs, strict=True)]
+        return [None] * len(names)
 
     def retired_under(self, view: View, raw: bytes | None) -> bool:
         """Rule 4: whether bans that this answer should be judged by have left the view since."""
@@ -86,14 +85,14 @@ class Shard(BanLog):
             and control.floor < view.control.floor
         )
 
-    def judge(self, view: View, field: str, key: str, blob: bytes | None) -> Found | None:
+    def judge(self, view: View, name: Name, blob: bytes | None) -> Found | None:
         """Rule 3: the entry, if it may be served."""
         meta = entry.unpack(blob) if blob is not None else None
         if meta is None or blob is None:
             return None
         if meta.incarnation != view.control.incarnation:
             return None
-        if len(view.bans) and view.bans.kills(field, key, meta.tags, meta.seq):
+        if len(view.bans) and view.bans.kills(tenant_field(name[0]), name[1], meta.tags, meta.seq):
             return None
         return Found(meta, blob)
 
@@ -118,11 +117,11 @@ class Shard(BanLog):
             view = yield from self.sync(raw, answer.server, known)
         moved = answer.server not in view.control.boots or self.retired_under(view, raw)
         outcome: list[tuple[Lease | Busy, Found | None]] = []
-        for index, (tenant_id, key) in enumerate(names):
+        for index, name in enumerate(names):
             holder = answer.reply(index)
-            found = None if moved else self.judge(view, tenant_field(tenant_id), key, blobs[index])
+            found = None if moved else self.judge(view, name, blobs[index])
             if holder is None:
-                outcome.append((Lease(tenant_id, key, secrets[index], view.stamp), found))
+                outcome.append((Lease(*name, secrets[index], view.stamp), found))
             else:
                 outcome.append((Busy(bytes(holder[:1]) == TOKEN), found))
         return outcome
@@ -150,7 +149,7 @@ class Shard(BanLog):
             one.lease for one, reply in zip(fills, answer.replies, strict=True) if out_of_memory(reply)
         ]
         if no_room:  # the script did not run: give the leases back, so that nobody waits for them
-            yield (self.release_call(no_room),)
+            yield from self.release(no_room)
         records = [
             None if out_of_memory(reply) else answer.reply(i) for i, reply in enumerate(answer.replies)
         ]
@@ -179,32 +178,36 @@ class Shard(BanLog):
             (self.digest, lease.secret, lease.stamp.incarnation.hex(), lease.stamp.seq, blob, ttl_ms),
         )
 
-    def release_call(self, leases: Sequence[Lease]) -> Call:
-        """Give leases back."""
+    def release(self, leases: Sequence[Lease]) -> Operation[list[None]]:
+        """Give back the leases that are still held."""
         names = tuple(self.keys.lease(lease.tenant_id, lease.key) for lease in leases)
-        return Call(scripts.RELEASE, names, (self.digest, *(lease.secret for lease in leases)))
+        secrets = (lease.secret for lease in leases)
+        (yield (Call(scripts.RELEASE, names, (self.digest, *secrets)),)).reply()
+        return [None] * len(leases)
 
-    def renew_call(self, leases: Sequence[Lease], lease_ms: int) -> Call:
-        """Prolong leases."""
+    def renew(self, leases: Sequence[Lease], lease_ms: int) -> Operation[list[None]]:
+        """Prolong the leases that are still held."""
         names = tuple(self.keys.lease(lease.tenant_id, lease.key) for lease in leases)
-        return Call(scripts.RENEW, names, (self.digest, lease_ms, *(lease.secret for lease in leases)))
+        secrets = (lease.secret for lease in leases)
+        (yield (Call(scripts.RENEW, names, (self.digest, lease_ms, *secrets)),)).reply()
+        return [None] * len(leases)
 
     # -- changing (rules 7, 11, 12) ---------------------------------------------------------------------------
 
-    def store(self, tenant_id: str | None, items: Sequence[tuple[str, bytes, int]]) -> Operation[list[bool]]:
-        """Store (key, entry, TTL in ms or 0) each as true now; False for those the server had no memory for."""
+    def store(self, items: Sequence[tuple[Name, bytes, int]]) -> Operation[list[bool]]:
+        """Store (name, entry, TTL in ms or 0) each as true now; False for those the server had no memory for."""
         done: dict[int, bool] = {}
         for _ in range(ATTEMPTS):
             view = self.view
             if not view.control.raw:
                 view = yield from self.catch_up()
             left = [i for i in range(len(items)) if i not in done]
-            answer = yield tuple(self._set_call(view, tenant_id, *items[i]) for i in left)
+            answer = yield tuple(self._set_call(view, *items[i]) for i in left)
             for i, reply in zip(left, answer.replies, strict=True):
                 if reply == 1:
                     done[i] = True
                 elif out_of_memory(reply):
-                    yield from self.delete(tenant_id, items[i][0])
+                    yield from self.delete(*items[i][0])
                     done[i] = False
             if len(done) == len(items):
                 return [done[i] for i in range(len(items))]
@@ -216,11 +219,11 @@ class Shard(BanLog):
                 yield from self.repair()
         raise CacheUnavailable("redis", "the control record keeps changing; try again")
 
-    def _set_call(self, view: View, tenant_id: str | None, key: str, blob: bytes, ttl_ms: int) -> Call:
+    def _set_call(self, view: View, name: Name, blob: bytes, ttl_ms: int) -> Call:
         incarnation = view.control.incarnation
         return Call(
             scripts.SET,
-            (self.keys.ctl, self.keys.entry(tenant_id, key), self.keys.lease(tenant_id, key)),
+            (self.keys.ctl, self.keys.entry(*name), self.keys.lease(*name)),
             (
                 self.digest,
                 incarnation.hex(),

@@ -1,10 +1,11 @@
-"""Walks the entries of a shard in pages, looks at their first bytes, and unlinks some. For `sweep` and `evict`."""
+"""Walks the entries of a cache in pages, looks at their first bytes, and unlinks some. For `sweep` and `evict`."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from stoker.cache import entry, scripts
 from stoker.cache.entry import Meta
+from stoker.cache.keys import EntryNames
 from stoker.cache.protocol import Shard
 from stoker.cache.wire import Answer, Call, Exchange, Operation, refusal
 
@@ -14,69 +15,79 @@ _HEAD_BYTES = entry.HEADER_BYTES + 256
 
 
 class Link(Protocol):
-    """A shard and the way to its server."""
+    """The shards of a cache and the way to their server."""
 
-    shard: Shard
+    shards: list[Shard]
+    names: EntryNames
 
     def exchange(self, commands: Exchange) -> Answer: ...
 
     def run(self, operation: Operation[T]) -> T: ...
 
 
-class Seen(NamedTuple):
-    """An entry on a page: its name in Redis, whose it is, what its header says, its stamp, its size in bytes."""
+class Name(NamedTuple):
+    """An entry on a page, by what its name says."""
 
-    name: bytes
+    raw: bytes
+    shard: Shard
     tenant: str
     key: str
+
+
+class Seen(NamedTuple):
+    """An entry that was looked at: what its header says, its stamp, its size in bytes."""
+
+    name: Name
     meta: Meta
     stamp: bytes
     size: int
+
+    def dead(self) -> bool:
+        """Whether no reader may be served the entry any more."""
+        stamp = entry.Stamp(self.meta.incarnation, self.meta.seq)
+        return self.name.shard.view.kills(self.name.tenant, self.name.key, self.meta.tags, stamp)
 
 
 class Page(NamedTuple):
     """Names of entries, the cursor of the next page (b"0" at the end), and the server process that was scanned."""
 
-    names: list[tuple[bytes, str, str]]
+    names: list[Name]
     cursor: bytes
     process: bytes
 
 
 def page(link: Link, cursor: str, batch: int) -> Page:
     """One page of about `batch` keys. Anything in the name space that is not an entry's name is left out."""
-    answer = link.exchange((("SCAN", cursor, "MATCH", link.shard.keys.scan_pattern, "COUNT", batch),))
-    following, names = answer.reply()
+    answer = link.exchange((("SCAN", cursor, "MATCH", link.names.pattern, "COUNT", batch),))
+    following, raws = answer.reply()
     found = []
-    for name in names:
-        try:
-            found.append((name, *link.shard.keys.split_entry(name.decode())))
-        except UnicodeDecodeError:
-            continue  # not written by us
+    for raw in raws:
+        parts = link.names.split(raw)
+        if parts is not None and parts[0] < len(link.shards):
+            found.append(Name(raw, link.shards[parts[0]], parts[1], parts[2]))
     return Page(found, following, answer.process)
 
 
-def look(link: Link, names: Sequence[tuple[bytes, str, str]]) -> list[Seen]:
+def look(link: Link, names: Sequence[Name]) -> list[Seen]:
     """Read the headers and tags of the entries; those that are gone or not readable are left out."""
     if not names:
         return []
-    heads = _starts(link, [(name, _HEAD_BYTES) for name, _, _ in names])
+    heads = _starts(link, [(name.raw, _HEAD_BYTES) for name in names])
     cut = [
         i
         for i, head in enumerate(heads)
         if entry.HEADER_BYTES + entry.tags_len(head) > len(head) >= _HEAD_BYTES
     ]
     if cut:
-        longer = [(names[i][0], entry.HEADER_BYTES + entry.tags_len(heads[i])) for i in cut]
+        longer = [(names[i].raw, entry.HEADER_BYTES + entry.tags_len(heads[i])) for i in cut]
         for i, head in zip(cut, _starts(link, longer), strict=True):
             heads[i] = head
     seen = []
-    for (name, tenant, key), head in zip(names, heads, strict=True):
+    for name, head in zip(names, heads, strict=True):
         meta = entry.unpack(head, whole=False)
         if meta is not None:
             seen.append(
-                Seen(
-                    name, tenant, key, meta, head[entry.STAMP], meta.payload_at + meta.payload_len + len(name)
-                )
+                Seen(name, meta, head[entry.STAMP], meta.payload_at + meta.payload_len + len(name.raw))
             )
     return seen
 
@@ -99,15 +110,15 @@ def _bytes(reply: Any) -> bytes:
 
 def drop(link: Link, doomed: Sequence[Seen]) -> int:
     """Unlink the entries that still are what was seen; returns how many were."""
-    if not doomed:
+    by_shard: dict[int, list[Seen]] = {}
+    for seen in doomed:
+        by_shard.setdefault(id(seen.name.shard), []).append(seen)
+    if not by_shard:
         return 0
-    names = tuple(seen.name for seen in doomed)
-    args = (link.shard.map.digest, *(seen.stamp for seen in doomed))
-    return int(link.exchange((Call(scripts.DROP, names, args),)).reply())
+    answer = link.exchange(tuple(_drop_call(group) for group in by_shard.values()))
+    return sum(int(answer.reply(i)) for i in range(len(by_shard)))
 
 
-def dead(shard: Shard, seen: Seen) -> bool:
-    """Whether no reader may be served the entry any more."""
-    return shard.view.kills(
-        seen.tenant, seen.key, seen.meta.tags, entry.Stamp(seen.meta.incarnation, seen.meta.seq)
-    )
+def _drop_call(group: Sequence[Seen]) -> Call:
+    names = tuple(seen.name.raw for seen in group)
+    return Call(scripts.DROP, names, (group[0].name.shard.digest, *(seen.stamp for seen in group)))

@@ -12,9 +12,10 @@ from typing import Any
 
 from stoker.cache import scan, scripts
 from stoker.cache.bans import Control
+from stoker.cache.protocol import Shard
 from stoker.cache.scan import Link
 from stoker.cache.steps import Step
-from stoker.cache.wire import Call
+from stoker.cache.wire import Call, together
 
 REST = 0.5
 """Pause after each batch, as a share of the time it took: foreground requests come first."""
@@ -44,12 +45,19 @@ class SweepReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pass:
-    """One walk over a shard: what it may retire, of which ban log, and how far it is."""
+class _Log:
+    """One shard's ban log at the start of a pass: what may retire, and of which log."""
 
     mark: str
     incarnation: str
     generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """One walk over all shards: their logs, and how far it is. `every`: names alone do not tell what is dead."""
+
+    logs: tuple[_Log, ...]
     process: str
     every: bool
     total: int
@@ -57,7 +65,7 @@ class _Pass:
 
 
 def sweep_steps(link: Link, batch: int, cursor: dict[str, Any] | None) -> Iterator[Step[SweepReport]]:
-    """Sweep a shard, yielding after each batch; `cursor` goes on with an earlier sweep.
+    """Sweep all shards in one pass, yielding after each batch; `cursor` goes on with an earlier sweep.
 
     Raises:
         CacheUnavailable: The server cannot be asked; give the last step's cursor to go on later.
@@ -90,8 +98,10 @@ def sweep_steps(link: Link, batch: int, cursor: dict[str, Any] | None) -> Iterat
 def _resume(cursor: dict[str, Any] | None) -> tuple[SweepReport, _Pass | None]:
     if not cursor:
         return SweepReport(), None
-    walk = cursor["walk"]
-    return SweepReport(**cursor["report"]), _Pass(**walk) if walk else None
+    report, walk = SweepReport(**cursor["report"]), cursor["walk"]
+    if not walk:
+        return report, None
+    return report, _Pass(**{**walk, "logs": tuple(_Log(**log) for log in walk["logs"])})
 
 
 def _step(report: SweepReport, walk: _Pass | None, *, last: bool) -> Step[SweepReport]:
@@ -101,38 +111,36 @@ def _step(report: SweepReport, walk: _Pass | None, *, last: bool) -> Step[SweepR
 
 
 def _begin(link: Link, report: SweepReport) -> _Pass | None:
-    """Close the mark, then see what there is to do; None if nothing is dead."""
-    shard = link.shard
-    view = link.run(shard.catch_up())
-    answer = link.exchange(
-        (
-            Call(
-                scripts.CLOSE,
-                (shard.keys.ctl, shard.keys.marks),
-                (shard.map.digest, least_mark_age_ms(shard.map.max_load_ms)),
-            ),
-            ("DBSIZE",),
-        )
-    )
-    closed, total = answer.reply(0), answer.reply(1)
-    if not closed:
+    """Close the marks, then see what there is to do; None if nothing is dead."""
+    _catch_up(link)
+    answer = link.exchange((*(_close_call(shard) for shard in link.shards), ("DBSIZE",)))
+    total = answer.reply()
+    closed = [answer.reply(i) for i in range(len(link.shards))]
+    _catch_up(link)
+    if not all(closed):
         return None  # fenced a moment ago: nothing of the new incarnation is dead yet
-    mark, raw = closed
-    control = Control.parse(raw)
-    view = link.run(shard.catch_up())
-    if control is None or control.incarnation != view.control.incarnation:
+    logs: list[_Log] = []
+    every = busy = False
+    for shard, (mark, raw) in zip(link.shards, closed, strict=True):
+        control, view = Control.parse(raw), shard.view
+        if control is None or control.incarnation != view.control.incarnation:
+            return None
+        logs.append(_Log(mark.decode(), control.incarnation.hex(), control.generation))
+        first = control.floor == 0  # entries of older incarnations may be anywhere
+        every = every or first or view.bans.has_tags()
+        busy = busy or first or len(view.bans) > 0
+    if not busy:
         return None
-    first = control.floor == 0  # entries of older incarnations may be anywhere
-    if not first and len(view.bans) == 0:
-        return None
-    return _Pass(
-        mark=mark.decode(),
-        incarnation=control.incarnation.hex(),
-        generation=control.generation,
-        process=answer.process.decode(),
-        every=first or view.bans.has_tags(),
-        total=report.scanned + int(total),
-    )
+    return _Pass(tuple(logs), answer.process.decode(), every, report.scanned + int(total))
+
+
+def _close_call(shard: Shard) -> Call:
+    age = least_mark_age_ms(shard.map.max_load_ms)
+    return Call(scripts.CLOSE, (shard.keys.ctl, shard.keys.marks), (shard.digest, age))
+
+
+def _catch_up(link: Link) -> None:
+    link.run(together([shard.catch_up() for shard in link.shards]))
 
 
 def least_mark_age_ms(max_load_ms: int) -> int:
@@ -141,18 +149,15 @@ def least_mark_age_ms(max_load_ms: int) -> int:
 
 
 def _batch(link: Link, walk: _Pass, report: SweepReport, batch: int) -> tuple[_Pass | None, SweepReport]:
-    """One page. Returns no pass if it is not of the same ban log and server any more."""
-    shard = link.shard
+    """One page. Returns no pass if it is not of the same ban logs and server any more."""
     page = scan.page(link, walk.scan, batch)
-    view = link.run(shard.catch_up())
-    same_log = (view.control.incarnation.hex(), view.control.generation) == (
-        walk.incarnation,
-        walk.generation,
-    )
-    if not same_log or page.process.decode() != walk.process:
+    _catch_up(link)
+    if page.process.decode() != walk.process or not _same_logs(link, walk):
         return None, report
-    names = page.names if walk.every else [n for n in page.names if view.bans.kills(n[1], n[2], (), -1)]
-    doomed = [seen for seen in scan.look(link, names) if scan.dead(shard, seen)]
+    names = page.names
+    if not walk.every:
+        names = [name for name in names if name.shard.view.bans.kills(name.tenant, name.key, (), -1)]
+    doomed = [seen for seen in scan.look(link, names) if seen.dead()]
     deleted = scan.drop(link, doomed)
     report = replace(
         report,
@@ -163,8 +168,21 @@ def _batch(link: Link, walk: _Pass, report: SweepReport, batch: int) -> tuple[_P
     return replace(walk, scan=page.cursor.decode()), report
 
 
+def _same_logs(link: Link, walk: _Pass) -> bool:
+    now = [(shard.view.control.incarnation.hex(), shard.view.control.generation) for shard in link.shards]
+    return now == [(log.incarnation, log.generation) for log in walk.logs]
+
+
 def _retire(link: Link, walk: _Pass) -> int:
-    """Drop the bans up to the mark; -1 if the pass does not count."""
-    keys = link.shard.keys
-    args = (link.shard.map.digest, walk.incarnation, walk.generation, walk.mark)
-    return int(link.exchange((Call(scripts.RETIRE, (keys.ctl, keys.bans, keys.marks), args),)).reply())
+    """Drop the bans up to the marks; -1 if the pass does not count for some shard."""
+    answer = link.exchange(
+        tuple(_retire_call(shard, log) for shard, log in zip(link.shards, walk.logs, strict=True))
+    )
+    retired = [int(answer.reply(i)) for i in range(len(link.shards))]
+    return -1 if min(retired) < 0 else sum(retired)
+
+
+def _retire_call(shard: Shard, log: _Log) -> Call:
+    keys = shard.keys
+    args = (shard.digest, log.incarnation, log.generation, log.mark)
+    return Call(scripts.RETIRE, (keys.ctl, keys.bans, keys.marks), args)

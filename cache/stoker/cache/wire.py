@@ -3,7 +3,7 @@
 An operation is a generator that yields an `Exchange` and is sent an `Answer`; all of it runs on one connection.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -58,3 +58,37 @@ def refusal(error: Exception) -> CacheUnavailable:
 def out_of_memory(reply: object) -> bool:
     """Whether a reply is the server's refusal to use more memory."""
     return isinstance(reply, Exception) and ("OOM" in str(reply) or "maxmemory" in str(reply))
+
+
+def together(operations: Sequence[Operation[T]]) -> Operation[list[T]]:
+    """Several operations as one: each round trip carries what all of them ask for next.
+
+    Raises:
+        CacheUnavailable: One of them failed; the others were carried to their end first.
+    """
+    results: dict[int, T] = {}
+    failure: CacheUnavailable | None = None
+    waiting: dict[int, Exchange] = {}
+
+    def advance(index: int, answer: Answer | None) -> None:
+        nonlocal failure
+        try:
+            waiting[index] = next(operations[index]) if answer is None else operations[index].send(answer)
+        except StopIteration as stop:
+            results[index] = stop.value
+        except CacheUnavailable as error:
+            failure = error
+
+    for index in range(len(operations)):
+        advance(index, None)
+    while waiting:
+        asked, waiting = waiting, {}
+        answer = yield tuple(command for commands in asked.values() for command in commands)
+        at = 0
+        for index, commands in asked.items():
+            replies = answer.replies[at : at + len(commands)]
+            at += len(commands)
+            advance(index, answer._replace(replies=replies))
+    if failure is not None:
+        raise failure
+    return [results[index] for index in range(len(operations))]

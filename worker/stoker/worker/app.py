@@ -34,7 +34,7 @@ def make_app(settings: Settings) -> StokerApp:
     configure(settings)
     shared.conf.update(worker_config(settings))
     shared.steps["consumer"].add(LeaseRenewal)
-    lifecycle.connect(settings)
+    lifecycle.connect()
     return shared
 
 

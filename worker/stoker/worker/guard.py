@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 
-GRACE_S = 5.0
+GRACE_S = 3.0
 """Between SIGTERM and SIGKILL. Nobody is left to wait for, so it is short."""
 GONE_S = 5.0
 """Longest wait for the killed to disappear before their directory is removed all the same."""

@@ -18,11 +18,11 @@ from stoker.tasks.job import ANY
 log = logging.getLogger(__name__)
 
 
-def connect(settings: Settings) -> None:
-    """Have Celery call this module in every worker of this process's app."""
+def connect() -> None:
+    """Have Celery call this module in this process's worker."""
     handlers: list[tuple[Signal, Any]] = [
-        (signals.setup_logging, lambda **_: setup_logging(settings)),
-        (signals.worker_init, lambda **_: start(settings)),
+        (signals.setup_logging, lambda **_: setup_logging(runtime.current().settings)),
+        (signals.worker_init, lambda **_: start(runtime.current().settings)),
         (signals.worker_process_init, lambda **_: runtime.current().cache.ping()),
         (signals.worker_process_shutdown, lambda **_: runtime.current().close()),
         (signals.worker_shutdown, lambda **_: runtime.current().close()),

@@ -105,7 +105,10 @@ class Processes:
         self.directory = Path(line.rstrip("\n"))
 
     def start(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> Child:
-        """Run a command; its output goes to `<directory>/<name>.log`. `env` replaces the environment.
+        """Run a command; its output goes to `<directory>/<name>.log`, its temporary files to the directory too.
+
+        Args:
+            env: Its environment; that of this process if left out.
 
         Raises:
             ChildEnded: One started before, or the guard, has ended meanwhile.
@@ -118,7 +121,7 @@ class Processes:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=env,
+                env={**(os.environ if env is None else env), "TMPDIR": str(self.directory)},
                 start_new_session=True,
             )
         child = Child(name, log, process)
@@ -163,7 +166,7 @@ class Processes:
             deadline = time.monotonic() + grace_s
             while any(c.process.poll() is None for c in stopping) and time.monotonic() < deadline:
                 time.sleep(0.02)
-        finally:  # also when a second Ctrl-C ends the patience
+        finally:
             for child in stopping:
                 self._kill(child)
 
@@ -190,6 +193,8 @@ class Processes:
             for child in reversed(self._children[:]):
                 self.stop([child], self._grace_s)
         finally:
+            for child in self._children[:]:  # a second Ctrl-C has ended the patience
+                self._kill(child)
             with suppress(BrokenPipeError):
                 self._to_guard.close()
             self._guard.wait(guard.GRACE_S + 2 * guard.GONE_S)

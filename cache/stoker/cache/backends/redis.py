@@ -6,6 +6,7 @@ Drives the generators of `protocol` over a `Transport` and turns values into ent
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from stoker.cache import entry, evict, sweep
@@ -15,16 +16,18 @@ from stoker.cache.codec import MSGPACK, Codec, Undecodable
 from stoker.cache.entry import Stamp
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
-from stoker.cache.keys import ShardKeys
+from stoker.cache.keys import EntryNames, ShardKeys
 from stoker.cache.options import CacheConfig
-from stoker.cache.placement import Map
 from stoker.cache.protocol import Busy, Filling, Found, Lease, Name, Shard
+from stoker.cache.shards import Map, Placement
 from stoker.cache.stats import Counters
 from stoker.cache.steps import Step
 from stoker.cache.sweep import SweepReport
 from stoker.cache.tenancy import tenant_field
 from stoker.cache.transport import Transport
+from stoker.cache.wire import Operation, together
 
+Item = TypeVar("Item")
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 _NO_STAMP = Stamp(b"\0" * 8, 0)
@@ -33,7 +36,7 @@ _PAGE = 1000
 
 
 class RedisBackend:
-    """One shard on one server. Connects at its first use.
+    """All shards on one server. Connects at its first use.
 
     Args:
         config: With `redis_url`.
@@ -52,31 +55,71 @@ class RedisBackend:
         self._lease_ms = round(config.lease * 1000)
         self.run = self._transport.run
         self.exchange = self._transport.exchange
-        self.shard = Shard(
-            ShardKeys(config.namespace), Map(round(config.max_load * 1000), config.boot_fence), self._cold
-        )
+        self.place(Placement())
 
-    def _cold(self, reason: str) -> None:
-        level = logging.INFO if reason == "missing" else logging.WARNING
-        log.log(
-            level,
-            "namespace %s begins cold (%s): what was stored before is a miss",
-            self._config.namespace,
-            reason,
+    def place(self, placement: Placement) -> None:
+        """Spread keys by this placement. Only before anything was read or written."""
+        config = self._config
+        agreed = Map(
+            max_load_ms=round(config.max_load * 1000),
+            boot_fence=config.boot_fence,
+            num_shards=placement.num_shards,
+            hash=placement.hash,
+            probes=placement.probes,
         )
-        self._on_event("cache.cold", {"namespace": self._config.namespace, "shard": 0, "reason": reason})
+        self.placement = placement
+        self.names = EntryNames(config.namespace, placement.num_shards)
+        self.shards = [self._make_shard(n, agreed) for n in range(placement.num_shards)]
+
+    def _make_shard(self, number: int, agreed: Map) -> Shard:
+        return Shard(ShardKeys(self._config.namespace, number), agreed, partial(self._cold, number))
+
+    def used(self) -> bool:
+        """Whether anything was read or written."""
+        return any(shard.view.control.raw for shard in self.shards)
+
+    def _cold(self, shard: int, reason: str) -> None:
+        level = logging.INFO if reason == "missing" else logging.WARNING
+        namespace = self._config.namespace
+        log.log(level, "namespace %s begins cold (%s): what was stored before is a miss", namespace, reason)
+        self._on_event("cache.cold", {"namespace": namespace, "shard": shard, "reason": reason})
+
+    def shard_of(self, name: Name) -> Shard:
+        """The shard that the key lives in."""
+        return self.shards[self.placement.shard_of(tenant_field(name[0]), name[1])]
+
+    def _spread(
+        self,
+        items: Sequence[Item],
+        name_of: Callable[[Item], Name],
+        operation: Callable[[Shard, Sequence[Item]], Operation[list[T]]],
+    ) -> list[T]:
+        """Run an operation over items of many shards, in pages, all shards of a page in the same round trips."""
+        results: list[T] = []
+        for page in _pages(items):
+            if len(self.shards) == 1:
+                results += self.run(operation(self.shards[0], page))
+                continue
+            groups: dict[int, list[int]] = {}
+            for index, item in enumerate(page):
+                tenant_id, key = name_of(item)[:2]
+                groups.setdefault(self.placement.shard_of(tenant_field(tenant_id), key), []).append(index)
+            parts = [operation(self.shards[n], [page[i] for i in group]) for n, group in groups.items()]
+            placed: dict[int, T] = {}
+            for group, part in zip(groups.values(), self.run(together(parts)), strict=True):
+                placed.update(zip(group, part, strict=True))
+            results += [placed[index] for index in range(len(page))]
+        return results
 
     def read(self, tenant_id: str | None, key: str, type: Any = None) -> Hit | None:
-        return self._hit(self.run(self.shard.read(tenant_id, (key,)))[0], type)
+        name = tenant_id, key
+        return self._hit(self.run(self.shard_of(name).read((name,)))[0], type)
 
     def read_many(self, tenant_id: str | None, keys: Sequence[str], type: Any = None) -> dict[str, Hit]:
-        hits = {}
-        for page in _pages(keys):
-            for key, found in zip(page, self.run(self.shard.read(tenant_id, page)), strict=True):
-                hit = self._hit(found, type)
-                if hit is not None:
-                    hits[key] = hit
-        return hits
+        names = [(tenant_id, key) for key in keys]
+        found = self._spread(names, _itself, Shard.read)
+        hits = ((key, self._hit(one, type)) for key, one in zip(keys, found, strict=True))
+        return {key: hit for key, hit in hits if hit is not None}
 
     def _hit(self, found: Found | None, type: Any) -> Hit | None:
         if found is None:
@@ -91,21 +134,18 @@ class RedisBackend:
         return Hit(value, 0 < meta.soft_ms <= now_ms())
 
     def acquire(self, names: Sequence[Name], type: Any = None) -> list[tuple[Lease | Busy, Hit | None]]:
-        outcome: list[tuple[Lease | Busy, Hit | None]] = []
-        for page in _pages(names):
-            taken = self.run(self.shard.acquire(page, self._lease_ms))
-            outcome += [(lease, self._hit(found, type)) for lease, found in taken]
-        return outcome
+        taken = self._spread(names, _itself, lambda shard, page: shard.acquire(page, self._lease_ms))
+        return [(lease, self._hit(found, type)) for lease, found in taken]
 
     def snapshot(self, tenant_id: str | None, key: str, hold_ms: int) -> Lease:
-        return self.run(self.shard.snapshot(tenant_id, key, hold_ms))
+        return self.run(self.shard_of((tenant_id, key)).snapshot(tenant_id, key, hold_ms))
 
     def fill(self, fills: Sequence[tuple[Lease, Write]]) -> list[bool]:
         packed = [
             Filling(lease, self._pack(lease.key, lease.stamp, write), write.ttl_ms, write.tags)
             for lease, write in fills
         ]
-        return [stored for page in _pages(packed) for stored in self.run(self.shard.fill(page))]
+        return self._spread(packed, lambda filling: _name(filling.lease), Shard.fill)
 
     def _pack(self, key: str, stamp: Stamp, write: Write) -> bytes:
         flags, payload = self._codec.encode(key, write.value)
@@ -122,31 +162,31 @@ class RedisBackend:
         )
 
     def renew(self, leases: Sequence[Lease]) -> None:
-        for page in _pages(leases):
-            self.exchange((self.shard.renew_call(page, self._lease_ms),)).reply()
+        self._spread(leases, _name, lambda shard, page: shard.renew(page, self._lease_ms))
 
     def release(self, leases: Sequence[Lease]) -> None:
-        for page in _pages(leases):
-            self.exchange((self.shard.release_call(page),)).reply()
+        self._spread(leases, _name, Shard.release)
 
     def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> list[bool]:
-        items = [(key, self._pack(key, _NO_STAMP, write), write.ttl_ms) for key, write in writes]
-        return [stored for page in _pages(items) for stored in self.run(self.shard.store(tenant_id, page))]
+        items = [((tenant_id, key), self._pack(key, _NO_STAMP, write), write.ttl_ms) for key, write in writes]
+        return self._spread(items, lambda item: item[0], Shard.store)
 
     def delete(self, tenant_id: str | None, key: str) -> bool:
-        return self.run(self.shard.delete(tenant_id, key))
+        return self.run(self.shard_of((tenant_id, key)).delete(tenant_id, key))
 
     def ban(self, rules: Sequence[Rule]) -> None:
-        self.run(self.shard.ban(rules))
+        self.run(together([shard.ban(rules) for shard in self.shards]))
 
     def explain(self, tenant_id: str | None, key: str) -> dict[str, Any]:
-        keys, field = self.shard.keys, tenant_field(tenant_id)
-        view = self.run(self.shard.catch_up())
+        shard = self.shard_of((tenant_id, key))
+        keys = shard.keys
+        view = self.run(shard.catch_up())
         name, lease = keys.entry(tenant_id, key), keys.lease(tenant_id, key)
         answer = self.exchange((("GET", name), ("PTTL", name), ("PTTL", lease), ("MEMORY", "USAGE", name)))
         blob, ttl_ms, lease_ms, size = (answer.reply(i) for i in range(4))
         facts: dict[str, Any] = {
             "redis_key": name.decode(),
+            "shard": self.shards.index(shard),
             "state": "absent",
             "lease_ms": lease_ms if lease_ms >= 0 else None,
             "incarnation": view.control.incarnation.hex(),
@@ -158,7 +198,7 @@ class RedisBackend:
         if blob is not None and meta is None:
             facts["state"] = "unreadable"
         elif meta is not None:
-            alive = self.shard.judge(view, field, key, blob) is not None
+            alive = shard.judge(view, (tenant_id, key), blob) is not None
             facts.update(
                 state="live"
                 if alive
@@ -192,7 +232,8 @@ class RedisBackend:
 
     def forked(self) -> None:
         self._transport.forked()
-        self.shard.forked()
+        for shard in self.shards:
+            shard.forked()
 
     def __len__(self) -> int:
         raise TypeError("len() of a cache on Redis would have to visit every key; stats() has counts")
@@ -206,3 +247,11 @@ def now_ms() -> int:
 def _pages(items: Sequence[T]) -> Iterator[Sequence[T]]:
     for start in range(0, len(items), _PAGE):
         yield items[start : start + _PAGE]
+
+
+def _itself(name: Name) -> Name:
+    return name
+
+
+def _name(lease: Lease) -> Name:
+    return lease.tenant_id, lease.key

@@ -1,0 +1,103 @@
+"""The `stoker` command: what it prints, and what it says of wrong input."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from stoker.cache import ConfigError
+from stoker.config import Settings
+from stoker.tasks import JobLost, runtime, send
+from stoker.tasks.job import ANY
+from stoker.worker import cli
+from stoker.worker.app import make_app
+
+
+@pytest.fixture(autouse=True)
+def _environment(
+    cache_server: str, broker_server: str, namespace: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STOKER_CACHE_URL", cache_server)
+    monkeypatch.setenv("STOKER_BROKER_URL", broker_server)
+    monkeypatch.setenv("STOKER_NAMESPACE", namespace)
+    make_app(Settings())
+    yield
+    runtime.current().close()
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.cli, arguments, env={"COLUMNS": "200"})
+
+
+def test_jobs_are_listed_newest_first_and_one_is_shown_with_its_report() -> None:
+    first, second = send.sweep(), send.warm(["user:1"])
+    runtime.current().jobs.finish(first.id, "failed", ANY, {"error": "no coal", "report": {"deleted": 7}})
+    listed = invoke("jobs").stdout
+    assert listed.index(second.id) < listed.index(first.id)
+    assert "queued" in listed
+    shown = invoke("jobs", first.id).stdout
+    assert "no coal" in shown
+    assert shown.split()[-4:] == ["deleted", "7", "no", "coal"]
+
+
+def test_jobs_as_json_are_for_programs() -> None:
+    job = send.warm(["user:1"])
+    assert json.loads(invoke("jobs", job.id, "--json").stdout)["state"] == "queued"
+    assert [one["id"] for one in json.loads(invoke("jobs", "--json").stdout)] == [job.id]
+
+
+def test_a_job_can_be_told_to_stop() -> None:
+    job = send.warm(["user:1"])
+    assert "was told to stop" in invoke("jobs", "--abort", job.id).stdout
+    assert job.status().state == "aborted"
+    assert invoke("jobs", "--abort", "nonsense").exit_code == 1
+
+
+def test_a_job_that_does_not_exist_is_an_error_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert isinstance(invoke("jobs", "nonsense").exception, JobLost)
+    monkeypatch.setattr("sys.argv", ["stoker", "jobs", "nonsense"])
+    with pytest.raises(SystemExit, match=r"^stoker: job nonsense: the state server does not know it"):
+        cli.main()
+
+
+def test_config_prints_every_setting_with_its_source_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOKER_FLOWER__PASSWORD", "coal-and-fire")
+    found = {one["name"]: one for one in json.loads(invoke("config", "--json").stdout)}
+    assert found["STOKER_FLOWER__PASSWORD"] == {
+        "name": "STOKER_FLOWER__PASSWORD",
+        "value": "***",
+        "source": "environment",
+    }
+    assert found["STOKER_JOB__BATCH"]["source"] == "default"
+    table = invoke("config").stdout
+    assert "STOKER_JOB__BATCH" in table
+    assert "coal-and-fire" not in table
+
+
+def test_a_worker_serves_the_queues_it_is_given_in_that_order(
+    monkeypatch: pytest.MonkeyPatch, namespace: str
+) -> None:
+    started: list[list[str]] = []
+
+    def execute(_: str, arguments: list[str]) -> NoReturn:
+        started.append(arguments)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(os, "execv", execute)
+    monkeypatch.setenv("REMAP_SIGTERM", "")  # so that what the command sets ends with the test
+    assert invoke("worker", "-q", "warm", "-q", "invalidate", "--concurrency", "3").exit_code == 0
+    assert f"--queues={namespace}.warm,{namespace}.invalidate" in started[0]
+    assert "--concurrency=3" in started[0]
+
+
+def test_a_queue_that_does_not_exist_is_an_error() -> None:
+    error = invoke("worker", "-q", "coal").exception
+    assert isinstance(error, ConfigError)
+    assert str(error) == "queue='coal': choose from invalidate, warm, maintenance"

@@ -1,0 +1,78 @@
+"""The Celery app of workers and beat, and what a worker checks before it starts."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from stoker.cache import ConfigError, LoaderError
+from stoker.config import BeatSettings, Settings
+from stoker.tasks import names
+from stoker.tasks.schedule import beat_schedule
+from stoker.worker.app import make_app
+from stoker.worker.lifecycle import check_cache, import_loaders, warn_of_one_server
+
+
+def test_the_app_is_made_from_the_settings_and_not_from_celerys_variables(
+    broker_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CELERY_BROKER_URL", "amqp://elsewhere")
+    conf = make_app(
+        Settings(broker_url=broker_server, namespace="shop", worker={"visibility_timeout": 7})
+    ).conf
+    assert conf.broker_read_url == conf.broker_write_url == broker_server
+    assert [queue.name for queue in conf.task_queues] == ["shop.invalidate", "shop.warm", "shop.maintenance"]
+    assert conf.broker_transport_options["visibility_timeout"] == 7
+    assert (conf.accept_content, conf.task_serializer) == (["json"], "json")
+    assert (conf.task_acks_late, conf.worker_prefetch_multiplier, conf.task_ignore_result) == (True, 1, True)
+
+
+def test_without_a_broker_there_is_no_app() -> None:
+    with pytest.raises(ConfigError, match="STOKER_BROKER_URL"):
+        make_app(Settings())
+
+
+def test_the_module_of_the_app_reads_no_settings_until_the_app_is_asked_for() -> None:
+    program = (
+        "import os; os.environ['STOKER_NONSENSE'] = '1'\n"
+        "import stoker.worker.app as module\n"
+        "try: module.app\n"
+        "except ValueError as error: assert 'STOKER_NONSENSE' in str(error)\n"
+        "else: raise AssertionError\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_everything_that_beat_sends_expires_before_its_next_turn() -> None:
+    entries = beat_schedule(Settings(beat=BeatSettings(reap_every=3, sweep_every=None)))
+    assert set(entries) == {names.REAP, names.EVICT}
+    assert all(entry["options"]["expires"] <= entry["schedule"] for entry in entries.values())
+    for entry in entries.values():
+        names.check(entry["task"], entry["kwargs"])
+
+
+def test_a_worker_without_a_cache_server_is_refused() -> None:
+    with pytest.raises(ConfigError, match="STOKER_CACHE_URL=None: a worker needs the cache server"):
+        check_cache(Settings())
+
+
+def test_a_loader_module_that_fails_is_named_with_the_reason() -> None:
+    import_loaders(("json", "logging"))
+    with pytest.raises(LoaderError, match=r"'no_such_module' cannot be imported \(ModuleNotFoundError"):
+        import_loaders(("json", "no_such_module"))
+
+
+def test_one_server_for_cache_and_broker_is_warned_about(
+    cache_server: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        warn_of_one_server(Settings(cache_url=cache_server, broker_url=cache_server + "1"))
+    assert "are one server" in caplog.text
+
+
+def test_two_servers_and_servers_that_are_not_there_are_not(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        closed = "redis://127.0.0.1:1/0"
+        warn_of_one_server(Settings(cache_url=closed, broker_url=closed))
+    assert caplog.text == ""
