@@ -85,6 +85,24 @@ def test_invalidations_that_come_close_together_share_one_sweep(producer: Settin
     assert [message["task"] for message in messages(producer, "maintenance")] == [names.SWEEP]
 
 
+def test_an_invalidation_through_the_task_is_one_script_call_however_many_keys_it_kills(
+    producer: Settings, cache: Cache
+) -> None:
+    cost: dict[int, dict[str, int]] = {}
+    with redis.Redis.from_url(str(producer.cache_url)) as client:
+        for size in (100, 10_000):
+            cache.set_many(dict.fromkeys((f"user:{number}" for number in range(size)), 0))
+            run(tasks.invalidate, send.invalidate_pattern("other:*"))  # connect, and write this second's mark
+            job = send.invalidate_pattern("user:*")
+            client.config_resetstat()
+            run(tasks.invalidate, job)
+            found = client.info("commandstats")
+            cost[size] = {name.removeprefix("cmdstat_"): found[name]["calls"] for name in found}
+            assert cache.get("user:99") is None
+    assert cost[100]["evalsha"] == cost[10_000]["evalsha"] == 1
+    assert not {"scan", "del", "unlink"} & (cost[100].keys() | cost[10_000].keys())
+
+
 def test_keys_alone_are_deleted_at_once_and_need_no_sweep(producer: Settings, cache: Cache) -> None:
     cache.set("a", 1)
     job = send.invalidate(keys=["a", "b"])

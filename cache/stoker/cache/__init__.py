@@ -19,6 +19,7 @@ from stoker.cache.errors import (
 from stoker.cache.evict import EvictReport
 from stoker.cache.loaders import LoadKey, loader
 from stoker.cache.options import CacheConfig, Hooks
+from stoker.cache.sharder import CacheSharder, CacheShardingConfig
 from stoker.cache.stats import CacheStats
 from stoker.cache.steps import Step
 from stoker.cache.sweep import SweepReport
@@ -33,6 +34,9 @@ __all__ = [
     "CacheMechanism",
     "Hooks",
     "Token",
+    # companions
+    "CacheSharder",
+    "CacheShardingConfig",
     # loaders
     "LoadKey",
     "loader",

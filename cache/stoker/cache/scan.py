@@ -29,6 +29,7 @@ class Name(NamedTuple):
     """An entry on a page, by what its name says."""
 
     raw: bytes
+    number: int
     shard: Shard
     tenant: str
     key: str
@@ -64,7 +65,7 @@ def page(link: Link, cursor: str, batch: int) -> Page:
     for raw in raws:
         parts = link.names.split(raw)
         if parts is not None and parts[0] < len(link.shards):
-            found.append(Name(raw, link.shards[parts[0]], parts[1], parts[2]))
+            found.append(Name(raw, parts[0], link.shards[parts[0]], parts[1], parts[2]))
     return Page(found, following, answer.process)
 
 

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 MAX_TRIES = 20  # with the waits below about eight minutes
 LONGEST_WAIT = 30.0
+KEEP_SUCCEEDED = 600.0  # seconds: there can be hundreds a second, and nobody asks about them for long
 
 
 @app.task(name=names.INVALIDATE, bind=True, shared=False, base=JobTask)
@@ -44,6 +45,7 @@ def invalidate(self: JobTask, /, **message: Any) -> dict[str, Any]:
             "succeeded",
             ANY,
             {"report": report, "error": "", "done": report["done"], "total": report["done"]},
+            keep=KEEP_SUCCEEDED,
         )
     if report["bans"]:
         _ask_for_a_sweep()

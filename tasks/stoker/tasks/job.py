@@ -191,8 +191,21 @@ class JobStore:
         with self._bounded():
             self._drop(keys=[self._lock(claim.target)], args=[claim.token])
 
-    def finish(self, job_id: str, state: State, token: str, fields: Mapping[str, Any] | None = None) -> str:
-        """Give the job its final state; see finish.lua for `token` and the answer."""
+    def finish(
+        self,
+        job_id: str,
+        state: State,
+        token: str,
+        fields: Mapping[str, Any] | None = None,
+        *,
+        keep: float | None = None,
+    ) -> str:
+        """Give the job its final state; see finish.lua for `token` and the answer.
+
+        Args:
+            keep: Seconds the record stays; None: as the settings say, which is also the most.
+        """
+        keep_ms = self._keep_ms if keep is None else min(int(keep * 1000), self._keep_ms)
         with self._bounded():
             target, shared = self._redis.hmget(self._job(job_id), "target", "shared")
             if target is None:
@@ -203,7 +216,7 @@ class JobStore:
             ]
             if shared == "1":
                 names.append(keys.job_target(self._namespace, target))
-            given = [job_id, state, self._keep_ms, token, *_pairs(fields or {})]
+            given = [job_id, state, keep_ms, token, *_pairs(fields or {})]
             return str(self._finish(keys=names, args=given))
 
     def postpone(self, job_id: str, seconds: float, error: str = "") -> None:

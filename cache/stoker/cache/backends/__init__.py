@@ -7,6 +7,7 @@ from stoker.cache.bans import Rule
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
 from stoker.cache.protocol import Busy, Lease, Name
+from stoker.cache.shards import Placement
 from stoker.cache.steps import Step
 from stoker.cache.sweep import SweepReport
 
@@ -63,6 +64,12 @@ class Backend(Protocol):
     def evict_steps(
         self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None
     ) -> Iterator[Step[EvictReport]]: ...
+
+    def place(self, placement: Placement) -> None:
+        """Spread keys by this placement; refused once that would lose what is stored."""
+        ...
+
+    def entries_by_shard(self) -> dict[int, int]: ...
 
     def ping(self) -> bool: ...
 

@@ -19,6 +19,7 @@ from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
 from stoker.cache.options import CacheConfig
 from stoker.cache.protocol import LEASE, TOKEN, Busy, Lease, Name
+from stoker.cache.shards import Placement
 from stoker.cache.stats import Counters
 from stoker.cache.steps import Step
 from stoker.cache.sweep import SweepReport
@@ -58,6 +59,7 @@ class MemoryBackend:
         self._counters = counters
         self._clock = clock
         self._secrets = itertools.count()
+        self._placement = Placement()
         self.forked()
 
     def forked(self) -> None:
@@ -241,6 +243,18 @@ class MemoryBackend:
         reason = "reached the target" if dead or unread else "below the high watermark"
         report = EvictReport(before, after, target, before, dead, 0, unread, reason)
         yield Step(before, before, 0, {}, report, last=True)
+
+    def place(self, placement: Placement) -> None:
+        self._placement = placement  # nothing moves: all shards are in the same dict
+
+    def entries_by_shard(self) -> dict[int, int]:
+        now = self._clock()
+        counts = dict.fromkeys(range(self._placement.num_shards), 0)
+        with self._lock:
+            for place, slot in self.slots.items():
+                if now < slot.expires:
+                    counts[self._placement.shard_of(*place)] += 1
+        return counts
 
     def ping(self) -> bool:
         return True

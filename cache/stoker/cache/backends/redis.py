@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from stoker.cache import entry, evict, sweep
+from stoker.cache import entry, evict, scan, sweep
 from stoker.cache.backends import Write
 from stoker.cache.bans import Rule
 from stoker.cache.codec import MSGPACK, Codec, Undecodable
 from stoker.cache.entry import Stamp
+from stoker.cache.errors import ConfigError
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
 from stoker.cache.keys import EntryNames, ShardKeys
@@ -55,10 +56,19 @@ class RedisBackend:
         self._lease_ms = round(config.lease * 1000)
         self.run = self._transport.run
         self.exchange = self._transport.exchange
-        self.place(Placement())
+        self._place(Placement())
 
     def place(self, placement: Placement) -> None:
-        """Spread keys by this placement. Only before anything was read or written."""
+        if any(shard.view.control.raw for shard in self.shards):
+            raise ConfigError(
+                "num_shards",
+                placement.num_shards,
+                f"the cache is in use with {self.placement.num_shards}, and what it holds would not be found any more; "
+                "enable sharding before the first read or write, or open a new namespace",
+            )
+        self._place(placement)
+
+    def _place(self, placement: Placement) -> None:
         config = self._config
         agreed = Map(
             max_load_ms=round(config.max_load * 1000),
@@ -73,10 +83,6 @@ class RedisBackend:
 
     def _make_shard(self, number: int, agreed: Map) -> Shard:
         return Shard(ShardKeys(self._config.namespace, number), agreed, partial(self._cold, number))
-
-    def used(self) -> bool:
-        """Whether anything was read or written."""
-        return any(shard.view.control.raw for shard in self.shards)
 
     def _cold(self, shard: int, reason: str) -> None:
         level = logging.INFO if reason == "missing" else logging.WARNING
@@ -223,6 +229,17 @@ class RedisBackend:
         self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None
     ) -> Iterator[Step[EvictReport]]:
         return evict.evict_steps(self, self._config, now_ms, target_bytes, batch, cursor)
+
+    def entries_by_shard(self) -> dict[int, int]:
+        counts = dict.fromkeys(range(len(self.shards)), 0)
+        cursor = b"0"
+        while True:
+            page = scan.page(self, cursor.decode(), _PAGE)
+            for name in page.names:
+                counts[name.number] += 1
+            cursor = page.cursor
+            if cursor == b"0":
+                return counts
 
     def ping(self) -> bool:
         return bool(self.exchange((("PING",),)).reply() == b"PONG")

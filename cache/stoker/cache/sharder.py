@@ -1,0 +1,67 @@
+"""`CacheSharder`: spreads a cache over several shards of one server, each with a ban log of its own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stoker.cache.engine import Cache
+from stoker.cache.errors import ConfigError
+from stoker.cache.shards import Placement
+from stoker.cache.tenancy import check_key, tenant_field
+
+
+@dataclass(slots=True)
+class CacheShardingConfig:
+    """How keys are spread.
+
+    Attributes:
+        enabled: Whether they are; `enable_sharding()` sets it.
+        num_shards: 1 to 1024. An invalidation by pattern, tag or tenant goes to every shard, so its cost grows with it.
+        shard_key_func: Called with a key, returns an int; must give the same answers in every process. None hashes
+            tenant and key.
+    """
+
+    enabled: bool = False
+    num_shards: int = 4
+    shard_key_func: Callable[[str], int] | None = None
+
+
+class CacheSharder:
+    """Sharding of one cache.
+
+    Every process that opens the namespace must shard it alike; one that does not is refused at its first operation.
+    On the memory backend shards only say where a key would live.
+
+    Raises:
+        ConfigError: As `Placement`; and with `config.enabled`, as `enable_sharding`.
+    """
+
+    def __init__(self, cache: Cache, config: CacheShardingConfig | None = None) -> None:
+        self.config = config or CacheShardingConfig()
+        self._cache = cache
+        self._placement = Placement(self.config.num_shards, self.config.shard_key_func)
+        if self.config.enabled:
+            self.enable_sharding()
+
+    def enable_sharding(self) -> None:
+        """Spread the cache's keys from now on.
+
+        Raises:
+            ConfigError: The cache was used already: what it holds would not be found any more.
+        """
+        self._cache._backend.place(self._placement)
+        self.config.enabled = True
+
+    def shard_for(self, key: str, tenant_id: str | None = None) -> int:
+        """The number of the shard that the key lives in, once sharding is enabled."""
+        return self._placement.shard_of(tenant_field(tenant_id), check_key(key))
+
+    def distribution(self) -> dict[int, int]:
+        """Entries by shard. On Redis it scans the server; expired entries are not counted, banned ones are.
+
+        Raises:
+            ConfigError: Sharding is not enabled.
+            CacheUnavailable: The server cannot be asked.
+        """
+        if not self.config.enabled:
+            raise ConfigError("enabled", False, "call enable_sharding() first")
+        return self._cache._backend.entries_by_shard()
