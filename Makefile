@@ -24,7 +24,7 @@ demo: .venv/demo.stamp  ## run a cache, a worker, beat and Flower on real data, 
 test: .venv/test.stamp  ## run the tests; they start every server they need
 	@$(PYTEST) -m 'not slow'
 
-test-all: .venv/test.stamp  ## run these and the slow ones: soak, kills, Redis 7
+test-all: .venv/test.stamp  ## run these and the slow ones: soak, kills, guards removed
 	@$(PYTEST)
 
 lint: .venv/dev.stamp  ## check style, format and the direction of imports

@@ -6,6 +6,8 @@ from typing import Any
 
 import redis
 
+from stoker.cache import CacheMonitor
+
 from tests.cache.conftest import MakeCache
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
@@ -41,6 +43,7 @@ def test_the_documented_acl_is_enough(
     assert cache.sweep().complete
     assert cache.evict(target_bytes=1).reason
     cache.delete("k")
+    assert CacheMonitor(cache).get_memory_usage()["hits"] > 0
     assert cache.ping()
     assert cache.stats().unavailable == 0
     client.execute_command("ACL", "DELUSER", namespace, "probe")

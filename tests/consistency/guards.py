@@ -46,7 +46,9 @@ def stamp_after_load() -> None:
 
     def late(self: RedisBackend, fills: Sequence[tuple[Lease, Write]]) -> list[bool]:
         now = [self.run(self.shard_of((lease.tenant_id, lease.key)).catch_up()).stamp for lease, _ in fills]
-        late_fills = [(lease._replace(stamp=stamp), write) for stamp, (lease, write) in zip(now, fills, strict=True)]
+        late_fills = [
+            (lease._replace(stamp=stamp), write) for stamp, (lease, write) in zip(now, fills, strict=True)
+        ]
         return fill(self, late_fills)
 
     _put(RedisBackend, "fill", late)

@@ -14,6 +14,7 @@ from stoker.config import Settings, open_cache
 from stoker.tasks import JobHandle, configure, names, runtime, send
 from stoker.tasks.coordinator import MAX_STARTS, MAX_TRIES
 from stoker.tasks.job import Claim, JobStore
+from stoker.worker.embedded import embedded_server
 from tests.waiting import wait_until
 
 CLOSED = "redis://127.0.0.1:1/0"
@@ -86,10 +87,15 @@ def test_invalidations_that_come_close_together_share_one_sweep(producer: Settin
 
 
 def test_an_invalidation_through_the_task_is_one_script_call_however_many_keys_it_kills(
-    producer: Settings, cache: Cache
+    settings: Settings,
 ) -> None:
     cost: dict[int, dict[str, int]] = {}
-    with redis.Redis.from_url(str(producer.cache_url)) as client:
+    with (
+        embedded_server("cache") as server,  # of its own: the counts are the whole server's
+        redis.Redis.from_url(server.url) as client,
+        open_cache(settings.model_copy(update={"cache_url": server.url})) as cache,
+    ):
+        configure(settings.model_copy(update={"cache_url": server.url}))
         for size in (100, 10_000):
             cache.set_many(dict.fromkeys((f"user:{number}" for number in range(size)), 0))
             run(tasks.invalidate, send.invalidate_pattern("other:*"))  # connect, and write this second's mark
@@ -99,6 +105,7 @@ def test_an_invalidation_through_the_task_is_one_script_call_however_many_keys_i
             found = client.info("commandstats")
             cost[size] = {name.removeprefix("cmdstat_"): found[name]["calls"] for name in found}
             assert cache.get("user:99") is None
+        runtime.current().close()
     assert cost[100]["evalsha"] == cost[10_000]["evalsha"] == 1
     assert not {"scan", "del", "unlink"} & (cost[100].keys() | cost[10_000].keys())
 

@@ -1,5 +1,6 @@
 """Producers: what a send leaves behind, and that none ever hangs."""
 
+import os
 import subprocess
 import sys
 import time
@@ -137,3 +138,20 @@ def test_importing_the_tasks_reads_no_settings_and_leaves_the_apps_own_celery_al
         "assert not [name for name in mine.tasks if name.startswith('stoker.')]\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_forked_producer_and_its_parent_do_not_disturb_each_other(producer: Settings) -> None:
+    # Given a producer that has sent before it forks, as a preloading web server does
+    program = (
+        "import os\n"
+        "from stoker.tasks import send\n"
+        "send.sweep()\n"
+        "child = os.fork()\n"
+        "for number in range(200):\n"
+        "    send.invalidate_pattern(f'{child == 0}:{number}').status()\n"
+        "if child:\n"
+        "    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0\n"
+    )
+    ours = {"STOKER_BROKER_URL": producer.broker(), "STOKER_NAMESPACE": producer.namespace}
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, env={**os.environ, **ours})
+    assert queue_length(producer, "invalidate") == 400

@@ -4,7 +4,7 @@ Reading order: `engine` (every request), `flight` (one load per key), `protocol`
 they are about), then the backends and the verbs `warm`, `sweep`, `evict`.
 """
 
-from stoker.cache.engine import Cache, Token
+from stoker.cache.engine import Cache
 from stoker.cache.errors import (
     CacheError,
     CacheUnavailable,
@@ -18,12 +18,15 @@ from stoker.cache.errors import (
 )
 from stoker.cache.evict import EvictReport
 from stoker.cache.loaders import LoadKey, loader
+from stoker.cache.monitor import CacheMonitor, CacheMonitorConfig
 from stoker.cache.options import CacheConfig, Hooks
+from stoker.cache.requests import Token
 from stoker.cache.sharder import CacheSharder, CacheShardingConfig
 from stoker.cache.stats import CacheStats
 from stoker.cache.steps import Step
 from stoker.cache.sweep import SweepReport
 from stoker.cache.warm import WarmReport
+from stoker.cache.warmer import CacheWarmer, CacheWarmingConfig
 
 CacheMechanism = Cache
 
@@ -35,8 +38,12 @@ __all__ = [
     "Hooks",
     "Token",
     # companions
+    "CacheMonitor",
+    "CacheMonitorConfig",
     "CacheSharder",
     "CacheShardingConfig",
+    "CacheWarmer",
+    "CacheWarmingConfig",
     # loaders
     "LoadKey",
     "loader",

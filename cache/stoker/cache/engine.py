@@ -7,13 +7,13 @@ names. Nothing here knows Redis commands, Celery or settings from the environmen
 import logging
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from stoker.cache import invalidate
+from stoker.cache import invalidate, transport
 from stoker.cache.backends import Backend, Write
 from stoker.cache.backends.memory import MemoryBackend
 from stoker.cache.backends.redis import RedisBackend
@@ -30,24 +30,14 @@ from stoker.cache.flight import Hit
 from stoker.cache.loaders import Registry, default_registry
 from stoker.cache.loading import Loading
 from stoker.cache.options import CacheConfig, Hooks, Seconds, ttl_ms
-from stoker.cache.protocol import Lease
-from stoker.cache.requests import Request, Requests
+from stoker.cache.requests import Request, Requests, Token
 from stoker.cache.stats import CacheStats, Counters
 from stoker.cache.tenancy import check_key, check_tags
+from stoker.cache.traffic import Traffic
 from stoker.cache.verbs import Verbs
 
 R = TypeVar("R")
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A promise to notice: made by `snapshot` before a value is computed, given to `set` with the value."""
-
-    lease: Lease
-
-    def __repr__(self) -> str:
-        return f"Token(key={self.lease.key!r}, tenant_id={self.lease.tenant_id!r})"
 
 
 class Cache(Verbs):
@@ -80,6 +70,7 @@ class Cache(Verbs):
             self._backend = MemoryBackend(self.config, self._counters)
         else:
             self._backend = RedisBackend(self.config, self._counters, self._tell)
+        self._traffic = Traffic(self._backend.add_traffic if self.backend == "redis" else None)
         self._loading = Loading(self.config, self._backend, self._counters)
         _CACHES.add(self)
 
@@ -117,6 +108,7 @@ class Cache(Verbs):
         else:
             self._counters.hits += 1
             self._counters.stale_hits += hit.stale
+        self._traffic.note(tenant_id, key, hit is not None)
         return hit
 
     def get_many(
@@ -134,6 +126,8 @@ class Cache(Verbs):
         self._counters.hits += len(hits)
         self._counters.misses += len(names) - len(hits)
         self._counters.stale_hits += sum(hit.stale for hit in hits.values())
+        for key in names:
+            self._traffic.note(tenant_id, key, key in hits)
         return {key: hit.value for key, hit in hits.items()}
 
     def get_or_load(
@@ -314,7 +308,25 @@ class Cache(Verbs):
         """Cache a function or method by a key made from its arguments, such as `"user:{user_id}"`."""
         return cached_by(self, self._registry, template, ttl=ttl, soft_ttl=soft_ttl, tags=tuple(tags))
 
-    # -- looking after it -------------------------------------------------------------------------------------
+    # -- for diagnosis -------------------------------------------------------------------------------------
+
+    @property
+    def _store(self) -> Sized:
+        """The memory backend's entries, expired and banned ones included."""
+        if isinstance(self._backend, MemoryBackend):
+            return self._backend.slots
+        raise AttributeError("_store: a cache on Redis keeps its entries on the server; see _client")
+
+    @property
+    def _client(self) -> transport.Client:
+        """A plain client of the server."""
+        if isinstance(self._backend, RedisBackend):
+            return transport.client(self.config)
+        raise AttributeError("_client: a memory cache has no server; see _store")
+
+    def _namespaced_key(self, key: str, tenant_id: str | None = None) -> str:
+        """The name under which the key is stored."""
+        return self._backend.stored_name(tenant_id, check_key(key))
 
     def explain(self, key: str, tenant_id: str | None = None) -> dict[str, Any]:
         """What is stored under the key, and whether it is `live`, `banned`, `outdated`, `unreadable` or `absent`."""
@@ -338,6 +350,7 @@ class Cache(Verbs):
 
     def close(self) -> None:
         """End background threads and close connections."""
+        self._traffic.flush()
         self._loading.close()
         self._backend.close()
 

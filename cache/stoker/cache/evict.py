@@ -106,11 +106,12 @@ def _step(report: EvictReport, walk: _Walk | None) -> Step[EvictReport]:
 
 def used_memory(link: Link) -> tuple[int, int]:
     """(bytes that count for eviction, maxmemory or 0)."""
-    facts = _facts(link.exchange((("INFO", "memory"),)).reply())
+    facts = server_facts(link.exchange((("INFO", "memory"),)).reply())
     return facts["used_memory"] - facts.get("mem_not_counted_for_evict", 0), facts.get("maxmemory", 0)
 
 
-def _facts(info: bytes) -> dict[str, int]:
+def server_facts(info: bytes) -> dict[str, int]:
+    """The whole numbers of an INFO answer."""
     pairs = (line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
     return {name: int(value) for name, value in pairs if value.isdigit()}
 

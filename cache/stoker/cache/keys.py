@@ -35,6 +35,11 @@ class ShardKeys:
         return f"{self.lease_prefix}{tenant_field(tenant_id)}:{key}".encode()
 
 
+def traffic(namespace: str) -> bytes:
+    """Hash, PX from the last flush: hits and misses of the fleet by tenant and family of keys."""
+    return f"{{{namespace}}}:traffic".encode()
+
+
 class EntryNames:
     """The names of a namespace's entries: the pattern that finds them, and what they were built from."""
 

@@ -231,6 +231,10 @@ class Registry:
                     return loader, args
         return None
 
+    def templates(self) -> list[str]:
+        """The texts of all registered templates."""
+        return [loader.template.text for loader in self._all()]
+
     def refuse(self, template: str, reason: str) -> None:
         """Remember why there is no loader for the keys of a template."""
         self._refused[template] = (Template(template), reason)

@@ -11,6 +11,7 @@ from stoker.cache.codec import check_type
 from stoker.cache.errors import ConfigError, LoaderError
 from stoker.cache.loaders import Loader, LoadKey, Registry
 from stoker.cache.options import CacheConfig, Seconds, ttl_ms
+from stoker.cache.protocol import Lease
 from stoker.cache.tenancy import check_key, check_tags, tenant_field
 
 
@@ -25,6 +26,16 @@ class Request:
     soft_ms: int
     tags: tuple[str, ...]
     type: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A promise to notice: made by `snapshot` before a value is computed, given to `set` with the value."""
+
+    lease: Lease
+
+    def __repr__(self) -> str:
+        return f"Token(key={self.lease.key!r}, tenant_id={self.lease.tenant_id!r})"
 
 
 class Requests:

@@ -99,8 +99,8 @@ def _resume(cursor: dict[str, Any] | None) -> tuple[SweepReport, _Pass | None]:
     if not cursor:
         return SweepReport(), None
     report, walk = SweepReport(**cursor["report"]), cursor["walk"]
-    if not walk:
-        return report, None
+    if not walk:  # a pass that was complete: another one follows it
+        return replace(report, restarts=0, complete=False), None
     return report, _Pass(**{**walk, "logs": tuple(_Log(**log) for log in walk["logs"])})
 
 

@@ -251,6 +251,9 @@ def _reason(error: Exception, config: CacheConfig) -> str:
     return f"{type(error).__name__}: {error} ({masked_url(config.redis_url or '')})"
 
 
-def client(config: CacheConfig) -> "redis.Redis":
+Client = redis.Redis
+
+
+def client(config: CacheConfig) -> Client:
     """A plain redis-py client of the same server, for diagnosis."""
     return redis.Redis(connection_pool=_source(config))

@@ -1,6 +1,6 @@
 """Where entries live. The engine talks to this interface; `memory` and `redis` implement it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from stoker.cache.bans import Rule
@@ -10,6 +10,8 @@ from stoker.cache.protocol import Busy, Lease, Name
 from stoker.cache.shards import Placement
 from stoker.cache.steps import Step
 from stoker.cache.sweep import SweepReport
+from stoker.cache.traffic import Counts, Group
+from stoker.cache.usage import Usage
 
 
 class Write(NamedTuple):
@@ -65,11 +67,25 @@ class Backend(Protocol):
         self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None
     ) -> Iterator[Step[EvictReport]]: ...
 
+    def stored_name(self, tenant_id: str | None, key: str) -> str:
+        """What the entry is called in the store."""
+        ...
+
     def place(self, placement: Placement) -> None:
         """Spread keys by this placement; refused once that would lose what is stored."""
         ...
 
     def entries_by_shard(self) -> dict[int, int]: ...
+
+    def usage(self) -> Usage: ...
+
+    def add_traffic(self, groups: Mapping[Group, Counts]) -> None:
+        """Add this process's counts to the fleet's."""
+        ...
+
+    def traffic(self) -> dict[Group, Counts]:
+        """The fleet's counts, as far as they were added."""
+        ...
 
     def ping(self) -> bool: ...
 

@@ -6,10 +6,11 @@ copied: who changes one changes what the cache returns. After a fork the child s
 
 import itertools
 import math
+import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from stoker.cache.backends import Write
@@ -24,9 +25,13 @@ from stoker.cache.stats import Counters
 from stoker.cache.steps import Step
 from stoker.cache.sweep import SweepReport
 from stoker.cache.tenancy import tenant_field
+from stoker.cache.traffic import Counts, Group
+from stoker.cache.usage import Usage
 
 _MOST_BANS = 2000
 """Bans kept before a sweep runs inside the invalidation, so that no thread is needed to stay bounded."""
+_SAMPLE = 1000
+"""Values whose size stands for all."""
 _MOST_LEASES = 1000
 """Leases kept before the expired ones are forgotten."""
 
@@ -244,6 +249,9 @@ class MemoryBackend:
         report = EvictReport(before, after, target, before, dead, 0, unread, reason)
         yield Step(before, before, 0, {}, report, last=True)
 
+    def stored_name(self, tenant_id: str | None, key: str) -> str:
+        return f"{tenant_field(tenant_id)}:{key}"
+
     def place(self, placement: Placement) -> None:
         self._placement = placement  # nothing moves: all shards are in the same dict
 
@@ -255,6 +263,21 @@ class MemoryBackend:
                 if now < slot.expires:
                     counts[self._placement.shard_of(*place)] += 1
         return counts
+
+    def usage(self) -> Usage:
+        """Bytes are those of a sample of values and keys, without what they refer to."""
+        entries = len(self)
+        with self._lock:
+            sample = [(*place, slot.value) for place, slot in itertools.islice(self.slots.items(), _SAMPLE)]
+        size = sum(sys.getsizeof(part) for parts in sample for part in parts)
+        used = size * entries // len(sample) if sample else 0
+        return Usage(entries, used, 0, entries / self._config.max_size, self._counters.evictions)
+
+    def add_traffic(self, groups: Mapping[Group, Counts]) -> None:
+        """There is no fleet: the counts stay with the process."""
+
+    def traffic(self) -> dict[Group, Counts]:
+        return {}
 
     def ping(self) -> bool:
         return True

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from stoker.cache import entry, evict, scan, sweep
+from stoker.cache import entry, evict, keys, scan, sweep, traffic
 from stoker.cache.backends import Write
 from stoker.cache.bans import Rule
 from stoker.cache.codec import MSGPACK, Codec, Undecodable
@@ -25,7 +25,9 @@ from stoker.cache.stats import Counters
 from stoker.cache.steps import Step
 from stoker.cache.sweep import SweepReport
 from stoker.cache.tenancy import tenant_field
+from stoker.cache.traffic import Counts, Group
 from stoker.cache.transport import Transport
+from stoker.cache.usage import Usage, redis_usage
 from stoker.cache.wire import Operation, together
 
 Item = TypeVar("Item")
@@ -56,7 +58,11 @@ class RedisBackend:
         self._lease_ms = round(config.lease * 1000)
         self.run = self._transport.run
         self.exchange = self._transport.exchange
+        self._traffic_key = keys.traffic(config.namespace)
         self._place(Placement())
+
+    def stored_name(self, tenant_id: str | None, key: str) -> str:
+        return self.shard_of((tenant_id, key)).keys.entry(tenant_id, key).decode()
 
     def place(self, placement: Placement) -> None:
         if any(shard.view.control.raw for shard in self.shards):
@@ -185,9 +191,8 @@ class RedisBackend:
 
     def explain(self, tenant_id: str | None, key: str) -> dict[str, Any]:
         shard = self.shard_of((tenant_id, key))
-        keys = shard.keys
         view = self.run(shard.catch_up())
-        name, lease = keys.entry(tenant_id, key), keys.lease(tenant_id, key)
+        name, lease = shard.keys.entry(tenant_id, key), shard.keys.lease(tenant_id, key)
         answer = self.exchange((("GET", name), ("PTTL", name), ("PTTL", lease), ("MEMORY", "USAGE", name)))
         blob, ttl_ms, lease_ms, size = (answer.reply(i) for i in range(4))
         facts: dict[str, Any] = {
@@ -240,6 +245,15 @@ class RedisBackend:
             cursor = page.cursor
             if cursor == b"0":
                 return counts
+
+    def usage(self) -> Usage:
+        return redis_usage(self)
+
+    def add_traffic(self, groups: Mapping[Group, Counts]) -> None:
+        self.run(traffic.flush(self._traffic_key, groups))
+
+    def traffic(self) -> dict[Group, Counts]:
+        return self.run(traffic.fleet(self._traffic_key))
 
     def ping(self) -> bool:
         return bool(self.exchange((("PING",),)).reply() == b"PONG")

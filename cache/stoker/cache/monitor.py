@@ -1,0 +1,113 @@
+"""`CacheMonitor`: how well a cache is hit and how full it is; on Redis for the whole fleet."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stoker.cache.engine import Cache
+from stoker.cache.errors import ConfigError
+from stoker.cache.evict import EvictReport
+from stoker.cache.traffic import Counts, Group
+
+
+@dataclass(frozen=True, slots=True)
+class CacheMonitorConfig:
+    """When a cache counts as under pressure.
+
+    Attributes:
+        pressure_percent: Of the limit, 1 to 100; None takes the cache's `high_watermark`.
+    """
+
+    pressure_percent: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.pressure_percent is not None and not 1 <= self.pressure_percent <= 100:
+            raise ConfigError(
+                "pressure_percent", self.pressure_percent, "give a percentage from 1 to 100, or None"
+            )
+
+
+class CacheMonitor:
+    """Watches one cache."""
+
+    def __init__(self, cache: Cache, config: CacheMonitorConfig | None = None) -> None:
+        self.config = config or CacheMonitorConfig()
+        self._cache = cache
+
+    def get_memory_usage(self) -> dict[str, Any]:
+        """Hits, entries and memory.
+
+        Returns:
+            `hits`, `misses`, `total_requests`; `hit_rate` and `miss_rate` (0 to 1; both 0 without requests);
+            `cache_size` (entries; on Redis estimated from a sample unless there are few); `memory_usage_bytes` and
+            `limit_bytes` (0: no limit; on the memory backend the sizes of a sample of values, and no limit);
+            `usage_percent` (0 to 100, of the limit, on memory of `max_size`); `evictions`; and `tenants` and
+            `templates` (where no single registered one fits, keys up to their first ':'), each name to its hits,
+            misses and rates. On Redis hits and
+            misses are the fleet's, up to a few seconds old.
+
+        Raises:
+            CacheUnavailable: The server cannot be asked.
+        """
+        usage = self._cache._backend.usage()
+        groups = self._groups()
+        hits = sum(counts.hits for counts in groups.values())
+        misses = sum(counts.misses for counts in groups.values())
+        return {
+            **_rates(hits, misses),
+            "total_requests": hits + misses,
+            "cache_size": usage.entries,
+            "memory_usage_bytes": usage.used_bytes,
+            "limit_bytes": usage.limit_bytes,
+            "usage_percent": round(usage.share * 100, 2),
+            "evictions": usage.evictions,
+            "tenants": _by((group[0], counts) for group, counts in groups.items()),
+            "templates": _by((self._template(group[1]), counts) for group, counts in groups.items()),
+        }
+
+    def _template(self, family: str) -> str:
+        fitting = [text for text in self._cache._registry.templates() if text.partition(":")[0] == family]
+        return fitting[0] if len(fitting) == 1 else f"{family}:*"
+
+    def _groups(self) -> Mapping[Group, Counts]:
+        if self._cache.backend == "memory":
+            return self._cache._traffic.totals()
+        self._cache._traffic.flush()
+        return self._cache._backend.traffic()
+
+    def check_memory_pressure(self) -> bool:
+        """Whether usage is above the high mark.
+
+        Raises:
+            CacheUnavailable: The server cannot be asked.
+        """
+        high = self.config.pressure_percent
+        if high is None:
+            high = self._cache.config.high_watermark * 100
+        return self._cache._backend.usage().share * 100 > high
+
+    def handle_memory_pressure(self) -> EvictReport:
+        """Evict down to the low watermark, if usage is above the high mark; see `Cache.evict`."""
+        if not self.check_memory_pressure():
+            return EvictReport(reason="no pressure")
+        usage = self._cache._backend.usage()
+        low = self._cache.config.low_watermark
+        return self._cache.evict(target_bytes=round(low * (usage.limit_bytes or self._cache.config.max_size)))
+
+
+def _rates(hits: int, misses: int) -> dict[str, Any]:
+    total = hits + misses
+    return {
+        "hits": hits,
+        "misses": misses,
+        "hit_rate": hits / total if total else 0.0,
+        "miss_rate": misses / total if total else 0.0,
+    }
+
+
+def _by(pairs: Iterable[tuple[Any, Counts]]) -> dict[Any, dict[str, Any]]:
+    sums: dict[Any, Counts] = {}
+    for name, counts in pairs:
+        before = sums.get(name, Counts(0, 0))
+        sums[name] = Counts(before.hits + counts.hits, before.misses + counts.misses)
+    return {name: _rates(*counts) for name, counts in sums.items()}
