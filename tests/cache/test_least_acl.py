@@ -7,7 +7,6 @@ from typing import Any
 import redis
 
 from stoker.cache import CacheMonitor
-
 from tests.cache.conftest import MakeCache
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"

