@@ -12,8 +12,8 @@ COPY worker worker
 RUN pip wheel --no-deps --wheel-dir /dist .
 # The environment has no pip of its own. The wheel is named by its path: a package of that name in an index is not ours.
 # Only wheels, for the image that runs has no compiler.
-RUN python -m venv --without-pip /opt/stoker
-RUN pip --python /opt/stoker/bin/python install --only-binary :all: "$(echo /dist/stoker-*.whl)[worker]"
+RUN python -m venv --without-pip /opt/stoker && \
+    pip --python /opt/stoker/bin/python install --only-binary :all: "$(echo /dist/stoker-*.whl)[worker]"
 
 FROM python:3.13-slim-trixie
 LABEL org.opencontainers.image.title="Stoker" \

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from stoker.cache import Cache, InvalidationNotAcknowledged, PlacementMismatch, scripts
+from stoker.cache import (
+    Cache,
+    CacheSharder,
+    CacheShardingConfig,
+    InvalidationNotAcknowledged,
+    PlacementMismatch,
+    scripts,
+)
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.bans import MAX_SEQ, Control
 from stoker.cache.keys import ShardKeys
@@ -214,18 +221,44 @@ def test_processes_with_other_placement_are_refused_with_the_remedy(make_redis: 
             operation()
 
 
-def test_a_lost_map_is_written_again_by_who_knows_it(
+def test_a_lost_map_is_not_replaced_by_other_settings_while_a_record_stands(
     make_redis: MakeCache, client: Client, keys: ShardKeys
 ) -> None:
-    cache = make_redis(max_load=60)
-    cache.set("k", 1)
-    map_was = client.get(keys.map)
+    make_redis(max_load=60).set("k", 1)
     client.delete(keys.map)
-    with pytest.raises(PlacementMismatch, match="it was lost while entries of other settings remain"):
+    with pytest.raises(
+        PlacementMismatch, match="it was lost, and what is stored was placed by other settings"
+    ):
         make_redis(max_load=30).get("k")
-    client.delete(keys.ctl)
-    cache.get("k")
-    assert client.get(keys.map) == map_was
+
+
+def test_a_map_that_is_written_again_begins_a_new_life(
+    make_redis: MakeCache, client: Client, keys: ShardKeys
+) -> None:
+    cache, other = make_redis(), make_redis()
+    cache.set("k", 1)
+    other.get("k")
+    before = client.get(keys.map)
+    client.delete(keys.map, keys.ctl)
+    assert cache.get("k") is None
+    assert client.get(keys.map) != before
+    cache.set("k", 2)
+    assert other.get("k") == 2  # the same settings: it goes by the new map
+
+
+def test_a_map_of_other_settings_ends_what_was_stored_under_the_earlier_one(
+    make_redis: MakeCache, client: Client, keys: ShardKeys
+) -> None:
+    """What the earlier map's processes do not hear of meanwhile must not come back with it."""
+    cache, other = make_redis(), make_redis()
+    CacheSharder(cache, CacheShardingConfig(enabled=True, num_shards=2))
+    cache.set_many({f"k{i}": "old" for i in range(20)})
+    client.delete(keys.map, keys.ctl)
+    other.set("k1", "theirs")  # one shard now
+    with pytest.raises(PlacementMismatch, match="num_shards=2"):
+        cache.get("k1")
+    client.delete(keys.map, keys.ctl)
+    assert cache.get_many([f"k{i}" for i in range(20)]) == {}
 
 
 def test_unreadable_entries_are_misses(make_redis: MakeCache, client: Client, keys: ShardKeys) -> None:

@@ -12,7 +12,8 @@ from dataclasses import asdict
 
 from tests.consistency.faults import FAULTS
 from tests.consistency.guards import GUARDS
-from tests.consistency.harness import Outcome, Plan, play
+from tests.consistency.harness import Outcome, play
+from tests.consistency.plan import Plan
 
 MOST_NOTES = 20
 

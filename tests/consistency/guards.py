@@ -14,6 +14,7 @@ from stoker.cache.backends import Write
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.protocol import Lease, Shard
 from stoker.cache.scripts import Script
+from stoker.cache.shards import Agreement
 from stoker.cache.transport import Connection
 from stoker.cache.wire import Answer, Exchange
 
@@ -135,6 +136,12 @@ def delete_keeps_lease() -> None:
     _edit("DELETE", "redis.call('UNLINK', KEYS[3])", "")
 
 
+def no_new_life() -> None:
+    """Let a map that was lost come back with the control records that it had."""
+    _put(Agreement, "propose", lambda self: self.map.render("00000000"))
+    _edit("OPEN", "for i = 2, #KEYS do redis.call('DEL', KEYS[i]) end", "")
+
+
 GUARDS: dict[str, Callable[[], None]] = {
     "lease": no_lease,
     "stamp": stamp_after_load,
@@ -147,6 +154,7 @@ GUARDS: dict[str, Callable[[], None]] = {
     "follower-check": no_follower_check,
     "set-ends-lease": set_keeps_lease,
     "delete-ends-lease": delete_keeps_lease,
+    "map-life": no_new_life,
 }
 
 

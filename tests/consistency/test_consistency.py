@@ -31,20 +31,21 @@ MIXES = [
     "cut,pause",
     "kill,pause,restart,control,cut,full",
 ]
-GUARDS = {
-    "lease": "",
-    "stamp": "",
-    "closing": "",
-    "second-read": "",
-    "boot-fence": "restart",
-    "sentinel": "control",
-    "missing-control": "control",
-    "follower-in-time": "",
-    "follower-check": "",
-    "set-ends-lease": "",
-    "delete-ends-lease": "",
+GUARDS: dict[str, list[str]] = {
+    "lease": [],
+    "stamp": [],
+    "closing": [],
+    "second-read": [],
+    "boot-fence": ["--faults=restart"],
+    "sentinel": ["--faults=control"],
+    "missing-control": ["--faults=control"],
+    "follower-in-time": [],
+    "follower-check": [],
+    "set-ends-lease": [],
+    "delete-ends-lease": [],
+    "map-life": ["--faults=control,flush", "--strangers"],
 }
-"""Each guard with the fault that it is there for."""
+"""Each guard with the faults that it is there for."""
 ATTEMPTS = 3
 
 
@@ -143,9 +144,7 @@ def test_nothing_stale_is_served_by_redis_under(faults: str) -> None:
 @pytest.mark.parametrize("guard", GUARDS)
 def test_without_this_guard_the_checker_finds_stale_values(guard: str) -> None:
     for attempt in range(ATTEMPTS):
-        options = [f"--break={guard}", "--until-stale"]
-        if GUARDS[guard]:
-            options.append(f"--faults={GUARDS[guard]}")
+        options = [f"--break={guard}", "--until-stale", *GUARDS[guard]]
         if run(20, *options, seed=SEED + attempt)["totals"]["stale"]:
             return
     pytest.fail(

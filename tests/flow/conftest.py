@@ -60,7 +60,7 @@ class Deployment:
         self._children.append(child)
         return child
 
-    def worker(self, name: str = "a", *, concurrency: int = 1, **environment: str) -> Child:
+    def worker(self, name: str = "a", concurrency: int = 1, /, **environment: str) -> Child:
         """A worker for all queues."""
         arguments = ("worker", "--name", name, "--concurrency", str(concurrency))
         return self.start(name, *arguments, ready=" ready.", **environment)

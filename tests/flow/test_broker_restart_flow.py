@@ -68,7 +68,7 @@ def broker_server(broker: Broker) -> str:
 def test_a_worker_in_the_middle_of_a_job_survives_a_restart_of_its_broker(
     deployment: Deployment, broker: Broker
 ) -> None:
-    worker = deployment.worker(concurrency=2)  # one process is free, so the worker listens for more
+    worker = deployment.worker("a", 2)  # one process is free, so the worker listens for more
     job = send.warm([f"slow:{number}" for number in range(600)])
     deployment.wait_for(job, lambda status: status.done >= 50)
     broker.crash()

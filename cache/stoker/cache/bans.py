@@ -19,7 +19,7 @@ MAX_SEQ = 2**53 - 1
 _MOST_LEFT = 64
 
 _CONTROL = re.compile(
-    rb"1:([0-9a-f]{16}):(\d{1,16}):([0-9a-f]{8}):(\d{1,16}):(\d{1,16}):(\d{1,9}):([0-9a-f]{8}):(.+)"
+    rb"1:([0-9a-f]{16}):(\d{1,16}):([0-9a-f]{8}):(\d{1,16}):(\d{1,16}):(\d{1,9}):([0-9a-f]{16}):(.+)"
 )
 
 
@@ -73,7 +73,7 @@ class Control:
         closing: Fills stamped below it are refused.
         floor: Bans up to it are retired; entries below it that were dead are gone.
         generation: Of `boots`; a sweep that saw it change starts again.
-        digest: Of the map that all processes of the namespace share.
+        digest: Of the map, and of its life, that all processes of the namespace share.
         boots: Ids of the server processes that may answer for this record.
     """
 

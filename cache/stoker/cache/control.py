@@ -13,7 +13,7 @@ from stoker.cache import scripts
 from stoker.cache.bans import MAX_SEQ, Control, Rule, View, sentinel
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.keys import ShardKeys
-from stoker.cache.shards import Map
+from stoker.cache.shards import MOST_SHARDS, Agreement
 from stoker.cache.wire import Call, Operation, refusal
 
 ATTEMPTS = 4
@@ -23,11 +23,10 @@ ATTEMPTS = 4
 class BanLog:
     """What this process knows of one shard's ban log, and how it keeps up with it."""
 
-    def __init__(self, keys: ShardKeys, placement: Map, on_cold: Callable[[str], None]) -> None:
+    def __init__(self, keys: ShardKeys, agreement: Agreement, on_cold: Callable[[str], None]) -> None:
         self.keys = keys
-        self.map = placement
+        self.agreement = agreement
         self.view = View()
-        self.digest = placement.digest
         self._on_cold = on_cold
         self._lock = Lock()
 
@@ -39,6 +38,9 @@ class BanLog:
         for _ in range(ATTEMPTS):
             control = Control.parse(raw)
             fault = self._fault(control, server, known)
+            if fault == "placement":  # perhaps the map was lost and written again
+                yield from self._agree()
+                fault = self._fault(control, server, known)
             if control is None or fault:
                 backwards = control.incarnation if control is not None and fault == "regressed" else b""
                 raw, server, known = yield from self.fence(raw or b"", fault, backwards)
@@ -57,6 +59,11 @@ class BanLog:
             if done:
                 return self.view
         raise CacheUnavailable("redis", "the control record keeps changing; try again")
+
+    @property
+    def digest(self) -> bytes:
+        """What a control record must carry to be of the ruling map."""
+        return self.agreement.digest
 
     def _fault(self, control: Control | None, server: bytes, known: View) -> str:
         """Why a control record must not be believed, or ''."""
@@ -120,37 +127,33 @@ class BanLog:
         Returns the record that rules, the server that has it, and the view from before it was asked.
         """
         for _ in range(ATTEMPTS):
-            yield from self._agree_on_map()
+            yield from self._agree()
             known = self.view
             answer = yield (
                 Call(
                     scripts.FENCE,
-                    (self.keys.ctl, self.keys.bans, self.keys.marks),
-                    (self.digest, unusable, backwards.hex(), os.urandom(12).hex()),
+                    (self.keys.ctl, self.keys.bans, self.keys.marks, self.keys.map),
+                    (self.digest, unusable, backwards.hex(), os.urandom(12).hex(), self.agreement.raw),
                 ),
-                ("GET", self.keys.map),
             )
-            raw, begun = answer.reply(0)
+            raw, begun = answer.reply()
             if begun:
                 self._on_cold(reason)
-            if answer.reply(1) is None:
-                continue  # flushed in between
-            self.map.check(answer.reply(1))
-            control = Control.parse(raw)
-            if control is None or control.digest == self.digest:
+            if raw is not None:
                 return raw, answer.server, known
         raise CacheUnavailable("redis", "the control record keeps changing; try again")
 
-    def _agree_on_map(self) -> Operation[None]:
-        """Write the map if there is none, and refuse to go on under another one."""
+    def _agree(self) -> Operation[None]:
+        """Go by the map that rules, write it if there is none, and refuse to go on under another one's settings."""
         answer = yield (("GET", self.keys.map), ("GET", self.keys.ctl))
         stored, control = answer.reply(0), Control.parse(answer.reply(1))
         if stored is None:
-            if control is not None and control.digest != self.digest:
-                self.map.check(None)
-            answer = yield (Call(scripts.OPEN, (self.keys.map,), (self.digest, self.map.raw)),)
+            if control is not None:
+                self.agreement.check_standing(control.digest)
+            names = (self.keys.map, *self.keys.every_ctl(MOST_SHARDS))
+            answer = yield (Call(scripts.OPEN, names, (self.digest, self.agreement.propose())),)
             stored = answer.reply()
-        self.map.check(stored)
+        self.agreement.accept(stored)
 
     def forked(self) -> None:
         """Begin with a lock of its own: in a forked child the parent's may be held for ever."""

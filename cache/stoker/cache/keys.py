@@ -15,9 +15,10 @@ from stoker.cache.tenancy import tenant_field
 class ShardKeys:
     """The keys of one shard, with their types beside them."""
 
-    __slots__ = ("bans", "ctl", "entry_prefix", "lease_prefix", "map", "marks", "tag")
+    __slots__ = ("_namespace", "bans", "ctl", "entry_prefix", "lease_prefix", "map", "marks", "tag")
 
     def __init__(self, namespace: str, shard: int = 0) -> None:
+        self._namespace = namespace
         self.tag = f"{{{namespace}:{shard}}}"
         self.map = f"{{{namespace}}}:map".encode()  # string: what all processes must agree on, as JSON
         self.ctl = f"{self.tag}:ctl".encode()  # string: the control record, see bans.Control
@@ -25,6 +26,10 @@ class ShardKeys:
         self.marks = f"{self.tag}:marks".encode()  # sorted set: head -> server time in ms
         self.entry_prefix = f"{self.tag}:e:"
         self.lease_prefix = f"{self.tag}:l:"
+
+    def every_ctl(self, most: int) -> tuple[bytes, ...]:
+        """The control records of every shard that this namespace may have."""
+        return tuple(f"{{{self._namespace}:{shard}}}:ctl".encode() for shard in range(most))
 
     def entry(self, tenant_id: str | None, key: str) -> bytes:
         """String, PX as the entry's TTL: header, tags, payload."""

@@ -235,14 +235,10 @@ class Shard(BanLog):
 
     def delete(self, tenant_id: str | None, key: str) -> Operation[bool]:
         """Unlink entry and lease; tells whether there was an entry."""
-        call = Call(
-            scripts.DELETE,
-            (self.keys.ctl, self.keys.entry(tenant_id, key), self.keys.lease(tenant_id, key)),
-            (self.digest,),
-        )
+        names = (self.keys.ctl, self.keys.entry(tenant_id, key), self.keys.lease(tenant_id, key))
         for _ in range(ATTEMPTS):
             known = self.view
-            answer = yield (call,)
+            answer = yield (Call(scripts.DELETE, names, (self.digest,)),)
             done, value = answer.reply()
             if done:
                 return bool(value)

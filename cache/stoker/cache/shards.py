@@ -6,10 +6,12 @@ writes the map, and the others adopt the very same or are refused. Only `control
 
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 from stoker.cache.errors import ConfigError, PlacementMismatch
 
@@ -58,16 +60,16 @@ class Placement:
 
 @dataclass(frozen=True)
 class Map:
-    """The namespace's placement.
+    """What the processes of a namespace must agree on.
 
     Attributes:
+        max_load_ms: The longest load whose value is stored.
+        boot_fence: How server processes are told apart; two that differ would fence each other for ever.
         num_shards: Hash tags that keys are spread over.
         hash: The function that places a key: `crc32`, or `custom`.
         probes: Where a custom function places 16 fixed keys.
         pins: Tenant to shard.
         near_bound_ms: How long a near cache may lag.
-        max_load_ms: The longest load whose value is stored.
-        boot_fence: How server processes are told apart; two that differ would fence each other for ever.
     """
 
     max_load_ms: int
@@ -78,45 +80,85 @@ class Map:
     pins: tuple[tuple[str, int], ...] = ()
     near_bound_ms: int = 100
 
-    @cached_property
-    def raw(self) -> bytes:
+    def render(self, life: str) -> bytes:
         """The map as it stands in Redis: JSON with sorted names."""
-        return json.dumps(
-            {"version": _VERSION, **asdict(self)}, sort_keys=True, separators=(",", ":")
-        ).encode()
+        settings = {"version": _VERSION, "life": life, **asdict(self)}
+        return json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()
 
     @cached_property
-    def digest(self) -> bytes:
-        """Eight hex digits that every control record of the namespace carries."""
-        return hashlib.sha256(self.raw).hexdigest()[:8].encode()
+    def fingerprint(self) -> bytes:
+        """Eight hex digits that tell these settings from others."""
+        return hashlib.sha256(self.render("")).hexdigest()[:8].encode()
 
-    def check(self, stored: bytes | None) -> None:
-        """Raise PlacementMismatch unless `stored` is this map."""
+
+class Agreement:
+    """The map that rules, as one process knows it.
+
+    A map has a life, a random name it gets when it is written: one that was lost and written again is another, and no
+    control record of an earlier life is valid under it.
+
+    Attributes:
+        map: The settings of this process.
+        raw: The ruling map, once it is known.
+        digest: What control records must carry: 8 hex digits of the settings, 8 of the life.
+    """
+
+    def __init__(self, wanted: Map) -> None:
+        self.map = wanted
+        self.raw = b""
+        self.digest = wanted.fingerprint + b"0" * 8
+
+    def propose(self) -> bytes:
+        """A map with a new life."""
+        return self.map.render(os.urandom(4).hex())
+
+    def accept(self, stored: bytes) -> None:
+        """Go by the stored map, if its settings are this process's.
+
+        Raises:
+            PlacementMismatch: They are not.
+        """
         if stored == self.raw:
             return
-        if stored is None:
+        theirs = _parsed(stored)
+        ours = json.loads(self.map.render(""))
+        for name, wanted in ours.items():
+            if name != "life" and theirs.get(name) != wanted:
+                raise _mismatch(name, wanted, theirs.get(name))
+        self.digest = self.map.fingerprint + theirs["life"].encode()
+        self.raw = stored
+
+    def check_standing(self, digest: bytes) -> None:
+        """Refuse to write a map while a control record with this digest stands, unless it was of these settings."""
+        if digest[:8] != self.map.fingerprint:
             raise PlacementMismatch(
                 "map",
                 None,
-                "it was lost while entries of other settings remain; start with those, or in a new namespace",
+                "it was lost, and what is stored was placed by other settings; start with those, or in a new namespace",
             )
-        try:
-            theirs = json.loads(stored)
-            ours = json.loads(self.raw)
-            name = next(name for name in ours if theirs.get(name) != ours[name])
-            seen = theirs.get(name)
-        except (ValueError, AttributeError, StopIteration):
-            raise PlacementMismatch("map", stored[:80], "it is not readable; use another namespace") from None
-        if name == "probes":
-            raise PlacementMismatch(
-                "shard_key_func",
-                ours[name],
-                f"the process that opened the namespace got {seen!r} for the same keys; use a function that gives the "
-                "same answers in every process (hash() of a str does not, zlib.crc32 does)",
-            )
-        raise PlacementMismatch(
-            name,
-            ours[name],
-            f"the namespace is open with {name}={seen!r}, and what is stored there would not be found; use that, or "
-            "another namespace",
+
+
+def _parsed(stored: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(stored)
+        if len(bytes.fromhex(found["life"])) == 4:
+            return dict(found)
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise PlacementMismatch("map", stored[:80], "it is not readable; use another namespace")
+
+
+def _mismatch(name: str, ours: object, theirs: object) -> PlacementMismatch:
+    if name == "probes":
+        return PlacementMismatch(
+            "shard_key_func",
+            ours,
+            f"the process that opened the namespace got {theirs!r} for the same keys; use a function that gives the "
+            "same answers in every process (hash() of a str does not, zlib.crc32 does)",
         )
+    return PlacementMismatch(
+        name,
+        ours,
+        f"the namespace is open with {name}={theirs!r}, and what is stored there would not be found; use that, or "
+        "another namespace",
+    )

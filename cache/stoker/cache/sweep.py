@@ -135,7 +135,7 @@ def _begin(link: Link, report: SweepReport) -> _Pass | None:
 
 
 def _close_call(shard: Shard) -> Call:
-    age = least_mark_age_ms(shard.map.max_load_ms)
+    age = least_mark_age_ms(shard.agreement.map.max_load_ms)
     return Call(scripts.CLOSE, (shard.keys.ctl, shard.keys.marks), (shard.digest, age))
 
 

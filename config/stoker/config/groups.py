@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from stoker.config import problems
+from stoker.cache import ConfigError
 
 Every = Annotated[float, Field(ge=0.1, le=86_400)]
 
@@ -86,7 +86,7 @@ class JobSettings(Group):
     def _soft_before_hard(self) -> Self:
         if self.time_limit <= self.soft_time_limit:
             remedy = f"must be above soft_time_limit ({self.soft_time_limit:g}): a job hands over in between"
-            raise problems.at("time_limit", self.time_limit, remedy)
+            raise ConfigError("time_limit", self.time_limit, remedy)
         return self
 
 

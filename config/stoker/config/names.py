@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from dotenv import dotenv_values
+from pydantic_settings import BaseSettings, DotEnvSettingsSource
 
 from stoker.cache import ConfigError
 
@@ -32,7 +32,7 @@ def sources() -> dict[str, dict[str, str | None]]:
     """What each source holds of ours, by variable name, the strongest source first."""
     return {
         "environment": _ours(os.environ),
-        ".env": _ours(dotenv_values(ENV_FILE)) if Path(ENV_FILE).is_file() else {},
+        ".env": _ours(DotEnvSettingsSource(BaseSettings, env_file=ENV_FILE).env_vars),
         "secrets": _ours(dict.fromkeys(_secret_files())),
     }
 

@@ -3,11 +3,9 @@
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
-from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsError
 
 from stoker.cache import ConfigError
@@ -17,17 +15,12 @@ from stoker.config import names
 MASK = "***"
 
 
-def at(setting: str, value: object, remedy: str) -> PydanticCustomError:
-    """An error that a check of a whole model found in one of its settings."""
-    return PydanticCustomError("setting", "{remedy}", {"setting": setting, "value": value, "remedy": remedy})
-
-
 def from_validation(error: ValidationError) -> Iterator[ConfigError]:
     for found in error.errors(include_url=False):
-        context: dict[str, Any] = found.get("ctx", {})
         path = [part for part in found["loc"] if isinstance(part, str)]
-        if found["type"] == "setting":
-            yield ConfigError(names.variable(*path, context["setting"]), context["value"], context["remedy"])
+        ours = found.get("ctx", {}).get("error")
+        if isinstance(ours, ConfigError):  # a check of a whole model, which knows the setting that is wrong
+            yield ConfigError(names.variable(*path, ours.field), ours.value, ours.remedy)
         else:
             value = shown(path[-1] if path else "", found["input"])
             yield ConfigError(names.variable(*path), value, found["msg"].removeprefix("Value error, "))

@@ -75,7 +75,8 @@ class Settings(BaseSettings):
         description="The cache server's redis://, rediss:// or unix:// URL; none: memory only.",
     )
     namespace: str = Field(
-        default=_CACHE.namespace, description="Prefix of all keys and queues; 1 to 64 of A-Z a-z 0-9 _ . and -."
+        default=_CACHE.namespace,
+        description="Prefix of all keys and queues; 1 to 64 of A-Z a-z 0-9 _ . and -.",
     )
     default_ttl: float | None = Field(
         default=_CACHE.default_ttl,
@@ -175,7 +176,7 @@ class Settings(BaseSettings):
             self.cache_config()
         except ConfigError as error:
             setting = next(ours for ours, theirs in _CACHE_FIELDS.items() if theirs == error.field)
-            raise problems.at(setting, error.value, error.remedy) from None
+            raise ConfigError(setting, error.value, error.remedy) from None
         return self
 
     @classmethod

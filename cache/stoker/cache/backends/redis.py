@@ -20,7 +20,7 @@ from stoker.cache.flight import Hit
 from stoker.cache.keys import EntryNames, ShardKeys
 from stoker.cache.options import CacheConfig
 from stoker.cache.protocol import Busy, Filling, Found, Lease, Name, Shard
-from stoker.cache.shards import Map, Placement
+from stoker.cache.shards import Agreement, Map, Placement
 from stoker.cache.stats import Counters
 from stoker.cache.steps import Step
 from stoker.cache.sweep import SweepReport
@@ -76,19 +76,20 @@ class RedisBackend:
 
     def _place(self, placement: Placement) -> None:
         config = self._config
-        agreed = Map(
+        wanted = Map(
             max_load_ms=round(config.max_load * 1000),
             boot_fence=config.boot_fence,
             num_shards=placement.num_shards,
             hash=placement.hash,
             probes=placement.probes,
         )
+        agreement = Agreement(wanted)
         self.placement = placement
         self.names = EntryNames(config.namespace, placement.num_shards)
-        self.shards = [self._make_shard(n, agreed) for n in range(placement.num_shards)]
+        self.shards = [self._make_shard(n, agreement) for n in range(placement.num_shards)]
 
-    def _make_shard(self, number: int, agreed: Map) -> Shard:
-        return Shard(ShardKeys(self._config.namespace, number), agreed, partial(self._cold, number))
+    def _make_shard(self, number: int, agreement: Agreement) -> Shard:
+        return Shard(ShardKeys(self._config.namespace, number), agreement, partial(self._cold, number))
 
     def _cold(self, shard: int, reason: str) -> None:
         level = logging.INFO if reason == "missing" else logging.WARNING

@@ -1,18 +1,17 @@
 #!lua flags=allow-oom
 -- fence.lua: begin a new incarnation of the ban log, unless a good one stands (rules 5 and 6).
--- KEYS[1] ctl   KEYS[2] bans   KEYS[3] marks
+-- KEYS[1] ctl   KEYS[2] bans   KEYS[3] marks   KEYS[4] map
 -- ARGV[1] server   ARGV[2] digest
 -- ARGV[3] control record the caller cannot use, or ''   ARGV[4] incarnation that went backwards, hex, or ''
--- ARGV[5] random, 24 hex digits: the last 8 become the nonce
--- Returns {control record that rules now, 1 if it was begun here}. A record of another map is returned untouched: the
+-- ARGV[5] random, 24 hex digits: the last 8 become the nonce   ARGV[6] the map that the caller knows
+-- Returns {control record that rules now, 1 if it was begun here}, or {nothing, 0} if that map rules no more: the
 -- caller reads the map again. The incarnation is made here and from the time, so that running the same call twice is
 -- one more flush and never the same incarnation again.
+if redis.call('GET', KEYS[4]) ~= ARGV[6] then return {false, 0} end
 local raw = redis.call('GET', KEYS[1])
 local c = parse(raw)
-if c and raw ~= ARGV[3] and c.inc ~= ARGV[4] then
-  if c.digest ~= ARGV[2] then return {raw, 0} end
-  if accepts(c, ARGV[1], ARGV[2]) and redis.call('ZSCORE', KEYS[2], sentinel_of(c)) then return {raw, 0} end
-end
+if c and raw ~= ARGV[3] and c.inc ~= ARGV[4] and accepts(c, ARGV[1], ARGV[2])
+  and redis.call('ZSCORE', KEYS[2], sentinel_of(c)) then return {raw, 0} end
 local time = redis.call('TIME')
 local inc = string.sub(redis.sha1hex(ARGV[5] .. time[1] .. '.' .. time[2]), 1, 16)
 c = {inc = inc, head = 1, nonce = string.sub(ARGV[5], -8), closing = 0, floor = 0, gen = '1',
