@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import redis
 
-from stoker.cache import Cache, CacheConfig
+from stoker.cache import Cache, CacheConfig, loaders
+from stoker.cache.loaders import Registry
 
 MakeCache = Callable[..., Cache]
 
@@ -44,3 +45,11 @@ def make_cache(request: pytest.FixtureRequest) -> MakeCache:
 def cache(make_cache: MakeCache) -> Cache:
     """A cache on each backend in turn, as it comes."""
     return make_cache()
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """The default registry of the test, empty at first."""
+    fresh = Registry()
+    monkeypatch.setattr(loaders, "default_registry", fresh)
+    return fresh

@@ -120,7 +120,9 @@ def _follow(stage: list[Instruction], files: Path, environment: dict[str, str], 
 
 def _copy(step: Instruction, directory: Path, files: Path) -> None:
     *sources, target = step.words
-    if "--from=" in step.rest:  # all stages share `files`, and a virtual environment must stay where it was made
+    if (
+        "--from=" in step.rest
+    ):  # all stages share `files`, and a virtual environment must stay where it was made
         assert sources == [target]
         assert _below(files, target).is_dir()
         return

@@ -107,7 +107,9 @@ def test_a_server_stays_within_its_memory_limit(service: Service) -> None:
 
 
 def test_the_cache_evicts_and_keeps_nothing_while_the_broker_drops_nothing() -> None:
-    cache, broker = (compose.directives(compose.configuration(SERVICES[name])) for name in ("cache", "broker"))
+    cache, broker = (
+        compose.directives(compose.configuration(SERVICES[name])) for name in ("cache", "broker")
+    )
     assert (cache["maxmemory-policy"], cache["appendonly"], cache["save"]) == ("volatile-lru", "no", '""')
     assert (broker["maxmemory-policy"], broker["appendonly"]) == ("noeviction", "yes")
     assert "broker:/data" in SERVICES["broker"].definition["volumes"]

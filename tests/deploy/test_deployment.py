@@ -10,8 +10,6 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -42,7 +40,9 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(400),
     pytest.mark.skipif(CLIENT is None, reason="the servers' health checks need valkey-cli or redis-cli"),
-    pytest.mark.skipif(not (compose.ROOT / "worker" / "stoker").is_dir(), reason="there is no source to build"),
+    pytest.mark.skipif(
+        not (compose.ROOT / "worker" / "stoker").is_dir(), reason="there is no source to build"
+    ),
 ]
 
 
@@ -55,7 +55,9 @@ class Deployment:
         self._directory = processes.directory
         self._ports = {name: str(free_port()) for name in ("cache", "broker", "flower")}
         self._running: dict[str, Child] = {}
-        (self._directory / SECRET).write_text("coal, and fire\n")
+        self._secrets = self._directory / "secrets"
+        self._secrets.mkdir()
+        (self._secrets / SECRET).write_text("coal, and fire\n")
         for name in ("cache", "broker"):
             (self._directory / f"{name}-data").mkdir()
             client = self._directory / f"{name}-bin" / "valkey-cli"
@@ -78,7 +80,7 @@ class Deployment:
     def wait_until_healthy(self, service: Service) -> None:
         """Ask as often as an engine would, and for as long as it would be patient."""
         patience = service.seconds("healthcheck", "start_period") + 30
-        wait_until(lambda: self.reason(service) is None, patience, lambda: self.log(service))
+        wait_until(lambda: self._is_healthy(service), patience, lambda: self.log(service))
 
     def reason(self, service: Service) -> str | None:
         """Ask the health check once: None if it is healthy, else what is wrong."""
@@ -120,6 +122,10 @@ class Deployment:
             self.signal(SERVICES[name], signal.SIGKILL)
             self._processes.stop([self._running.pop(name)], 0)
 
+    def _is_healthy(self, service: Service) -> bool:
+        self._processes.check()  # what has ended will not become healthy
+        return self.reason(service) is None
+
     def _server(self, service: Service) -> list[str]:
         places = {
             "valkey-server": str(get_binary_path()),
@@ -141,7 +147,7 @@ class Deployment:
         places = {
             "cache:6379": f"127.0.0.1:{self._ports['cache']}",
             "broker:6379": f"127.0.0.1:{self._ports['broker']}",
-            SECRETS_DIR: str(self._directory),
+            SECRETS_DIR: str(self._secrets),
         }
         ours = {"STOKER_LOADERS": "prices"}
         for name, value in service.environment.items():
@@ -196,7 +202,9 @@ def test_only_the_making_of_the_user_was_left_out_of_the_build(image: Image) -> 
 def test_the_image_runs_the_command_that_is_given(image: Image) -> None:
     stoker = shutil.which(image.entrypoint[0], path=image.environment["PATH"])
     assert stoker is not None
-    ended = subprocess.run([stoker, "--help"], env=image.environment, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(
+        [stoker, "--help"], env=image.environment, capture_output=True, text=True, timeout=60
+    )
     assert ended.returncode == 0, ended.stderr
     assert {service.command[0] for service in STOKER} <= set(ended.stdout.split())
 
@@ -210,17 +218,51 @@ def test_an_app_warms_and_invalidates_through_the_deployment(deployment: Deploym
     configure(settings)
     with open_cache(settings) as cache:
         # the loader is a module in the image's /app
-        assert send.warm(["price:tea", "price:jam"]).wait(timeout=20).report == _with(written=2)
+        report = send.warm(["price:tea", "price:jam"]).wait(timeout=20).report
+        assert report["written"] == 2
         assert cache.get("price:tea") == "TEA"
         send.invalidate_pattern("price:*").wait(timeout=20)
         assert cache.get("price:tea") is None
     runtime.current().close()
 
 
-class _with(dict[str, Any]):
-    """Equal to every report that has these counts among others."""
+@pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
+def test_a_service_that_hangs_fails_its_health_check_until_it_goes_on(
+    deployment: Deployment, service: Service
+) -> None:
+    deployment.signal(service, signal.SIGSTOP)
+    try:
+        assert deployment.reason(service) is not None
+    finally:
+        deployment.signal(service, signal.SIGCONT)
+    deployment.wait_until_healthy(service)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, dict) and self.items() <= other.items()
 
-    __hash__ = None  # type: ignore[assignment]
+def test_without_the_broker_all_but_the_cache_fail_and_recover_by_themselves(deployment: Deployment) -> None:
+    broker = SERVICES["broker"]
+    deployment.stop(broker)
+    assert unhealthy(deployment).keys() == SERVICES.keys() - {"cache"}
+    # A server that still reads its file is no server yet
+    slow = ("--key-load-delay", "100000", "--loading-process-events-interval-bytes", "1024")
+    deployment.start(broker, *slow)
+    wait_until(lambda: "LOADING" in (deployment.reason(broker) or ""))
+    with redis.Redis.from_url(deployment.settings().broker()) as client:
+        client.config_set("key-load-delay", 0)
+    for service in (broker, *STOKER):
+        deployment.wait_until_healthy(service)
+
+
+def test_without_the_cache_nothing_else_fails(deployment: Deployment) -> None:
+    cache = SERVICES["cache"]
+    deployment.stop(cache)
+    assert unhealthy(deployment).keys() == {"cache"}
+    deployment.start(cache)
+    deployment.wait_until_healthy(cache)
+
+
+@pytest.mark.parametrize("service", STOKER, ids=[service.name for service in STOKER])
+def test_a_service_that_is_told_to_stop_does_so_in_its_grace(
+    deployment: Deployment, service: Service
+) -> None:
+    assert deployment.stop(service) == 0, deployment.log(service)
+    deployment.start(service)
