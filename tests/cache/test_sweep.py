@@ -68,6 +68,17 @@ def test_it_goes_on_from_its_cursor(make_redis: MakeCache) -> None:
     assert (last.report.complete, last.report.restarts, last.last) == (True, 0, True)
 
 
+def test_after_a_complete_pass_it_makes_another_and_adds_to_the_report(make_redis: MakeCache) -> None:
+    cache = make_redis()
+    cache.set_many({f"user:{i}": i for i in range(100)})
+    cache.invalidate_pattern("user:1*")
+    *_, first = cache.sweep_steps()
+    cache.invalidate_pattern("user:2*")
+    *_, second = cache.sweep_steps(cursor=first.cursor)
+    assert (first.report.deleted, second.report.deleted) == (11, 22)
+    assert second.report.scanned == 100 + 89
+
+
 def test_it_starts_again_in_another_life_of_the_ban_log(
     make_redis: MakeCache, client: Any, namespace: str
 ) -> None:

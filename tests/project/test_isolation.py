@@ -1,6 +1,7 @@
 """An app that installs Stoker gets a cache and nothing else: no Celery, no pydantic, no top-level name.
 
-Real environments, real pip. `bare` is what `pip install stoker` makes; `full` is the one these tests run in.
+Real environments, real pip: `bare` is what `pip install stoker` makes, `producer` has the extra `tasks` too. What the
+environment of these tests has in addition must not be what makes Stoker work.
 """
 
 import json
@@ -35,13 +36,22 @@ def owners(python: str, imports: str, folder: Path) -> Any:
     return answer(python, code, folder)
 
 
-@pytest.fixture(scope="module")
-def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("bare")
+def environment(folder: Path, requirement: str) -> str:
+    """The interpreter of a new environment that holds what pip installs for `requirement`."""
     venv.create(folder, with_pip=False, symlinks=True)
     python = str(folder / "bin" / "python")
-    pip("install", str(wheel), python=python)
+    pip("install", requirement, python=python)
     return python
+
+
+@pytest.fixture(scope="module")
+def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return environment(tmp_path_factory.mktemp("bare"), str(wheel))
+
+
+@pytest.fixture(scope="module")
+def producer(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return environment(tmp_path_factory.mktemp("producer"), f"{wheel}[tasks]")
 
 
 @pytest.fixture
@@ -88,6 +98,18 @@ except ImportError as error:
     print(json.dumps(str(error)))
 """
     assert "pip install 'stoker[" in answer(bare, code, tmp_path)
+
+
+def test_an_app_sends_jobs_with_the_tasks_extra_alone(
+    producer: str, cache_server: str, broker_server: str, namespace: str, tmp_path: Path
+) -> None:
+    code = f"""
+from stoker.config import Settings
+from stoker.tasks import configure, send
+configure(Settings(cache_url="{cache_server}", broker_url="{broker_server}", namespace="{namespace}"))
+print(json.dumps(send.sweep().status().state))
+"""
+    assert answer(producer, code, tmp_path) == "queued"
 
 
 def test_no_top_level_name_but_stoker_is_installed(bare: str, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@
 -- ARGV[4] the coordinator's token; "any": whoever holds the lock; "none": only if nobody does, else ask it to stop
 -- ARGV[5..] fields and values
 -- Returns the final state it now has, or "asked", "taken", "lost", or "again" (a pass was asked for meanwhile: the
--- job is unfinished, at its beginning, and without a lock).
+-- job is unfinished and without a lock).
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then
   return 'lost'
@@ -25,7 +25,7 @@ if ARGV[4] ~= 'none' and ARGV[4] ~= 'any' and holder ~= ARGV[4] then
 end
 redis.call('DEL', KEYS[2])
 if ARGV[2] == 'succeeded' and redis.call('HDEL', KEYS[1], 'again') == 1 then
-  redis.call('HDEL', KEYS[1], 'cursor', 'done', 'total', 'failed', 'rate', 'eta', 'starts', 'tries')
+  redis.call('HDEL', KEYS[1], 'eta', 'starts', 'tries')  -- the cursor stays: its report counts all passes
   return 'again'
 end
 local time = redis.call('TIME')
