@@ -195,6 +195,14 @@ def unhealthy(deployment: Deployment) -> dict[str, str]:
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
+def fill(url: str) -> None:
+    """Have a server keep a file that takes a while to read, if it is read slowly."""
+    with redis.Redis.from_url(url) as client:
+        client.mset({f"test:{number}": "x" * 500 for number in range(500)})
+        client.bgrewriteaof()
+        wait_until(lambda: client.info("persistence")["aof_base_size"] > 500 * 100)
+
+
 def test_only_the_making_of_the_user_was_left_out_of_the_build(image: Image) -> None:
     assert [step.split()[0] for step in image.left_out] == ["groupadd"]
 
@@ -240,11 +248,11 @@ def test_a_service_that_hangs_fails_its_health_check_until_it_goes_on(
 
 def test_without_the_broker_all_but_the_cache_fail_and_recover_by_themselves(deployment: Deployment) -> None:
     broker = SERVICES["broker"]
+    fill(deployment.settings().broker())
     deployment.stop(broker)
     assert unhealthy(deployment).keys() == SERVICES.keys() - {"cache"}
-    # A server that still reads its file is no server yet
-    slow = ("--key-load-delay", "100000", "--loading-process-events-interval-bytes", "1024")
-    deployment.start(broker, *slow)
+    # A server that still reads its file answers, but is no server yet
+    deployment.start(broker, "--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024")
     wait_until(lambda: "LOADING" in (deployment.reason(broker) or ""))
     with redis.Redis.from_url(deployment.settings().broker()) as client:
         client.config_set("key-load-delay", 0)
