@@ -34,6 +34,17 @@ def test_the_one_place_where_a_cache_is_assembled_does_not_connect() -> None:
         assert cache.backend == "redis"
 
 
+def test_shards_are_opened_with_the_cache() -> None:
+    settings = Settings(cache_url="redis://localhost:1/0", num_shards=4, shard_key_func="zlib:crc32")
+    with pytest.raises(ConfigError, match="raised TypeError for key 'probe:0'"):  # it wants bytes
+        open_cache(settings)
+    with open_cache(Settings(cache_url="redis://localhost:1/0", num_shards=4)) as cache:
+        assert "{stoker:" in cache._namespaced_key("user:1")
+    with pytest.raises(ConfigError, match="STOKER_SHARD_KEY_FUNC='nowhere:at_all': cannot be imported"):
+        open_cache(Settings(num_shards=2, shard_key_func="nowhere:at_all"))
+    assert "STOKER_SHARD_KEY_FUNC" in refusal(shard_key_func="no colon")
+
+
 def test_the_environment_beats_the_env_file_and_that_beats_the_secrets(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -52,7 +52,12 @@ class Placement:
             return 0
         if self._key_func is None:
             return zlib.crc32(f"{field}:{key}".encode()) % self.num_shards
-        answer = self._key_func(key)
+        try:
+            answer = self._key_func(key)
+        except Exception as error:
+            raise ConfigError(
+                "shard_key_func", self._key_func, f"raised {type(error).__name__} for key {key!r}: {error}"
+            ) from error
         if isinstance(answer, bool) or not isinstance(answer, int):
             raise ConfigError("shard_key_func", answer, f"must return an int; it did not for key {key!r}")
         return answer % self.num_shards

@@ -26,6 +26,7 @@ from pydantic_settings import (
 )
 
 from stoker.cache import CacheConfig, ConfigError
+from stoker.cache.shards import MOST_SHARDS
 from stoker.config import names, problems
 from stoker.config.errors import InvalidSettings
 from stoker.config.groups import BeatSettings, FlowerSettings, JobSettings, WorkerSettings
@@ -119,6 +120,18 @@ class Settings(BaseSettings):
     low_watermark: float = Field(
         default=_CACHE.low_watermark,
         description="Share of memory down to which eviction goes; below high_watermark.",
+    )
+
+    num_shards: int = Field(
+        default=1,
+        ge=1,
+        le=MOST_SHARDS,
+        description="Shards that keys are spread over; 1 to 1024, 1: not sharded.",
+    )
+    shard_key_func: str | None = Field(
+        default=None,
+        pattern=r"^[\w.]+:\w+$",
+        description="Function that places keys, as module:name; none: they are hashed.",
     )
 
     broker_url: str | None = Field(
