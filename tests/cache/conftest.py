@@ -1,5 +1,6 @@
 """Caches for these tests: on memory and on Redis, each in a namespace of its own."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -11,6 +12,8 @@ from stoker.cache import Cache, CacheConfig, loaders
 from stoker.cache.loaders import Registry
 
 MakeCache = Callable[..., Cache]
+PERMANENT = re.compile(r".*\}:(map|ctl|bans|marks)").fullmatch
+"""Names of the keys that `stoker.cache.keys` lists as permanent."""
 
 
 @pytest.fixture
@@ -21,15 +24,24 @@ def client(cache_server: str) -> Iterator[Any]:
 
 
 @pytest.fixture
-def make_redis(cache_server: str, namespace: str) -> Iterator[MakeCache]:
-    """Make caches on Redis that share this test's namespace, each as another process would have it."""
+def make_redis(cache_server: str, namespace: str, client: Any) -> Iterator[MakeCache]:
+    """Make caches on Redis that share this test's namespace, each as another process would have it.
+
+    Afterwards no key of the namespace is without a TTL, except control state and entries that are kept for ever.
+    """
+    for_ever = False
     with ExitStack() as stack:
 
         def make(**fields: object) -> Cache:
+            nonlocal for_ever
+            for_ever = for_ever or fields.get("default_ttl", 1) is None
             config = {"backend": "redis", "redis_url": cache_server, "namespace": namespace, **fields}
             return stack.enter_context(Cache(CacheConfig(**config)))  # type: ignore[arg-type]
 
         yield make
+    names = [name.decode() for name in client.scan_iter(f"{{{namespace}*", count=1000)]
+    ours = [name for name in names if not PERMANENT(name) and not (for_ever and ":e:" in name)]
+    assert [name for name in ours if client.ttl(name) == -1] == []
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -277,10 +277,10 @@ def test_unreadable_entries_are_misses(make_redis: MakeCache, client: Client, ke
         whole[:-5] + b"\xc1" * 5,
     ]
     for blob in bad:
-        client.set(name, blob)
+        client.set(name, blob, keepttl=True)
         assert cache.get("k", default="miss") == "miss"
         assert cache.get_many(["k"]) == {}
-    client.set(name, whole)
+    client.set(name, whole, keepttl=True)
     assert cache.get("k") == {"some": "value"}
 
 

@@ -198,9 +198,9 @@ def unhealthy(deployment: Deployment) -> dict[str, str]:
 def fill(url: str) -> None:
     """Have a server keep a file that takes a while to read, if it is read slowly."""
     with redis.Redis.from_url(url) as client:
-        client.mset({f"test:{number}": "x" * 500 for number in range(500)})
+        client.mset({f"test:{number}": os.urandom(500) for number in range(500)})
         client.bgrewriteaof()
-        wait_until(lambda: client.info("persistence")["aof_base_size"] > 500 * 100)
+        wait_until(lambda: client.info("persistence")["aof_base_size"] > 500 * 500)
 
 
 def test_only_the_making_of_the_user_was_left_out_of_the_build(image: Image) -> None:
