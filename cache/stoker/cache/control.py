@@ -63,7 +63,7 @@ class BanLog:
     @property
     def digest(self) -> bytes:
         """What a control record must carry to be of the ruling map."""
-        return self.agreement.digest
+        return self.agreement.ruling[1]
 
     def _fault(self, control: Control | None, server: bytes, known: View) -> str:
         """Why a control record must not be believed, or ''."""
@@ -129,11 +129,12 @@ class BanLog:
         for _ in range(ATTEMPTS):
             yield from self._agree()
             known = self.view
+            agreed, digest = self.agreement.ruling
             answer = yield (
                 Call(
                     scripts.FENCE,
                     (self.keys.ctl, self.keys.bans, self.keys.marks, self.keys.map),
-                    (self.digest, unusable, backwards.hex(), os.urandom(12).hex(), self.agreement.raw),
+                    (digest, unusable, backwards.hex(), os.urandom(12).hex(), agreed),
                 ),
             )
             raw, begun = answer.reply()

@@ -104,14 +104,13 @@ class Agreement:
 
     Attributes:
         map: The settings of this process.
-        raw: The ruling map, once it is known.
-        digest: What control records must carry: 8 hex digits of the settings, 8 of the life.
+        ruling: The map that rules (nothing, before it is known) and the digest that control records must carry: 8 hex
+            digits of the settings, 8 of the life. Replaced as a pair, since threads share it.
     """
 
     def __init__(self, wanted: Map) -> None:
         self.map = wanted
-        self.raw = b""
-        self.digest = wanted.fingerprint + b"0" * 8
+        self.ruling = b"", wanted.fingerprint + b"0" * 8
 
     def propose(self) -> bytes:
         """A map with a new life."""
@@ -123,15 +122,14 @@ class Agreement:
         Raises:
             PlacementMismatch: They are not.
         """
-        if stored == self.raw:
+        if stored == self.ruling[0]:
             return
         theirs = _parsed(stored)
         ours = json.loads(self.map.render(""))
         for name, wanted in ours.items():
             if name != "life" and theirs.get(name) != wanted:
                 raise _mismatch(name, wanted, theirs.get(name))
-        self.digest = self.map.fingerprint + theirs["life"].encode()
-        self.raw = stored
+        self.ruling = stored, self.map.fingerprint + theirs["life"].encode()
 
     def check_standing(self, digest: bytes) -> None:
         """Refuse to write a map while a control record with this digest stands, unless it was of these settings."""
