@@ -28,6 +28,8 @@ from stoker.cache.options import masked_url
         ({"ttl_jitter": 1}, "ttl_jitter=1: give a number from 0 to 0.5"),
         ({"timeout": 0}, "timeout=0"),
         ({"max_connections": 0}, "max_connections=0"),
+        ({"breaker_failures": 0}, "breaker_failures=0: give a whole number, at least 1"),
+        ({"breaker_reset": 0}, "breaker_reset=0"),
         ({"boot_fence": "no"}, "boot_fence='no': choose 'run_id' or 'off'"),
         ({"low_watermark": 0.95}, "low_watermark=0.95: must be below high_watermark"),
         ({"max_value_bytes": 1}, "max_value_bytes=1: give at least 1024"),

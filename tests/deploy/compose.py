@@ -38,7 +38,7 @@ class Service:
         """The command of the health check."""
         how, *command = self.definition["healthcheck"]["test"]
         assert how == "CMD", f"{self.name}: no shell is needed to ask"
-        return command
+        return [str(word) for word in command]
 
     @property
     def is_stoker(self) -> bool:
@@ -99,7 +99,7 @@ def directives(path: Path) -> dict[str, str]:
 
 def configuration(server: Service) -> Path:
     """The file that a server is mounted as its configuration."""
-    [path] = [mount.split(":")[0] for mount in server.definition["volumes"] if ".conf:" in mount]
+    [path] = [str(mount).split(":")[0] for mount in server.definition["volumes"] if ".conf:" in mount]
     return ROOT / path
 
 

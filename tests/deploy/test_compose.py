@@ -1,6 +1,9 @@
 """docker-compose.yml says what it should, in words that Compose, Stoker and the servers know. Nothing is started."""
 
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -8,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from ruamel.yaml import YAML
 
 from stoker.config import InvalidSettings, Settings
 from stoker.config.settings import leaf_names
@@ -205,3 +209,68 @@ def test_flower_takes_the_password_from_the_secret(monkeypatch: pytest.MonkeyPat
     found = options(Settings())
     assert found["basic_auth"] == ["stoker:coal, and fire"]
     assert (found["address"], found["port"], found["read_only"]) == ("0.0.0.0", 5555, True)
+
+
+def overrides() -> list[str]:
+    """The files docker-compose.override.yml that the documentation shows."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "deployment.md").read_text(), re.S | re.M)
+    return [block for block in blocks if block.startswith("# docker-compose.override.yml")]
+
+
+def test_the_documented_overrides_change_every_worker_and_nothing_else() -> None:
+    assert len(overrides()) == 2
+    for text in overrides():
+        changed = YAML(typ="safe").load(text)["services"]
+        assert changed.keys() == {worker.name for worker in WORKERS}
+
+
+def compose_command() -> list[str] | None:
+    """Compose, if this machine has it; it needs no engine to read a file."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]):
+            asked = subprocess.run([*command, "version"], capture_output=True, timeout=30, check=False)
+            if asked.returncode == 0:
+                return command
+    return None
+
+
+def compose_reads(*files: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+    command = compose_command()
+    if command is None:
+        pytest.skip("this machine has no Compose")
+    named = [word for file in files for word in ("--file", str(file))]
+    place = ["--project-directory", str(ROOT), "--env-file", os.devnull]
+    return subprocess.run(
+        [*command, *place, *named, "config", "--format", "json"],
+        env={"PATH": os.environ["PATH"], **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_compose_itself_reads_the_file_as_these_tests_do() -> None:
+    ended = compose_reads(FILE, STOKER_SECRETS_DIR="/nowhere")
+    assert ended.returncode == 0, ended.stderr
+    read = json.loads(ended.stdout)["services"]
+    assert read.keys() == SERVICES.keys()
+    for name, service in SERVICES.items():
+        assert read[name]["command"] == service.command
+        assert read[name]["healthcheck"]["test"] == ["CMD", *service.question]
+        assert int(read[name]["mem_limit"]) == compose.size(service.definition["mem_limit"])
+        assert read[name].get("environment", {}).items() >= service.environment.items()
+
+
+def test_compose_itself_refuses_the_file_without_a_directory_of_secrets() -> None:
+    ended = compose_reads(FILE)
+    assert ended.returncode != 0
+    assert "STOKER_SECRETS_DIR" in ended.stderr
+
+
+def test_compose_itself_takes_the_documented_overrides(tmp_path: Path) -> None:
+    override = tmp_path / "docker-compose.override.yml"
+    for text in overrides():
+        override.write_text(text)
+        ended = compose_reads(FILE, override, STOKER_SECRETS_DIR="/nowhere")
+        assert ended.returncode == 0, ended.stderr

@@ -34,9 +34,8 @@ class StandIn(HTTPServer):
 
 
 class Answer(BaseHTTPRequestHandler):
-    server: StandIn
-
     def do_GET(self) -> None:
+        assert isinstance(self.server, StandIn)
         self.server.asked.append((self.path, self.headers["Authorization"]))
         self.send_response(self.server.status)
         self.end_headers()

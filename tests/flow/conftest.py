@@ -16,8 +16,11 @@ from stoker.tasks import JobHandle, JobStatus, configure, runtime
 from stoker.tasks.app import app
 from stoker.tasks.job import JobStore
 from stoker.worker.processes import Child, Processes
-from tests.flow.loaders import loads_key
+from tests.flow.loaders import Call, calls
+from tests.leaks import nothing_is_kept_for_ever
 from tests.waiting import wait_until
+
+__all__ = ["nothing_is_kept_for_ever"]
 
 ROOT = Path(__file__).parents[2]
 _COMMAND = "from stoker.worker.cli import main; main()"
@@ -85,10 +88,14 @@ class Deployment:
         for child in self._children[:]:
             self.kill(child)
 
-    def loads(self) -> int:
-        """Keys that the loaders of all workers were asked for."""
+    def calls(self) -> list[Call]:
+        """What the slow loader was asked for, by all workers."""
         with redis.Redis.from_url(str(self.settings.cache_url)) as client:
-            return int(client.get(loads_key(self.settings.namespace)) or 0)
+            return calls(client, self.settings.namespace)
+
+    def loads(self) -> int:
+        """Keys that it was asked for."""
+        return sum(len(call.keys) for call in self.calls())
 
     def entries(self) -> int:
         """Entries that are physically there, dead or alive."""

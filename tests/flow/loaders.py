@@ -1,22 +1,41 @@
-"""Loaders for the workers of these tests. Each load is slow, and counted on the cache's server."""
+"""Loaders for the workers of these tests. Each call of the slow one is written down on the cache's server."""
 
+import json
 import os
+import signal
 import time
+from dataclasses import dataclass
 
 import redis
 
 from stoker.cache import LoadKey, loader
 
 
-def loads_key(namespace: str) -> str:
-    return f"{namespace}:test:loads"
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a loader: by which process, and for which keys."""
+
+    pid: int
+    keys: tuple[str, ...]
+
+
+def calls_key(namespace: str) -> str:
+    return f"{namespace}:test:calls"
+
+
+def calls(client: "redis.Redis[bytes]", namespace: str) -> list[Call]:
+    """All calls, in order."""
+    lines = [json.loads(line) for line in client.lrange(calls_key(namespace), 0, -1)]
+    return [Call(pid, tuple(keys)) for pid, keys in lines]
 
 
 @loader("slow:{number}", ttl=600, many=True)
 def load_slowly(keys: list[LoadKey]) -> dict[str, object]:
     pause = float(os.environ["STOKER_TEST_LOAD_SECONDS"])
-    with redis.Redis.from_url(os.environ["STOKER_CACHE_URL"]) as counts:
-        counts.incrby(loads_key(os.environ["STOKER_NAMESPACE"]), len(keys))
+    written_to = calls_key(os.environ["STOKER_NAMESPACE"])
+    with redis.Redis.from_url(os.environ["STOKER_CACHE_URL"]) as client:
+        client.rpush(written_to, json.dumps([os.getpid(), [key.key for key in keys]]))
+        client.expire(written_to, 600)
     time.sleep(pause * len(keys))
     return {key.key: {"number": int(str(key.args["number"]))} for key in keys}
 
@@ -24,3 +43,9 @@ def load_slowly(keys: list[LoadKey]) -> dict[str, object]:
 @loader("broken:{number}")
 def load_never(number: int) -> object:
     raise ValueError(f"no coal for {number}")
+
+
+@loader("deadly:{number}")
+def load_and_die(number: int) -> object:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return number

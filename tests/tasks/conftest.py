@@ -7,6 +7,9 @@ import pytest
 from stoker.config import JobSettings, Settings
 from stoker.tasks import configure, runtime
 from stoker.tasks.job import JobStore
+from tests.leaks import nothing_is_kept_for_ever
+
+__all__ = ["nothing_is_kept_for_ever"]
 
 LOCK_TTL = 0.5
 

@@ -12,7 +12,7 @@ from stoker import tasks
 from stoker.cache import Cache, keys, loader
 from stoker.config import Settings, open_cache
 from stoker.tasks import JobHandle, configure, names, runtime, send
-from stoker.tasks.coordinator import MAX_STARTS, MAX_TRIES
+from stoker.tasks.base import MAX_STARTS, MAX_TRIES
 from stoker.tasks.job import Claim, JobStore
 from stoker.worker.embedded import embedded_server
 from tests.waiting import wait_until

@@ -91,6 +91,11 @@ def jobs_unfinished(namespace: str) -> str:
     return f"{namespace}:unfinished"
 
 
+def jobs_dead(namespace: str) -> str:
+    """Sorted set, PX: id of a job that was given up -> when, in ms. Trimmed to their lifetime on every write."""
+    return f"{namespace}:dead"
+
+
 def job_done(namespace: str, job_id: str) -> str:
     """Stream, PX: one entry once the job is over; whoever waits for it blocks on this."""
     return f"{namespace}:done:{job_id}"

@@ -53,6 +53,8 @@ class CacheConfig:
         ttl_jitter: Share by which loaders' TTLs vary, so that a warmed set does not expire at once. 0 to 0.5.
         connect_timeout: Seconds to open a connection. Above 0.
         timeout: Seconds to wait for a reply. Above 0.
+        breaker_failures: Failures in a row after which the server is left alone for a while. 1 or more.
+        breaker_reset: Seconds after which one caller tries it again. 0.001 to 3600.
         max_connections: Most connections this process opens; a caller waits up to `timeout` for one. 1 or more.
         boot_fence: `"run_id"`: another server process means a cold start, never old data. `"off"` only for a
             server whose persistence is synchronous and that has no replicas.
@@ -72,6 +74,8 @@ class CacheConfig:
     ttl_jitter: float = 0.1
     connect_timeout: float = 1.0
     timeout: float = 2.0
+    breaker_failures: int = 3
+    breaker_reset: float = 1.0
     max_connections: int = 64
     boot_fence: Literal["run_id", "off"] = "run_id"
     compress_above: int | None = 16_384
@@ -94,6 +98,8 @@ class CacheConfig:
         self._between("ttl_jitter", 0, 0.5)
         self._between("connect_timeout", 0.001, 3600)
         self._between("timeout", 0.001, 3600)
+        self._check(_whole(self.breaker_failures, 1), "breaker_failures", "give a whole number, at least 1")
+        self._between("breaker_reset", 0.001, 3600)
         self._check(_whole(self.max_connections, 1), "max_connections", "give a whole number, at least 1")
         self._check(self.boot_fence in ("run_id", "off"), "boot_fence", "choose 'run_id' or 'off'")
         self._check(

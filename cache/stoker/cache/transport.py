@@ -21,6 +21,7 @@ from redis.connection import ConnectionPool
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 from redis.retry import Retry
 
+from stoker.cache.breaker import Breaker
 from stoker.cache.errors import CacheUnavailable, ConfigError
 from stoker.cache.options import CacheConfig, masked_url
 from stoker.cache.wire import Answer, Call, Exchange, Operation, refusal
@@ -127,6 +128,7 @@ class Transport:
     def __init__(self, config: CacheConfig) -> None:
         self._config = config
         self._connections = _source(config)
+        self._breaker = Breaker(config.breaker_failures, config.breaker_reset)
         self.forked()
 
     def forked(self) -> None:
@@ -140,6 +142,7 @@ class Transport:
         Raises:
             CacheUnavailable: No connection, no answer in time, or it broke; whether the commands ran is unknown.
         """
+        self._breaker.check()
         if not self._free.acquire(timeout=self._config.timeout):
             raise CacheUnavailable(
                 "redis",
@@ -161,9 +164,11 @@ class Transport:
             while True:
                 commands = operation.send(connection.ask(commands))
         except StopIteration as stop:
+            self._breaker.succeeded()
             result: T = stop.value
             return result
         except (RedisError, OSError) as error:
+            self._breaker.failed()
             self._drop_idle()  # what broke one has most likely broken the others
             raise CacheUnavailable("redis", _reason(error, self._config)) from error
 
@@ -193,6 +198,7 @@ class Transport:
             raw.connect()
             return Connection(raw, self._config)
         except (RedisError, OSError) as error:
+            self._breaker.failed()
             raw.disconnect()
             raise CacheUnavailable("redis", _reason(error, self._config)) from error
         except BaseException:

@@ -44,6 +44,8 @@ _CACHE_FIELDS = {  # the setting -> its field of CacheConfig
     "cache_connect_timeout": "connect_timeout",
     "cache_timeout": "timeout",
     "cache_max_connections": "max_connections",
+    "cache_breaker_failures": "breaker_failures",
+    "cache_breaker_reset": "breaker_reset",
     "boot_fence": "boot_fence",
     "compress_above": "compress_above",
     "max_value_bytes": "max_value_bytes",
@@ -102,6 +104,13 @@ class Settings(BaseSettings):
     )
     cache_max_connections: int = Field(
         default=_CACHE.max_connections, description="Connections of one process to the cache; 1 or more."
+    )
+    cache_breaker_failures: int = Field(
+        default=_CACHE.breaker_failures,
+        description="Failures in a row after which the cache is left alone for a while; 1 or more.",
+    )
+    cache_breaker_reset: float = Field(
+        default=_CACHE.breaker_reset, description="Seconds until it is tried again; 0.001 to 3600."
     )
     boot_fence: Literal["run_id", "off"] = Field(
         default=_CACHE.boot_fence,

@@ -12,6 +12,11 @@ from stoker.tasks.job import ANY
 
 log = logging.getLogger(__name__)
 
+MAX_STARTS = 5  # without progress in between: what kills its process each time is not started for ever
+MAX_TRIES = 20  # without progress, while the cache does not answer: about eight minutes
+LONGEST_WAIT = 30.0  # seconds between two of them
+ALWAYS_DIES = f"given up after {MAX_STARTS} runs without progress; each was killed or ran into its time limit"
+
 if TYPE_CHECKING:
     CeleryTask = Task[Any, Any]  # celery-types wants the parameters, Celery at run time does not take them
 else:
@@ -62,13 +67,25 @@ class JobTask(CeleryTask):
         return job_id, names.check(self.name, rest)
 
     def accept_in_worker(self, message: dict[str, Any]) -> tuple[str | None, names.Arguments | None]:
-        """As `accept`; a job whose message is refused has failed, or it would be sent again and again."""
+        """As `accept`; a job whose message is refused is dead, or it would be sent again and again."""
         try:
             return self.accept(message)
         except InvalidArguments as error:
             if "job_id" in message:
-                runtime.current().jobs.finish(str(message["job_id"]), "failed", ANY, {"error": str(error)})
+                self.give_up(str(message["job_id"]), str(error))
             raise
+
+    def accept_stored(self, job_id: str, arguments: dict[str, Any]) -> names.Arguments:
+        """The arguments in a job's record, which may be of another version of ours; refused as in a message."""
+        try:
+            return names.check(self.name, arguments)
+        except InvalidArguments as error:
+            self.give_up(job_id, str(error))
+            raise
+
+    def give_up(self, job_id: str, reason: str, token: str = ANY) -> None:
+        """End a job that no further run can end well: it has failed, and is listed as dead."""
+        runtime.current().jobs.finish(job_id, "failed", token, {"error": reason[:1000]}, dead=True)
 
     def send_again(self, job_id: str, delay: float) -> None:
         """Send another message for the same job, due in `delay` seconds, under the same task id."""

@@ -18,7 +18,7 @@ from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
 from stoker.cache import Cache, CacheUnavailable, Step
 from stoker.tasks import names, runtime
-from stoker.tasks.base import JobTask
+from stoker.tasks.base import ALWAYS_DIES, LONGEST_WAIT, MAX_STARTS, MAX_TRIES, JobTask
 from stoker.tasks.errors import JobFailed, JobLost, StateUnavailable
 from stoker.tasks.job import Claim, JobStore
 from stoker.tasks.pace import Pace
@@ -32,9 +32,6 @@ Steps = Callable[[Cache, Any, dict[str, Any] | None, int], Iterator[Step[Any]]]
 Verdict = Callable[[dict[str, Any]], str | None]
 """Called with the report of a verb that came to its end: why it failed nevertheless, or None."""
 
-MAX_STARTS = 5  # without progress in between: what kills its process each time is not started for ever
-MAX_TRIES = 20  # without progress, while the cache does not answer: about eight minutes
-LONGEST_WAIT = 30.0
 HAND_OVER_AT = 0.8  # of the soft time limit
 HAND_OVER_DELAY = 0.5  # a worker knows requests by id: the old one must be put away before the new one is
 ANNOUNCE_EVERY = 1.0
@@ -134,7 +131,7 @@ class Run:
 
     def _work(self, steps: Steps) -> dict[str, Any]:
         settings = self._here.settings.job
-        arguments = names.check(self._task.name, self._claim.arguments)
+        arguments = self._task.accept_stored(self._claim.job_id, self._claim.arguments)
         report: dict[str, Any] = {}
         with Renewal(self._jobs, self._claim):
             self._heed(self._write({}))
@@ -212,7 +209,7 @@ class Run:
     def _try_later(self, error: CacheUnavailable) -> NoReturn:
         tries = self._claim.tries + 1
         if tries > MAX_TRIES:
-            self._jobs.finish(self._claim.job_id, "failed", self._claim.token, {"error": _text(error)})
+            self._task.give_up(self._claim.job_id, _text(error), self._claim.token)
             raise error
         log.warning("job %s, try %d of %d: %s", self._claim.job_id, tries, MAX_TRIES, error)
         self._heed(self._jobs.progress(self._claim, {"tries": tries, "starts": 0, "error": _text(error)}))
@@ -220,8 +217,8 @@ class Run:
 
     def _refuse_what_always_dies(self) -> None:
         if self._claim.starts > MAX_STARTS:
-            reason = f"given up after {MAX_STARTS} runs without progress; each was killed or ran into its time limit"
-            raise JobFailed(self._claim.job_id, reason)
+            self._task.give_up(self._claim.job_id, ALWAYS_DIES, self._claim.token)
+            raise JobFailed(self._claim.job_id, ALWAYS_DIES)
 
 
 def _text(error: BaseException) -> str:

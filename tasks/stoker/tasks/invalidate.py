@@ -14,14 +14,12 @@ from celery.exceptions import Ignore
 from stoker.cache import Cache, CacheUnavailable
 from stoker.tasks import names, runtime, send
 from stoker.tasks.app import app
-from stoker.tasks.base import JobTask
-from stoker.tasks.errors import JobLost, NotSent, StateUnavailable
+from stoker.tasks.base import ALWAYS_DIES, LONGEST_WAIT, MAX_STARTS, MAX_TRIES, JobTask
+from stoker.tasks.errors import JobFailed, JobLost, NotSent, StateUnavailable
 from stoker.tasks.job import ANY
 
 log = logging.getLogger(__name__)
 
-MAX_TRIES = 20  # with the waits below about eight minutes
-LONGEST_WAIT = 30.0
 KEEP_SUCCEEDED = 600.0  # seconds: there can be hundreds a second, and nobody asks about them for long
 
 
@@ -84,13 +82,21 @@ def _arguments(task: JobTask, job_id: str, message: dict[str, Any]) -> names.Inv
         stored = jobs.arguments(job_id)
         if stored is None:
             raise JobLost(job_id, "the state server does not know it, or it is over")
-        return cast("names.Invalidate", names.check(task.name, stored))
+        arguments = task.accept_stored(job_id, stored)
     with _even_without_its_record(job_id):
         if "job_id" not in message:
             jobs.open(job_id, names.kind(task.name), arguments.model_dump(), None)
-        elif (status := jobs.status(job_id)) is not None and status.state == "aborted":
-            raise Ignore(f"job {job_id} was told to stop")
+        _begin(task, job_id)
     return cast("names.Invalidate", arguments)
+
+
+def _begin(task: JobTask, job_id: str) -> None:
+    state, starts = runtime.current().jobs.begin(job_id)
+    if state in ("aborted", "failed"):
+        raise Ignore(f"job {job_id} is {state}")
+    if starts > MAX_STARTS:
+        task.give_up(job_id, ALWAYS_DIES)
+        raise JobFailed(job_id, ALWAYS_DIES)
 
 
 def _try_again(task: JobTask, job_id: str, error: CacheUnavailable) -> NoReturn:
@@ -98,7 +104,7 @@ def _try_again(task: JobTask, job_id: str, error: CacheUnavailable) -> NoReturn:
     wait = min(2.0**tries, LONGEST_WAIT)
     with _even_without_its_record(job_id):
         if tries >= MAX_TRIES:
-            runtime.current().jobs.finish(job_id, "failed", ANY, {"error": str(error)})
+            task.give_up(job_id, str(error))
         else:
             runtime.current().jobs.postpone(job_id, wait, str(error))
     raise task.retry(exc=error, countdown=wait, max_retries=MAX_TRIES) from error

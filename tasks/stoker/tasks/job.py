@@ -94,6 +94,7 @@ class JobStore:
         )
         self._open = self._script("open")
         self._claim = self._script("claim")
+        self._begin = self._script("begin")
         self._progress = self._script("progress")
         self._finish = self._script("finish")
         self._postpone = self._script("postpone")
@@ -174,6 +175,16 @@ class JobStore:
             text = self._redis.hget(self._job(job_id), "args")
         return json.loads(text) if text else None
 
+    def begin(self, job_id: str) -> tuple[str, int]:
+        """Count a run of a job that needs no lock.
+
+        Returns:
+            Its state, or `lost`, and how often it was started since a run of it last ended in order; 0 if it is over.
+        """
+        with self._bounded():
+            state, starts = self._begin(keys=[self._job(job_id)]) or ("lost", 0)
+        return state, starts
+
     def progress(self, claim: Claim, fields: Mapping[str, Any] | None = None) -> str:
         """Renew the lock and write down how far the job is.
 
@@ -199,24 +210,28 @@ class JobStore:
         fields: Mapping[str, Any] | None = None,
         *,
         keep: float | None = None,
+        dead: bool = False,
     ) -> str:
         """Give the job its final state; see finish.lua for `token` and the answer.
 
         Args:
             keep: Seconds the record stays; None: as the settings say, which is also the most.
+            dead: It was given up: list it as such, and keep it as long as an unfinished one, for it needs a look.
         """
         keep_ms = self._keep_ms if keep is None else min(int(keep * 1000), self._keep_ms)
+        if dead:
+            keep_ms = max(keep_ms, self._ttl_ms)
         with self._bounded():
             target, shared = self._redis.hmget(self._job(job_id), "target", "shared")
             if target is None:
                 return "lost"
             names = [
                 *(self._job(job_id), self._lock(target), keys.jobs_unfinished(self._namespace)),
-                keys.job_done(self._namespace, job_id),
+                *(keys.job_done(self._namespace, job_id), keys.jobs_dead(self._namespace)),
             ]
             if shared == "1":
                 names.append(keys.job_target(self._namespace, target))
-            given = [job_id, state, keep_ms, token, *_pairs(fields or {})]
+            given = [job_id, state, keep_ms, token, int(dead), *_pairs(fields or {})]
             return str(self._finish(keys=names, args=given))
 
     def postpone(self, job_id: str, seconds: float, error: str = "") -> None:
@@ -231,9 +246,11 @@ class JobStore:
 
     def recent(self, most: int) -> list[JobStatus]:
         """The newest jobs, newest first."""
-        with self._bounded():
-            ids = self._redis.zrevrange(keys.jobs(self._namespace), 0, most - 1)
-        return list(self._statuses(ids))
+        return self._listed(keys.jobs(self._namespace), most)
+
+    def dead(self, most: int) -> list[JobStatus]:
+        """The jobs that were given up, the latest first."""
+        return self._listed(keys.jobs_dead(self._namespace), most)
 
     def wait(self, job_id: str, seconds: float) -> None:
         """Return when the job is over, or after so many seconds (at most half of `TIMEOUT`)."""
@@ -254,6 +271,11 @@ class JobStore:
                 kind = self._postpone(keys=names, args=[job_id, self._lock_ms, _MOST_DOUBLINGS, ""])
             if kind:
                 yield job_id, str(kind)
+
+    def _listed(self, index: str, most: int) -> list[JobStatus]:
+        with self._bounded():
+            ids = self._redis.zrevrange(index, 0, most - 1)
+        return list(self._statuses(ids))
 
     def _statuses(self, ids: Iterable[str]) -> Iterator[JobStatus]:
         wanted = list(ids)

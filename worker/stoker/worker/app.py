@@ -63,6 +63,7 @@ def worker_config(settings: Settings) -> dict[str, Any]:
             "visibility_timeout": worker.visibility_timeout,
             "unacked_restore_interval": worker.restore_every,
             "unacked_restore_throttle": 1,  # look every time, not every tenth
+            "unacked_mutex_expire": 2,  # one that was killed while it looked would stop all others for 5 minutes
             "socket_connect_timeout": 2,
             "socket_timeout": 5,
             "socket_keepalive": True,

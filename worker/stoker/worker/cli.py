@@ -105,8 +105,9 @@ def jobs(
     ] = None,
     as_json: AsJson = False,
     abort: Annotated[str | None, typer.Option(metavar="ID", help="Tell this job to stop.")] = None,
+    dead: Annotated[bool, typer.Option("--dead", help="List the jobs that were given up, and why.")] = False,
 ) -> None:
-    """List the newest jobs, show one, or stop one."""
+    """List the newest jobs, or those that were given up; show one, or stop one."""
     if abort is not None:
         stopped = JobHandle(abort).abort()
         typer.echo(f"job {abort} {'was told to stop' if stopped else 'is over, or is not known'}")
@@ -115,8 +116,10 @@ def jobs(
         status = JobHandle(job_id).status()
         _show(jobs_view.as_json(status) if as_json else jobs_view.detail(status))
         return
-    recent = runtime.current().jobs.recent(MOST_JOBS)
-    _show([jobs_view.as_json(job) for job in recent] if as_json else jobs_view.table(recent))
+    store = runtime.current().jobs
+    found = store.dead(MOST_JOBS) if dead else store.recent(MOST_JOBS)
+    as_table = jobs_view.dead if dead else jobs_view.table
+    _show([jobs_view.as_json(job) for job in found] if as_json else as_table(found))
 
 
 @cli.command()

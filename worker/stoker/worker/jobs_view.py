@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -29,6 +30,15 @@ def table(jobs: Iterable[JobStatus]) -> Table:
             f"{job.eta:.0f} s" if job.eta is not None else "",
             f"{max(time.time() - job.created_at, 0):.0f} s",
         )
+    return view
+
+
+def dead(jobs: Iterable[JobStatus]) -> Table:
+    """Jobs that were given up: when, after how much, and why."""
+    view = Table("job", "kind", "given up at", "keys", "reason", box=None, pad_edge=False)
+    for job in jobs:
+        when = datetime.fromtimestamp(job.finished_at or job.updated_at).astimezone()
+        view.add_row(job.id, job.kind, f"{when:%Y-%m-%d %H:%M:%S %Z}", _keys(job), Text(job.error))
     return view
 
 

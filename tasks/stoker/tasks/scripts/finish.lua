@@ -2,10 +2,12 @@
 -- KEYS[1] job hash               KEYS[2] lock
 -- KEYS[3] ids of unfinished jobs -> when the reaper looks at them, ms
 -- KEYS[4] stream that says the job is over
--- KEYS[5] id of the target's unfinished job; absent for a job without a target
+-- KEYS[5] ids of dead jobs -> when they died, ms
+-- KEYS[6] id of the target's unfinished job; absent for a job without a target
 -- ARGV[1] id                     ARGV[2] final state                     ARGV[3] ms a finished job is kept
 -- ARGV[4] the coordinator's token; "any": whoever holds the lock; "none": only if nobody does, else ask it to stop
--- ARGV[5..] fields and values
+-- ARGV[5] "1": it is dead, that is, given up, and is listed as such
+-- ARGV[6..] fields and values
 -- Returns the final state it now has, or "asked", "taken", "lost", or "again" (a pass was asked for meanwhile: the
 -- job is unfinished and without a lock).
 local state = redis.call('HGET', KEYS[1], 'state')
@@ -30,13 +32,18 @@ if ARGV[2] == 'succeeded' and redis.call('HDEL', KEYS[1], 'again') == 1 then
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSET', KEYS[1], 'state', ARGV[2], 'finished_at', now, 'updated_at', now, unpack(ARGV, 5))
+redis.call('HSET', KEYS[1], 'state', ARGV[2], 'finished_at', now, 'updated_at', now, unpack(ARGV, 6))
 redis.call('HDEL', KEYS[1], 'cursor', 'args', 'abort', 'eta', 'starts', 'tries')
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('XADD', KEYS[4], '*', 'state', ARGV[2])
 redis.call('PEXPIRE', KEYS[4], ARGV[3])
-if KEYS[5] and redis.call('GET', KEYS[5]) == ARGV[1] then
-  redis.call('DEL', KEYS[5])
+if ARGV[5] == '1' then
+  redis.call('ZADD', KEYS[5], now, ARGV[1])
+  redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now - ARGV[3])
+  redis.call('PEXPIRE', KEYS[5], ARGV[3])
+end
+if KEYS[6] and redis.call('GET', KEYS[6]) == ARGV[1] then
+  redis.call('DEL', KEYS[6])
 end
 return ARGV[2]

@@ -84,6 +84,7 @@ def _bounded(check: Check, system: System, seconds: float, told: set[Finding]) -
 def _collect(check: Check, system: System, found: list[Finding], told: set[Finding]) -> None:
     try:
         for finding in check(system):
+            told.add(finding)
             found.append(finding)  # one by one: what was found before it breaks off or hangs counts
     except CannotCheck as missing:
         found.append(_told_once(missing.finding, told))

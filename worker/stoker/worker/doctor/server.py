@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
 from stoker.worker.doctor.check import CannotCheck, Finding, error
@@ -53,6 +54,10 @@ class Server:
         return str(self.facts.get("run_id", ""))
 
     @property
+    def is_replica(self) -> bool:
+        return self.facts.get("role") == "slave"
+
+    @property
     def policy(self) -> str:
         """The `maxmemory-policy`."""
         return str(self.facts.get("maxmemory_policy", "noeviction"))
@@ -90,6 +95,16 @@ def address(url: str) -> str:
     return parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
 
 
+def replica(server: Server) -> Finding:
+    """What it means that a server is no primary."""
+    primary = f"{server.facts.get('master_host')}:{server.facts.get('master_port')}"
+    return error(
+        f"the server at {server.address} is a replica",
+        "it refuses writes, and what it answers lags behind",
+        f"point {server.setting} to its primary, {primary}",
+    )
+
+
 def _no_answer(setting: str, where: str, failure: Exception) -> Finding:
     cause, remedy = _why(setting, where, failure)
     return error(f"the server at {where} gives no answer: {failure}", cause, remedy)
@@ -102,7 +117,7 @@ def _why(setting: str, where: str, failure: Exception) -> tuple[str, str]:
             "it asks for a user or password, and those it was given are not right",
             f"put them into the URL: {setting}=redis://user:password@{where}/0",
         )
-    if isinstance(failure, redis.NoPermissionError):
+    if isinstance(failure, NoPermissionError):
         return (
             "its user may not even ask for INFO",
             "give the user the commands of 'Least ACL' in docs/operations.md",
@@ -116,7 +131,10 @@ def _why(setting: str, where: str, failure: Exception) -> tuple[str, str]:
             "look at the server's process and CPU; SLOWLOG GET 10 names long commands once it answers again",
         )
     if "SSL" in text or "TLS" in text:
-        return "TLS could not be agreed on", f"use rediss:// in {setting} if, and only if, the server speaks TLS"
+        return (
+            "TLS could not be agreed on",
+            f"use rediss:// in {setting} if, and only if, the server speaks TLS",
+        )
     if isinstance(failure, redis.ConnectionError):
         return (
             "nothing listens there, or the name or port is wrong",

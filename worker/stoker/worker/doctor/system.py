@@ -9,14 +9,14 @@ from typing import Any, Self
 
 from stoker.cache import Cache, CacheMonitor, PlacementMismatch
 from stoker.cache.backends.redis import RedisBackend
-from stoker.cache.keys import ShardKeys
+from stoker.cache.keys import EntryNames, ShardKeys
 from stoker.config import Settings
 from stoker.tasks import JobStatus, configure, names, runtime
 from stoker.tasks.job import JobStore
 from stoker.worker.doctor import nodes
 from stoker.worker.doctor.check import CannotCheck, Finding, error, note, warning
 from stoker.worker.doctor.nodes import Nodes
-from stoker.worker.doctor.server import ANSWERS_WITHIN_S, Server
+from stoker.worker.doctor.server import ANSWERS_WITHIN_S, Server, replica
 
 TENANT = "stoker-doctor"
 """Holds what the doctor writes, and nothing else."""
@@ -30,7 +30,10 @@ class System:
     """
 
     def __init__(self, settings: Settings) -> None:
-        configure(settings)
+        if settings.broker_url is None:  # Celery's app cannot do without one
+            runtime.replace(settings)
+        else:
+            configure(settings)
         self.settings = settings
         self._servers: dict[str, Server | CannotCheck] = {}
 
@@ -85,7 +88,8 @@ class System:
     @property
     def backend_unopened(self) -> RedisBackend:
         """The cache's backend. A read or write would open a namespace that nobody has opened, and settle its map."""
-        _ = self.cache_server
+        if self.cache_server.is_replica:
+            raise CannotCheck(replica(self.cache_server))
         backend = self._cache._backend
         assert isinstance(backend, RedisBackend)
         return backend
@@ -104,6 +108,15 @@ class System:
             return int(json.loads(stored)["num_shards"]) if stored else 1
         except (ValueError, KeyError, TypeError):
             return 1
+
+    def sample(self, most: int) -> dict[bytes, int]:
+        """Up to so many entries picked at random: their names and shards. Keys of others count against `most`."""
+        picks = self.cache_server.client.pipeline(transaction=False)
+        for _ in range(most):
+            picks.randomkey()
+        names = EntryNames(self.settings.namespace, self.num_shards)
+        found = ((name, names.split(name)) for name in set(picks.execute()) if isinstance(name, bytes))
+        return {name: parts[0] for name, parts in found if parts is not None}
 
     @cached_property
     def usage(self) -> dict[str, Any]:

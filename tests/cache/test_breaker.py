@@ -1,0 +1,64 @@
+"""While the server does not answer, nobody waits for it but one caller now and then."""
+
+import time
+
+import pytest
+
+from stoker.cache import Cache, CacheConfig, CacheUnavailable, InvalidationNotAcknowledged
+from stoker.cache.breaker import Breaker
+from tests.cache.proxy import SlowProxy
+from tests.waiting import wait_until
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_it_opens_after_failures_in_a_row_only() -> None:
+    breaker = Breaker(3, 1.0, Clock())
+    for _ in range(10):
+        breaker.failed()
+        breaker.failed()
+        breaker.succeeded()
+        breaker.check()
+    for _ in range(3):
+        breaker.failed()
+    with pytest.raises(CacheUnavailable, match="tried again every 1 s"):
+        breaker.check()
+
+
+def test_one_caller_tries_and_its_success_closes_it() -> None:
+    clock = Clock()
+    breaker = Breaker(1, 1.0, clock)
+    breaker.failed()
+    clock.now = 1.0
+    breaker.check()
+    with pytest.raises(CacheUnavailable):
+        breaker.check()  # somebody is trying
+    breaker.failed()
+    clock.now = 2.0
+    breaker.check()
+    breaker.succeeded()
+    breaker.check()
+
+
+def test_a_server_that_hangs_costs_a_few_timeouts_not_one_a_read(cache_server: str, namespace: str) -> None:
+    with SlowProxy(cache_server) as proxy:
+        config = CacheConfig(
+            backend="redis", redis_url=proxy.url, namespace=namespace, timeout=0.2, breaker_reset=0.3
+        )
+        with Cache(config) as cache:
+            cache.set("k", "stored")
+            proxy.delay_s = 3.0
+            began = time.monotonic()
+            for _ in range(300):
+                assert cache.get_or_load("k", lambda: "loaded") == "loaded"
+            assert time.monotonic() - began < 3
+            with pytest.raises(InvalidationNotAcknowledged):
+                cache.delete("other")
+            proxy.delay_s = 0.0
+            wait_until(lambda: cache.get("k") == "stored", within=10)
+            assert cache.delete("k")

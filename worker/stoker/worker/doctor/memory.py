@@ -1,0 +1,58 @@
+"""How full the cache's server is, and how well it uses its memory."""
+
+from collections.abc import Iterator
+
+from stoker.worker.doctor.check import Finding, note, ok, warning
+from stoker.worker.doctor.system import System
+
+HIGH_FRAGMENTATION = 1.5
+FRAGMENTED_BYTES = 100 * 2**20
+"""Wasted memory below which its share does not matter."""
+
+
+def check(system: System) -> Iterator[Finding]:
+    server, usage = system.cache_server, system.usage
+    used, limit = usage["memory_usage_bytes"], usage["limit_bytes"]
+    told = f"{_mib(used)} used by {usage['cache_size']:,} entries and what else is there"
+    if not limit:
+        yield warning(
+            f"{told}; maxmemory is not set",
+            "nothing is evicted, neither by Stoker nor by the server, until the machine has no memory left",
+            "CONFIG SET maxmemory 1gb (what the machine can spare), and the same in the server's configuration",
+        )
+    else:
+        yield from _share(system, f"{told}, {usage['usage_percent']:.0f}% of {_mib(limit)}", used / limit)
+    yield from _fragmentation(server.facts)
+    if system.settings.default_ttl is None and server.policy.startswith("volatile"):
+        yield note(
+            "STOKER_DEFAULT_TTL is none",
+            f"entries without a TTL are not evicted under {server.policy}; only stoker.evict drops them",
+            "give entries a TTL, however long",
+        )
+
+
+def _share(system: System, told: str, share: float) -> Iterator[Finding]:
+    settings = system.settings
+    if share <= settings.high_watermark:
+        yield ok(told)
+        return
+    yield warning(
+        f"{told}: above STOKER_HIGH_WATERMARK={settings.high_watermark:g}",
+        "entries come in faster than stoker.evict drops them, or it does not run (see pressure)",
+        "CONFIG SET maxmemory to more; shorter TTLs; a lower STOKER_BEAT__EVICT_EVERY; now: send.evict()",
+    )
+
+
+def _fragmentation(facts: dict[str, object]) -> Iterator[Finding]:
+    ratio = float(str(facts.get("mem_fragmentation_ratio", 0)))
+    wasted = int(str(facts.get("mem_fragmentation_bytes", 0)))
+    if ratio > HIGH_FRAGMENTATION and wasted > FRAGMENTED_BYTES:
+        yield warning(
+            f"the server holds {ratio:.1f} times the memory it uses: {_mib(wasted)} are wasted",
+            "many entries were deleted or changed their size, and left holes in its pages",
+            "CONFIG SET activedefrag yes, or MEMORY PURGE at a quiet hour; a restart empties the cache",
+        )
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
