@@ -34,6 +34,13 @@ def test_the_one_place_where_a_cache_is_assembled_does_not_connect() -> None:
         assert cache.backend == "redis"
 
 
+def test_a_secret_that_is_no_text_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "key.der").write_bytes(b"\xff\xfe\x00")
+    monkeypatch.setenv("STOKER_SECRETS_DIR", str(tmp_path / "secrets"))
+    assert "holds a file that cannot be read as text" in refusal()
+
+
 def test_shards_are_opened_with_the_cache() -> None:
     settings = Settings(cache_url="redis://localhost:1/0", num_shards=4, shard_key_func="zlib:crc32")
     with pytest.raises(ConfigError, match="raised TypeError for key 'probe:0'"):  # it wants bytes

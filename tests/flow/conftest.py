@@ -12,7 +12,7 @@ from celery.app.control import Control
 
 from stoker.cache import Cache
 from stoker.config import Settings, open_cache
-from stoker.tasks import JobHandle, JobStatus, configure, runtime
+from stoker.tasks import JobHandle, JobStatus, configure, names, runtime
 from stoker.tasks.app import app
 from stoker.tasks.job import JobStore
 from stoker.worker.processes import Child, Processes
@@ -101,6 +101,12 @@ class Deployment:
         """Entries that are physically there, dead or alive."""
         with redis.Redis.from_url(str(self.settings.cache_url)) as client:
             return sum(1 for _ in client.scan_iter(f"{{{self.settings.namespace}:0}}:e:*", count=1000))
+
+    def waiting_messages(self) -> int:
+        """Messages that are in a queue, or with a worker and not acknowledged."""
+        queues = [names.queue(self.settings.namespace, queue) for queue in names.QUEUES]
+        with redis.Redis.from_url(self.settings.broker()) as client:
+            return int(sum(client.llen(queue) for queue in queues) + client.hlen("unacked"))
 
     def newest(self, kind: str) -> JobStatus | None:
         return next((job for job in self.jobs.recent(100) if job.kind == kind), None)

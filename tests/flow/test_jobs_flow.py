@@ -10,6 +10,7 @@ from stoker.cache import Cache
 from stoker.tasks import JobAborted, JobFailed, send
 from stoker.worker.processes import Child
 from tests.flow.conftest import Deployment
+from tests.flow.effects import loaded_again
 from tests.waiting import wait_until
 
 
@@ -135,6 +136,37 @@ def test_a_job_longer_than_its_time_limit_goes_on_in_another_run_under_the_same_
     assert job.wait(timeout=30).done == 400
     assert deployment.loads() == 400
     assert deliveries(job.id, worker) >= 3
+
+
+@pytest.mark.slow
+def test_a_job_of_eight_seconds_under_a_limit_of_two_ends_complete_under_one_id(
+    deployment: Deployment,
+) -> None:
+    limits = {"STOKER_JOB__SOFT_TIME_LIMIT": "2", "STOKER_JOB__TIME_LIMIT": "4"}
+    worker = deployment.worker(**limits, STOKER_TEST_LOAD_SECONDS="0.02")
+    job = send.warm(slow_keys(400))
+    status = job.wait(timeout=60)
+    assert (status.done, status.total, status.report["written"]) == (400, 400, 400)
+    assert deployment.loads() == 400
+    assert deliveries(job.id, worker) >= 5
+    assert [found.id for found in deployment.jobs.recent(9)] == [job.id]
+    assert "TimeLimitExceeded" not in worker.log.read_text()
+
+
+@pytest.mark.slow
+def test_copies_of_a_message_at_workers_that_race_for_them_are_one_run(deployment: Deployment) -> None:
+    # Given three messages of one job, and as many free processes at two workers
+    job = send.warm(slow_keys(600))
+    for _ in range(2):
+        send.again(job.id, "warm")
+    workers = [deployment.worker(name, 2) for name in "ab"]
+    # Then one of them works, and nothing is done twice
+    assert job.wait(timeout=30).report["written"] == 600
+    assert loaded_again(deployment.calls()) == {}
+    assert len({call.pid for call in deployment.calls()}) == 1
+    assert deliveries(job.id, *workers) >= 3
+    # And the copies end with the job
+    wait_until(lambda: deployment.waiting_messages() == 0)
 
 
 def test_a_job_longer_than_the_visibility_timeout_is_delivered_once(deployment: Deployment) -> None:

@@ -35,6 +35,12 @@ def from_source(error: SettingsError) -> ConfigError:
     )
 
 
+def from_files(error: OSError | UnicodeDecodeError) -> ConfigError:
+    """A file of settings or secrets that cannot be read."""
+    remedy = f"holds a file that cannot be read as text ({error}); keep only Stoker's secrets there"
+    return ConfigError(names.variable("secrets_dir"), str(names.secrets_dir()), remedy)
+
+
 def shown(setting: str, value: object) -> object:
     """The value as it may be printed: secrets as `***`, URLs without their password, groups as `...`."""
     if "password" in setting:

@@ -177,6 +177,8 @@ class Settings(BaseSettings):
             wrong += (problem for problem in problems.from_validation(error) if problem.field not in told)
         except SettingsError as error:
             wrong.append(problems.from_source(error))
+        except (OSError, UnicodeDecodeError) as error:
+            wrong.append(problems.from_files(error))
         if wrong:
             raise InvalidSettings(tuple(wrong))
 

@@ -136,6 +136,19 @@ def config(as_json: AsJson = False) -> None:
     _show(table)
 
 
+@cli.command()
+def doctor(
+    as_json: AsJson = False,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="CHECK", help="Run this check alone; may be repeated.")
+    ] = None,
+) -> None:
+    """Look at the whole running system; say what is wrong, why, and what to do. Exit code 1: warnings, 2: errors."""
+    from stoker.worker.doctor import command  # its checks are needed by nothing else
+
+    raise typer.Exit(command.run(only or (), as_json))
+
+
 def _become(settings: Settings, command: list[str]) -> NoReturn:
     settings.broker()  # the error is better read here than in Celery's log
     os.execv(command[0], command)

@@ -1,4 +1,4 @@
-"""Jobs that failed lately, and jobs that nobody seems to run."""
+"""Jobs that were given up, jobs that failed lately, and jobs that nobody seems to run."""
 
 from collections.abc import Iterator
 
@@ -16,12 +16,15 @@ _SHOWN = 3
 
 
 def check(system: System) -> Iterator[Finding]:
-    failed = [
-        job
-        for job in system.recent_jobs
-        if job.state == "failed" and system.now - (job.finished_at or job.updated_at) < LATELY_S
-    ]
+    dead = system.jobs.dead(RECENT_JOBS)
+    failed = [job for job in _failed_lately(system) if job not in dead]
     stuck = [job for job in _unfinished(system) if _silent(system, job) > _patience(system)]
+    if dead:
+        yield warning(
+            f"{len(dead)} jobs were given up",
+            "; ".join(f"{job.kind}: {job.error[:200]}" for job in dead[:_SHOWN]),
+            "stoker jobs --dead; send them again when their cause is gone",
+        )
     if failed:
         yield warning(
             f"{len(failed)} of the newest {len(system.recent_jobs)} jobs failed within the last hour",
@@ -35,9 +38,15 @@ def check(system: System) -> Iterator[Finding]:
             + "; no worker serves their queue, it hangs, or no beat sends orphaned jobs again",
             f"see workers and beat; stoker jobs {stuck[0].id}, and to give it up: stoker jobs --abort {stuck[0].id}",
         )
-    if not failed and not stuck:
+    if not dead and not failed and not stuck:
         told = f"the newest {RECENT_JOBS}" if len(system.recent_jobs) == RECENT_JOBS else "all"
         yield ok(f"none of {told} jobs failed within the last hour, and none is stuck")
+
+
+def _failed_lately(system: System) -> Iterator[JobStatus]:
+    for job in system.recent_jobs:
+        if job.state == "failed" and system.now - (job.finished_at or job.updated_at) < LATELY_S:
+            yield job
 
 
 def _unfinished(system: System) -> Iterator[JobStatus]:

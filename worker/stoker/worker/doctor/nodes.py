@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from stoker.tasks.app import app
 
-ASK_FOR_S = 3.0
+ASK_FOR_S = 2.0
 """How long somebody who is missing is asked for again."""
 _REPLY_S = 0.7
 """Wait for one more reply."""

@@ -32,7 +32,7 @@ from stoker.worker.doctor.check import CannotCheck, Finding, error, note
 from stoker.worker.doctor.system import System
 
 WHOLE_RUN_S = 15.0
-ONE_CHECK_S = 7.0
+ONE_CHECK_S = 9.0
 
 Check = Callable[[System], Iterator[Finding]]
 

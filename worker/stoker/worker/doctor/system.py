@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
-from stoker.cache import Cache, CacheMonitor, PlacementMismatch
+from stoker.cache import Cache, CacheMonitor, ConfigError, PlacementMismatch
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.keys import EntryNames, ShardKeys
-from stoker.config import Settings
+from stoker.config import Settings, open_cache
 from stoker.tasks import JobStatus, configure, names, runtime
 from stoker.tasks.job import JobStore
 from stoker.worker.doctor import nodes
@@ -65,9 +64,12 @@ class System:
 
     @cached_property
     def _cache(self) -> Cache:
-        wanted = self.settings.cache_config()
-        bound = min(wanted.timeout, ANSWERS_WITHIN_S)
-        return Cache(replace(wanted, timeout=bound, connect_timeout=bound))
+        bound = min(self.settings.cache_timeout, ANSWERS_WITHIN_S)
+        impatient = {"cache_timeout": bound, "cache_connect_timeout": bound}
+        try:
+            return open_cache(self.settings.model_copy(update=impatient))
+        except ConfigError as refused:
+            raise CannotCheck(_unusable(refused)) from refused
 
     @property
     def backend(self) -> RedisBackend:
@@ -176,6 +178,14 @@ def placed_otherwise(refused: PlacementMismatch) -> Finding:
     return error(
         f"processes with these settings are refused: {refused.field}={refused.value!r}",
         "the map of the namespace, which the first process to open it wrote, says otherwise",
+        refused.remedy,
+    )
+
+
+def _unusable(refused: ConfigError) -> Finding:
+    return error(
+        f"no process with these settings can open the cache: {refused.field}={refused.value!r}",
+        "the setting cannot be used",
         refused.remedy,
     )
 
