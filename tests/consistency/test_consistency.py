@@ -29,7 +29,7 @@ MIXES = [
     "evict,kill",
     "full,kill",
     "cut,pause",
-    "kill,pause,restart,control,cut,full",
+    pytest.param("kill,pause,restart,control,cut,full", marks=pytest.mark.soak),
 ]
 GUARDS: dict[str, list[str]] = {
     "lease": [],
@@ -46,6 +46,8 @@ GUARDS: dict[str, list[str]] = {
     "map-life": ["--faults=control,flush", "--strangers"],
 }
 """Each guard with the faults that it is there for."""
+SOAKED = ("lease", "boot-fence", "map-life")
+"""Guards that every run of CI removes."""
 ATTEMPTS = 3
 
 
@@ -111,7 +113,9 @@ def test_nothing_stale_is_served_while_processes_die_the_server_restarts_and_con
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("faults", ["kill,pause,control", "restart,evict", "failover,flush"])
+@pytest.mark.parametrize(
+    "faults", ["kill,pause,control", "restart,evict", pytest.param("failover,flush", marks=pytest.mark.soak)]
+)
 def test_nothing_stale_is_served_from_two_shards_under(faults: str) -> None:
     assert_consistent(run(20, "--shards=2", f"--faults={faults}"))
 
@@ -141,7 +145,9 @@ def test_nothing_stale_is_served_by_redis_under(faults: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("guard", GUARDS)
+@pytest.mark.parametrize(
+    "guard", [pytest.param(guard, marks=[pytest.mark.soak] if guard in SOAKED else []) for guard in GUARDS]
+)
 def test_without_this_guard_the_checker_finds_stale_values(guard: str) -> None:
     for attempt in range(ATTEMPTS):
         options = [f"--break={guard}", "--until-stale", *GUARDS[guard]]

@@ -33,7 +33,7 @@ def test_a_queue_that_nobody_serves_is_an_error_with_the_command_that_serves_it(
         ("beat", ERROR, "stoker beat"),
         ("invalidation", ERROR, "stoker worker -q invalidate"),
     ]
-    assert "stoker.warm, in which 1 messages wait" in findings[1].seen
+    assert "stoker.warm, in which 1 message wait" in findings[1].seen
 
 
 def test_jobs_that_failed_were_given_up_or_that_nobody_runs_are_told(
@@ -145,7 +145,7 @@ def loaders(text: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Find
 
 
 def test_loaders_that_can_be_imported_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [f.seen for f in loaders(GOOD, tmp_path, monkeypatch)] == ["1 loaders: doctored:{n}"]
+    assert [f.seen for f in loaders(GOOD, tmp_path, monkeypatch)] == ["1 loader: doctored:{n}"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from time import perf_counter
 
 from stoker.cache.backends import Write
 from stoker.tasks import JobError, JobHandle, NotSent, StateUnavailable, send
-from stoker.worker.doctor.check import Finding, error, ok, warning
+from stoker.worker.doctor.check import Finding, counted, error, ok, warning
 from stoker.worker.doctor.system import TENANT, System
 
 WAIT_S = 4.0
@@ -111,7 +111,7 @@ def _not_done(system: System, job: JobHandle) -> Finding:
         )
     waiting = int(system.broker.client.llen(system.queue("invalidate")))
     return error(
-        f"an invalidation was not carried out within {WAIT_S:g} s; {waiting:,} messages wait",
+        f"an invalidation was not carried out within {WAIT_S:g} s; {counted(waiting, 'message')} wait",
         "the workers of the queue invalidate are busy or hang",
         "`stoker jobs` shows what runs; stoker worker -q invalidate --name invalidate-2",
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from stoker.cache import keys
 from stoker.tasks import JobStatus
-from stoker.worker.doctor.check import Finding, ok, warning
+from stoker.worker.doctor.check import Finding, counted, ok, warning
 from stoker.worker.doctor.system import RECENT_JOBS, System
 
 LATELY_S = 3600.0
@@ -21,26 +21,26 @@ def check(system: System) -> Iterator[Finding]:
     stuck = [job for job in _unfinished(system) if _silent(system, job) > _patience(system)]
     if dead:
         yield warning(
-            f"{len(dead)} jobs were given up",
+            f"given up: {counted(len(dead), 'job')}",
             "; ".join(f"{job.kind}: {job.error[:200]}" for job in dead[:_SHOWN]),
             "stoker jobs --dead; send them again when their cause is gone",
         )
     if failed:
         yield warning(
-            f"{len(failed)} of the newest {len(system.recent_jobs)} jobs failed within the last hour",
+            f"failed within the last hour: {len(failed)} of the newest {counted(len(system.recent_jobs), 'job')}",
             "; ".join(f"{job.kind}: {job.error[:200]}" for job in failed[:_SHOWN]),
             f"stoker jobs {failed[0].id}; send it again when its cause is gone",
         )
     if stuck:
         yield warning(
-            f"{len(stuck)} unfinished jobs gave no sign of life for {_patience(system):.0f} s",
+            f"no sign of life for {_patience(system):.0f} s: {counted(len(stuck), 'unfinished job')}",
             "; ".join(_described(system, job) for job in stuck[:_SHOWN])
             + "; no worker serves their queue, it hangs, or no beat sends orphaned jobs again",
             f"see workers and beat; stoker jobs {stuck[0].id}, and to give it up: stoker jobs --abort {stuck[0].id}",
         )
     if not dead and not failed and not stuck:
-        told = f"the newest {RECENT_JOBS}" if len(system.recent_jobs) == RECENT_JOBS else "all"
-        yield ok(f"none of {told} jobs failed within the last hour, and none is stuck")
+        looked_at = counted(len(system.recent_jobs), "job")
+        yield ok(f"none of the newest {looked_at} failed within the last hour, and none is stuck")
 
 
 def _failed_lately(system: System) -> Iterator[JobStatus]:

@@ -13,7 +13,7 @@ FRAGMENTED_BYTES = 100 * 2**20
 def check(system: System) -> Iterator[Finding]:
     server, usage = system.cache_server, system.usage
     used, limit = usage["memory_usage_bytes"], usage["limit_bytes"]
-    told = f"{_mib(used)} used by {usage['cache_size']:,} entries and what else is there"
+    told = f"{_mib(used)} used, {usage['cache_size']:,} entries"
     if not limit:
         yield warning(
             f"{told}; maxmemory is not set",

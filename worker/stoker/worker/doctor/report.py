@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stoker.worker.doctor.check import Finding, Severity
+from stoker.worker.doctor.check import Finding, Severity, counted
 
 _STYLE = {
     Severity.OK: "green",
@@ -48,9 +48,7 @@ def show(console: Console, findings: Iterable[Finding]) -> list[Finding]:
 
 def show_sum(console: Console, findings: Sequence[Finding], seconds: float) -> None:
     counts = {s: sum(finding.severity is s for finding in findings) for s in Severity}
-    told = ", ".join(
-        f"{counts[s]} {s.word}{'s' if counts[s] != 1 else ''}" for s in (Severity.ERROR, Severity.WARNING)
-    )
+    told = ", ".join(counted(counts[s], s.word) for s in (Severity.ERROR, Severity.WARNING))
     console.print(Text(f"{told}, {seconds:.1f} s", style=_STYLE[worst(findings)]))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from stoker.worker.doctor import loaders_probe
-from stoker.worker.doctor.check import Finding, error, note, ok, warning
+from stoker.worker.doctor.check import Finding, counted, error, note, ok, warning
 from stoker.worker.doctor.system import System
 
 IMPORTED_WITHIN_S = 5.0
@@ -41,7 +41,7 @@ def _loaders(modules: tuple[str, ...]) -> Iterator[Finding]:
     templates = answer["templates"]
     if templates:
         more = f" and {len(templates) - _SHOWN} more" if len(templates) > _SHOWN else ""
-        yield ok(f"{len(templates)} loaders: {', '.join(templates[:_SHOWN])}{more}")
+        yield ok(f"{counted(len(templates), 'loader')}: {', '.join(templates[:_SHOWN])}{more}")
     elif not answer["failed"]:
         yield warning(
             "no loader is registered",
@@ -83,4 +83,4 @@ def _last_warm(system: System) -> Iterator[Finding]:
             f"stoker jobs {job.id}",
         )
     else:
-        yield ok(f"the last warm-up is {job.state}: {job.done:,} keys")
+        yield ok(f"the last warm-up is {job.state}: {counted(job.done, 'key')}")

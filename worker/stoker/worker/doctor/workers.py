@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from stoker.tasks import names
-from stoker.worker.doctor.check import Finding, error, ok, warning
+from stoker.worker.doctor.check import Finding, counted, error, ok, warning
 from stoker.worker.doctor.system import System
 
 LONG_QUEUE = {"invalidate": 100}
@@ -18,18 +18,18 @@ def check(system: System) -> Iterator[Finding]:
         serving = system.nodes.serving[queue]
         if not serving:
             yield error(
-                f"no worker serves the queue {queue}, in which {waiting:,} messages wait",
+                f"no worker serves the queue {queue}, in which {counted(waiting, 'message')} wait",
                 _why_nobody(system),
                 f"stoker worker -q {name}",
             )
         elif waiting > LONG_QUEUE.get(name, LONG_QUEUE_ELSE):
             yield warning(
-                f"{waiting:,} messages wait in the queue {queue} ({len(serving)} workers)",
+                f"{counted(waiting, 'message')} wait in the queue {queue} ({counted(len(serving), 'worker')})",
                 "more is asked for than its workers do, or they are busy with something long",
                 f"start more: stoker worker -q {name} --name {name}-2 --concurrency 4; `stoker jobs` shows what runs",
             )
         else:
-            yield ok(f"{queue}: served by {', '.join(serving)}; {waiting:,} messages wait")
+            yield ok(f"{queue}: served by {', '.join(serving)}; {counted(waiting, 'message')} wait")
     if system.nodes.doubled:
         yield warning(
             f"more than one process is called {', '.join(system.nodes.doubled)}",
