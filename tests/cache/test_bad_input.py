@@ -50,6 +50,10 @@ def test_a_password_is_never_shown() -> None:
     config = CacheConfig(backend="redis", redis_url="redis://app:s3cret@localhost/0")
     assert "s3cret" not in repr(config)
     assert masked_url("redis://:s3cret@localhost/0") == "redis://:***@localhost/0"
+    assert masked_url("redis://:a/b@host") == "redis://:***@host"
+    assert masked_url("redis://u:p@ss@host/0") == "redis://u:***@host/0"
+    assert masked_url("redis://host/0?password=s3cret&db=1") == "redis://host/0?password=***&db=1"
+    assert masked_url("redis://localhost:6379/0") == "redis://localhost:6379/0"
     with pytest.raises(ConfigError) as caught:
         CacheConfig(backend="redis", redis_url="http://app:s3cret@localhost/0")
     assert "s3cret" not in str(caught.value)

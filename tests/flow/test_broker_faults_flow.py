@@ -121,7 +121,7 @@ def drop_connections(broker: Broker, load: Load, turn: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("fault", [restart, drop_connections])
+@pytest.mark.parametrize("fault", [pytest.param(restart, marks=pytest.mark.soak), drop_connections])
 def test_five_faults_of_the_broker_in_a_row_cost_no_worker_and_no_job(
     load: Load, broker: Broker, fault: Callable[[Broker, Load, int], None]
 ) -> None:

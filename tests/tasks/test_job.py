@@ -211,6 +211,20 @@ def test_the_newest_jobs_are_listed_first(jobs: JobStore) -> None:
     assert [status.id for status in jobs.recent(2)] == ["c", "b"]
 
 
+def test_dead_jobs_are_listed_by_themselves_the_latest_first_and_kept_as_long_as_unfinished_ones(
+    jobs: JobStore, settings: Settings, broker_server: str
+) -> None:
+    for name in "abc":
+        jobs.open(name, "warm", {}, {"keys": [name]})
+        jobs.finish(name, "failed", ANY, {"error": f"no coal for {name}"}, dead=name != "b")
+        time.sleep(0.002)  # they are ordered by the server's milliseconds
+    assert [(job.id, job.error) for job in jobs.dead(9)] == [("c", "no coal for c"), ("a", "no coal for a")]
+    assert [job.id for job in jobs.dead(1)] == ["c"]
+    with redis.Redis.from_url(broker_server) as client:
+        kept = [client.ttl(keys.job(settings.namespace, name)) for name in "ab"]
+    assert kept == pytest.approx([settings.job.ttl, settings.job.keep], abs=5)
+
+
 def test_a_job_that_was_taken_back_leaves_nothing(
     jobs: JobStore, settings: Settings, broker_server: str
 ) -> None:
@@ -226,10 +240,10 @@ def test_every_key_on_the_state_server_ends_by_itself(
     jobs.open("a", "sweep", {}, SWEEP)
     jobs.progress(claimed(jobs, "a"), {"done": 1})
     jobs.open("b", "invalidate", {}, None)
-    jobs.finish("b", "succeeded", ANY)
+    jobs.finish("b", "failed", ANY, dead=True)
     with redis.Redis.from_url(broker_server) as client:
         found = list(client.scan_iter(f"{settings.namespace}:*"))
-        assert len(found) == 7
+        assert len(found) == 8
         assert [key for key in found if client.ttl(key) < 0] == []
 
 

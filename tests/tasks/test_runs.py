@@ -12,9 +12,9 @@ from stoker import tasks
 from stoker.cache import Cache, keys, loader
 from stoker.config import Settings, open_cache
 from stoker.tasks import JobHandle, configure, names, runtime, send
+from stoker.tasks.app import app
 from stoker.tasks.base import MAX_STARTS, MAX_TRIES
 from stoker.tasks.job import Claim, JobStore
-from stoker.worker.embedded import embedded_server
 from tests.waiting import wait_until
 
 CLOSED = "redis://127.0.0.1:1/0"
@@ -86,30 +86,6 @@ def test_invalidations_that_come_close_together_share_one_sweep(producer: Settin
     assert [message["task"] for message in messages(producer, "maintenance")] == [names.SWEEP]
 
 
-def test_an_invalidation_through_the_task_is_one_script_call_however_many_keys_it_kills(
-    settings: Settings,
-) -> None:
-    cost: dict[int, dict[str, int]] = {}
-    with (
-        embedded_server("cache") as server,  # of its own: the counts are the whole server's
-        redis.Redis.from_url(server.url) as client,
-        open_cache(settings.model_copy(update={"cache_url": server.url})) as cache,
-    ):
-        configure(settings.model_copy(update={"cache_url": server.url}))
-        for size in (100, 10_000):
-            cache.set_many(dict.fromkeys((f"user:{number}" for number in range(size)), 0))
-            run(tasks.invalidate, send.invalidate_pattern("other:*"))  # connect, and write this second's mark
-            job = send.invalidate_pattern("user:*")
-            client.config_resetstat()
-            run(tasks.invalidate, job)
-            found = client.info("commandstats")
-            cost[size] = {name.removeprefix("cmdstat_"): found[name]["calls"] for name in found}
-            assert cache.get("user:99") is None
-        runtime.current().close()
-    assert cost[100]["evalsha"] == cost[10_000]["evalsha"] == 1
-    assert not {"scan", "del", "unlink"} & (cost[100].keys() | cost[10_000].keys())
-
-
 def test_keys_alone_are_deleted_at_once_and_need_no_sweep(producer: Settings, cache: Cache) -> None:
     cache.set("a", 1)
     job = send.invalidate(keys=["a", "b"])
@@ -144,11 +120,12 @@ def test_a_job_is_given_up_when_the_cache_stays_away(settings: Settings, jobs: J
     jobs.release(claim)
     assert run(tasks.warm, job) == "FAILURE"
     assert job.status().state == "failed"
+    assert jobs.dead(9) == [job.status()]
     runtime.current().close()
 
 
 @pytest.mark.usefixtures("producer")
-def test_a_job_that_kills_whoever_runs_it_is_given_up(jobs: JobStore) -> None:
+def test_a_job_that_kills_whoever_runs_it_is_given_up_and_listed_as_dead(jobs: JobStore) -> None:
     job = send.warm(["ran:1"])
     for _ in range(MAX_STARTS):
         claim = jobs.claim(job.id)
@@ -156,6 +133,29 @@ def test_a_job_that_kills_whoever_runs_it_is_given_up(jobs: JobStore) -> None:
         jobs.release(claim)
     assert run(tasks.warm, job) == "FAILURE"
     assert "given up after 5 runs without progress" in job.status().error
+    assert jobs.dead(9) == [job.status()]
+
+
+@pytest.mark.usefixtures("producer")
+def test_an_invalidation_that_kills_whoever_runs_it_is_given_up_and_listed_as_dead(jobs: JobStore) -> None:
+    job = send.invalidate_pattern("user:*")
+    for _ in range(MAX_STARTS):
+        jobs.begin(job.id)
+    assert run(tasks.invalidate, job, version=1, pattern="user:*") == "FAILURE"
+    assert "given up after 5 runs without progress" in job.status().error
+    assert jobs.dead(9) == [job.status()]
+    assert run(tasks.invalidate, job, version=1, pattern="user:*") == "IGNORED"
+
+
+def test_an_invalidation_waits_for_the_cache_longer_than_for_what_kills_it(
+    settings: Settings, jobs: JobStore
+) -> None:
+    configure(settings.model_copy(update={"cache_url": CLOSED}))
+    job = send.invalidate_pattern("user:*")
+    assert run(tasks.invalidate, job, version=1, pattern="user:*") == "FAILURE"  # here all tries follow at once
+    assert job.status().error.startswith("invalidate_pattern was not acknowledged")
+    assert jobs.dead(9) == [job.status()]
+    runtime.current().close()
 
 
 def test_a_second_copy_of_a_running_jobs_message_comes_back_when_the_lock_has_ended(
@@ -180,11 +180,22 @@ def test_a_job_without_its_record_is_not_run_and_says_so(producer: Settings) -> 
 
 
 @pytest.mark.usefixtures("producer")
-def test_a_message_that_a_worker_does_not_understand_fails_its_job() -> None:
+def test_a_message_that_a_worker_does_not_understand_fails_its_job(jobs: JobStore) -> None:
     job = send.sweep()
     assert run(tasks.sweep, job, version=1, speed=9) == "FAILURE"
     assert job.status().state == "failed"
     assert "speed=9" in job.status().error
+    assert jobs.dead(9) == [job.status()]
+
+
+@pytest.mark.parametrize("task", [names.WARM, names.INVALIDATE])
+def test_a_record_that_a_worker_does_not_understand_fails_its_job(
+    producer: Settings, jobs: JobStore, task: str
+) -> None:
+    job = JobHandle(jobs.open("a", names.kind(task), {"version": 2}, None))
+    assert run(app.tasks[task], job) == "FAILURE"
+    assert "version=2" in job.status().error
+    assert jobs.dead(9) == [job.status()]
 
 
 @pytest.mark.usefixtures("producer")

@@ -1,9 +1,13 @@
 """Producers: what a send leaves behind, and that none ever hangs."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -13,8 +17,30 @@ from stoker.config import Settings
 from stoker.tasks import JobAborted, JobFailed, JobHandle, JobLost, NotSent, configure, names, runtime, send
 from stoker.tasks.job import ANY
 from stoker.worker.embedded import embedded_server
+from stoker.worker.processes import Processes
+from tests.flow.broker import Broker
 
 CLOSED = "redis://127.0.0.1:1/0"
+WITHIN_S_IF_CLOSED = 0.2
+WITHIN_S_IF_FROZEN = 1.5
+
+SENDS: list[Callable[[], Any]] = [
+    send.sweep,
+    send.evict,
+    lambda: send.warm(["user:1"]),
+    lambda: send.invalidate(keys=["user:1"]),
+    lambda: send.invalidate_pattern("user:*"),
+    lambda: send.invalidate_tags(["t"]),
+    lambda: send.invalidate_tenant("acme"),
+    lambda: tasks.evict.delay(),
+]
+
+
+def is_not_sent_within(seconds: float, attempt: Callable[[], object]) -> None:
+    began = time.monotonic()
+    with pytest.raises(NotSent, match=r"stoker\.\w+ was not sent"):
+        attempt()
+    assert time.monotonic() - began < seconds
 
 
 def queue_length(settings: Settings, queue: str) -> int:
@@ -90,30 +116,47 @@ def test_with_the_broker_down_a_send_fails_at_once_and_leaves_no_job(
 ) -> None:
     state = broker_server if state_url else None
     configure(settings.model_copy(update={"broker_url": CLOSED, "state_url": state}))
-    for attempt in (send.sweep, send.sweep):
-        began = time.monotonic()
-        with pytest.raises(NotSent, match=r"stoker\.sweep was not sent"):
-            attempt()
-        assert time.monotonic() - began < 1
+    for attempt in SENDS:
+        is_not_sent_within(WITHIN_S_IF_CLOSED, attempt)
     if state_url:
-        with pytest.raises(NotSent):
-            tasks.sweep.delay()
         assert runtime.current().jobs.recent(9) == []
     runtime.current().close()
 
 
-def test_with_the_broker_frozen_a_send_fails_within_seconds_and_works_again_after(settings: Settings) -> None:
+@pytest.mark.parametrize("connected", [True, False])
+def test_with_the_broker_frozen_a_send_fails_soon_and_works_again_at_once_after(
+    settings: Settings, connected: bool
+) -> None:
     with embedded_server("broker") as server:
         configure(settings.model_copy(update={"broker_url": server.url}))
-        send.sweep()
-        server.child.process.send_signal(19)
+        if connected:
+            send.sweep()
+        server.child.process.send_signal(signal.SIGSTOP)
         for attempt in (send.evict, tasks.evict.delay):
-            began = time.monotonic()
-            with pytest.raises(NotSent):
-                attempt()
-            assert time.monotonic() - began < 3
-        server.child.process.send_signal(18)
+            is_not_sent_within(WITHIN_S_IF_FROZEN, attempt)
+        server.child.process.send_signal(signal.SIGCONT)
         send.evict()
+        runtime.current().close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("state", ["with it", "elsewhere"])
+def test_each_kind_of_send_fails_as_soon_and_works_again_as_soon(
+    settings: Settings, broker_server: str, state: str, tmp_path: Path
+) -> None:
+    with Processes() as processes:
+        broker = Broker(processes, tmp_path)
+        state_url = broker_server if state == "elsewhere" else None
+        configure(settings.model_copy(update={"broker_url": broker.url, "state_url": state_url}))
+        for attempt in SENDS:
+            broker.freeze()
+            is_not_sent_within(WITHIN_S_IF_FROZEN, attempt)
+            broker.thaw()
+            runtime.current().jobs.finish(attempt().id, "succeeded", ANY)
+            broker.crash()
+            is_not_sent_within(WITHIN_S_IF_CLOSED, attempt)
+            broker.restart()
+            runtime.current().jobs.finish(attempt().id, "succeeded", ANY)
         runtime.current().close()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -43,6 +44,16 @@ def test_jobs_are_listed_newest_first_and_one_is_shown_with_its_report() -> None
     shown = invoke("jobs", first.id).stdout
     assert "no coal" in shown
     assert shown.split()[-4:] == ["deleted", "7", "no", "coal"]
+
+
+def test_jobs_that_were_given_up_are_listed_with_time_and_reason() -> None:
+    dead, failed = send.sweep(), send.warm(["user:1"])
+    runtime.current().jobs.finish(dead.id, "failed", ANY, {"error": "no coal"}, dead=True)
+    runtime.current().jobs.finish(failed.id, "failed", ANY, {"error": "no water"})
+    listed = invoke("jobs", "--dead").stdout
+    assert re.search(rf"{dead.id} +sweep +\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d \S+ +0 +no coal", listed)
+    assert failed.id not in listed
+    assert [job["error"] for job in json.loads(invoke("jobs", "--dead", "--json").stdout)] == ["no coal"]
 
 
 def test_jobs_as_json_are_for_programs() -> None:

@@ -170,7 +170,11 @@ def ttl_ms(ttl: Seconds, name: str = "ttl") -> int:
 
 def masked_url(url: str) -> str:
     """The URL with its password replaced, for messages and logs."""
-    return re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", url)
+    url = re.sub(r"([?&]password=)[^&#]*", r"\1***", url)
+    scheme, mark, rest = url.partition("://")
+    credentials, at, server = rest.rpartition("@")
+    user, colon, _ = credentials.partition(":")
+    return f"{scheme}{mark}{user}:***@{server}" if at and colon else url
 
 
 def _whole(value: object, low: int) -> bool:

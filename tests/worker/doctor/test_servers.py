@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from stoker.worker.doctor import redis_server, server
 from stoker.worker.doctor.check import Severity
 from stoker.worker.embedded import Server, start_server
 from stoker.worker.processes import Processes
-from tests.worker.doctor.asking import ERROR, NOTE, NOWHERE, WARNING, client_of, found, sole
+from tests.worker.doctor.asking import ERROR, NOTE, NOWHERE, WARNING, a_cache, client_of, found, sole
 
 
 def test_a_server_in_order_leaves_nothing_to_be_said(cache_server: Server) -> None:
@@ -94,6 +95,23 @@ def test_an_acl_that_is_too_small_is_told_by_command(cache_server: Server, names
     assert admin.dbsize() == 0
 
 
+def test_the_documented_acl_is_enough_for_the_doctor_too(cache_server: Server, namespace: str) -> None:
+    with a_cache(cache_server, namespace=namespace) as cache:
+        cache.set("user:1", 1)
+    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text(encoding="utf-8")
+    rules = page[page.index("### Least ACL") :].split("```")[1].split()
+    admin = client_of(cache_server)
+    known = [rule for rule in rules if rule != "+client|maint_notifications"]  # of Redis 8
+    admin.execute_command(
+        "ACL", "SETUSER", "app", "on", ">pw", f"~{{{namespace}}}*", f"~{{{namespace}:*", "-@all", *known
+    )
+    url = cache_server.url.replace("://", "://app:pw@")
+    checks = ("redis", "misses", "memory", "pressure", "latency", "sharding")
+    assert [f.seen for f in found(*checks, cache_url=url, namespace=namespace)] == [
+        "0 reads were counted so far: too few to judge the hit rate"
+    ]
+
+
 @pytest.mark.parametrize(
     ("policy", "evict_every", "severity"),
     [("allkeys-lru", 30, WARNING), ("noeviction", 30, NOTE), ("noeviction", None, WARNING)],
@@ -141,11 +159,11 @@ def test_evictions_by_the_server_itself_are_told(cache_server: Server) -> None:
 def test_fragmented_memory_is_told(cache_server: Server) -> None:
     client = client_of(cache_server)
     client.config_set("maxmemory", 2**30)
-    client.eval(
-        "for i = 1, 1500000 do redis.call('SET', 'k' .. i, string.rep('x', 150)) end "
-        "for i = 1, 1500000 do if i % 8 ~= 0 then redis.call('DEL', 'k' .. i) end end",
-        0,
-    )
+    fill = "for i = ARGV[1], ARGV[1] + 49999 do redis.call('SET', 'k' .. i, string.rep('x', 150)) end"
+    thin = "for i = ARGV[1], ARGV[1] + 49999 do if i % 8 ~= 0 then redis.call('DEL', 'k' .. i) end end"
+    for script in (fill, thin):
+        for start in range(0, 1_500_000, 50_000):
+            client.eval(script, 0, start)
     finding = sole("memory", cache_url=cache_server.url)
     assert "times the memory it uses" in finding.seen
     assert "activedefrag" in finding.remedy
