@@ -34,7 +34,7 @@ lint: .venv/dev.stamp  ## check style, format and the direction of imports
 
 types: .venv/dev.stamp  ## check types with mypy and pyright, sources and tests
 	@$(BIN)/mypy
-	@$(BIN)/pyright
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 build: .venv/dev.stamp  ## build the wheel and the source archive into dist/
 	@rm -rf dist

@@ -1,5 +1,6 @@
 """Sweeping on Redis: what goes, what stays, where it resumes, and that it never refuses a live load its fill."""
 
+import itertools
 import threading
 import time
 from typing import Any
@@ -59,8 +60,7 @@ def test_it_goes_on_from_its_cursor(make_redis: MakeCache) -> None:
     cache.set_many({f"user:{i}": i for i in range(2000)})
     cache.invalidate_pattern("user:*")
     steps = cache.sweep_steps(batch=100)
-    for _ in range(5):
-        step = next(steps)
+    *_, step = itertools.islice(steps, 5)
     steps.close()  # type: ignore[attr-defined]
     assert 0 < step.report.deleted < 2000
     *_, last = make_redis().sweep_steps(batch=100, cursor=step.cursor)

@@ -1,5 +1,6 @@
 """Warming: what is written, what is skipped, what is reported, where it resumes."""
 
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -137,8 +138,7 @@ def test_a_key_that_another_loads_is_waited_for(cache: Cache) -> None:
 def test_it_goes_on_from_its_cursor(cache: Cache, source: Source) -> None:
     keys = [f"item:{i}" for i in range(1000)]
     steps = cache.warm_steps(keys, batch=100)
-    for _ in range(4):
-        step = next(steps)
+    *_, step = itertools.islice(steps, 4)
     steps.close()  # type: ignore[attr-defined]
     *_, last = cache.warm_steps(keys, batch=100, cursor=step.cursor)
     assert (last.report.asked, last.report.written) == (1000, 1000)

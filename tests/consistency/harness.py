@@ -18,6 +18,7 @@ from pathlib import Path
 
 import redis
 
+from stoker.cache import PlacementMismatch
 from tests.consistency import guards, roles
 from tests.consistency.faults import FAULTS, NAMESPACE, Fault, control_keys
 from tests.consistency.plan import Plan
@@ -173,6 +174,8 @@ class _Notes(logging.Handler):
         self._post = post
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and isinstance(record.exc_info[1], PlacementMismatch):
+            return  # a refresh in the background was refused, as its readers are
         self._post.world.note(f"log: {self.format(record)}".replace("\n", " / "))
         self._post.world.count(self._post.slot, {"errors": 1})
 

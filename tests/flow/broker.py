@@ -49,8 +49,12 @@ class Broker:
 
     def _start(self) -> Child:
         options = {
-            **{"bind": "127.0.0.1", "port": str(self._port), "dir": str(self._directory)},
-            **{"save": "", "appendonly": "yes", "appendfsync": "always"},
+            "bind": "127.0.0.1",
+            "port": str(self._port),
+            "dir": str(self._directory),
+            "save": "",
+            "appendonly": "yes",
+            "appendfsync": "always",
         }
         words = (word for name, value in options.items() for word in (f"--{name}", value))
         child = self._processes.start("broker", [str(get_binary_path()), *words])

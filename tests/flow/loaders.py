@@ -23,7 +23,7 @@ def calls_key(namespace: str) -> str:
     return f"{namespace}:test:calls"
 
 
-def calls(client: "redis.Redis[bytes]", namespace: str) -> list[Call]:
+def calls(client: redis.Redis, namespace: str) -> list[Call]:
     """All calls, in order."""
     lines = [json.loads(line) for line in client.lrange(calls_key(namespace), 0, -1)]
     return [Call(pid, tuple(keys)) for pid, keys in lines]

@@ -1,8 +1,8 @@
 """A broker that crashes, freezes, drops its connections or forgets everything, under workers in the middle of jobs.
 
-In each, jobs keep every process of two workers busy, one message waits unacknowledged in a worker until it is due
-(the sweep after an invalidation), and the clock of beat runs. No worker may die, and everything is done once: each
-key is loaded by one call, in all.
+In each, jobs run at two workers, of which one listens for more all the time and the other often has no process
+free; one message waits unacknowledged in a worker until it is due (the sweep after an invalidation), and the clock of
+beat runs. No worker may die, and everything is done once: each key is loaded by one call, in all.
 """
 
 import time
@@ -41,13 +41,13 @@ def broker_server(broker: Broker) -> str:
 
 
 class Load:
-    """Two workers of two processes, beat, and jobs for them."""
+    """Two workers, beat, and jobs for them."""
 
     def __init__(self, deployment: Deployment, app: Cache) -> None:
         self.deployment = deployment
         self._app = app
         deployment.start("beat", "beat", ready="beat: Starting", **PATIENT, STOKER_BEAT__REAP_EVERY="1")
-        self.workers = [deployment.worker(name, 2, **PATIENT) for name in "ab"]
+        self.workers = [deployment.worker(name, size, **PATIENT) for name, size in (("a", 2), ("b", 6))]
         self.warms: list[JobHandle] = []
         self.invalidations: list[JobHandle] = []
 
@@ -163,7 +163,7 @@ def test_a_broker_that_forgets_everything_costs_the_jobs_and_says_so_but_neither
         with pytest.raises(JobLost):
             job.wait(timeout=5)
     # And the workers answer, new jobs run, and an invalidation still invalidates
-    assert len(load.deployment.control.ping(timeout=5, limit=3)) == 3
+    assert len(load.deployment.control.ping(timeout=5, limit=3) or ()) == 3
     new = send.warm(["slow:1000000"])
     began = time.monotonic()
     assert new.wait(timeout=20).report["written"] == 1

@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -77,9 +76,9 @@ class Supervisor:
 
 
 @pytest.fixture
-def supervisor(deployment: Deployment) -> Iterator[Supervisor]:
+def supervisor(deployment: Deployment) -> Supervisor:
     deployment.start("beat", "beat", ready="beat: Starting", **PATIENT, STOKER_BEAT__REAP_EVERY="1")
-    yield Supervisor(deployment, seed=3)
+    return Supervisor(deployment, seed=3)
 
 
 @pytest.mark.slow

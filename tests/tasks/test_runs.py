@@ -152,7 +152,9 @@ def test_an_invalidation_waits_for_the_cache_longer_than_for_what_kills_it(
 ) -> None:
     configure(settings.model_copy(update={"cache_url": CLOSED}))
     job = send.invalidate_pattern("user:*")
-    assert run(tasks.invalidate, job, version=1, pattern="user:*") == "FAILURE"  # here all tries follow at once
+    assert (
+        run(tasks.invalidate, job, version=1, pattern="user:*") == "FAILURE"
+    )  # here all tries follow at once
     assert job.status().error.startswith("invalidate_pattern was not acknowledged")
     assert jobs.dead(9) == [job.status()]
     runtime.current().close()
@@ -188,10 +190,9 @@ def test_a_message_that_a_worker_does_not_understand_fails_its_job(jobs: JobStor
     assert jobs.dead(9) == [job.status()]
 
 
+@pytest.mark.usefixtures("producer")
 @pytest.mark.parametrize("task", [names.WARM, names.INVALIDATE])
-def test_a_record_that_a_worker_does_not_understand_fails_its_job(
-    producer: Settings, jobs: JobStore, task: str
-) -> None:
+def test_a_record_that_a_worker_does_not_understand_fails_its_job(jobs: JobStore, task: str) -> None:
     job = JobHandle(jobs.open("a", names.kind(task), {"version": 2}, None))
     assert run(app.tasks[task], job) == "FAILURE"
     assert "version=2" in job.status().error

@@ -33,7 +33,9 @@ class JobTask(CeleryTask):
     abstract = True
     acks_late = True
     retry_on_worker_lost = True
-    max_retries = MAX_TRIES  # above MAX_STARTS: what always kills its process is given up by its record, which says so
+    max_retries = (
+        MAX_TRIES  # above MAX_STARTS: what always kills its process is given up by its record, which says so
+    )
     default_retry_delay = 1
     ignore_result = True
 
