@@ -32,7 +32,7 @@ class WorkerSettings(Group):
         description="Seconds until a message of a worker that died is given to another; live ones renew it.",
     )
     restore_every: int = Field(
-        default=2, ge=1, le=3600, description="Seconds between two looks for messages of workers that died."
+        default=1, ge=1, le=3600, description="Seconds between two looks for messages of workers that died."
     )
     shutdown_timeout: float = Field(
         default=20,
