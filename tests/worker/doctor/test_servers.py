@@ -159,10 +159,10 @@ def test_evictions_by_the_server_itself_are_told(cache_server: Server) -> None:
 def test_fragmented_memory_is_told(cache_server: Server) -> None:
     client = client_of(cache_server)
     client.config_set("maxmemory", 2**30)
-    fill = "for i = ARGV[1], ARGV[1] + 49999 do redis.call('SET', 'k' .. i, string.rep('x', 150)) end"
-    thin = "for i = ARGV[1], ARGV[1] + 49999 do if i % 8 ~= 0 then redis.call('DEL', 'k' .. i) end end"
+    fill = "for i = ARGV[1], ARGV[1] + 4999 do redis.call('SET', 'k' .. i, string.rep('x', 150)) end"
+    thin = "for i = ARGV[1], ARGV[1] + 4999 do if i % 8 ~= 0 then redis.call('DEL', 'k' .. i) end end"
     for script in (fill, thin):
-        for start in range(0, 1_500_000, 50_000):
+        for start in range(0, 1_500_000, 5_000):
             client.eval(script, 0, start)
     finding = sole("memory", cache_url=cache_server.url)
     assert "times the memory it uses" in finding.seen
