@@ -108,6 +108,8 @@ def test_it_goes_on_from_its_cursor(cache: Cache, small_url: str) -> None:
     *_, last = cache.evict_steps(batch=200, cursor=step.cursor)
     assert last.report.reason == "reached the target"
     assert last.report.dead > step.report.dead > 0
+    [over] = cache.evict_steps(batch=200, cursor=last.cursor)  # killed between its end and its report
+    assert (over.last, over.report) == (True, last.report)
 
 
 def test_out_of_memory_a_set_says_so_and_leaves_nothing_old(cache: Cache, small_url: str) -> None:

@@ -140,6 +140,19 @@ def test_no_fill_within_its_lease_is_refused_while_bans_retire(make_redis: MakeC
     assert sum(retired) > 0
 
 
+def test_an_entry_of_an_unknown_version_does_not_outlive_the_ban_that_may_be_its(
+    make_redis: MakeCache, client: Any, namespace: str
+) -> None:
+    cache = make_redis(max_load=0.1, lease=0.1)
+    cache.set("k", "old", tags=["t"])
+    name = ShardKeys(namespace).entry(None, "k")
+    later = client.get(name)
+    client.set(name, later[:2] + b"\x02" + later[3:], keepttl=True)
+    cache.invalidate_tags(["t"])
+    wait_until(lambda: cache.sweep().complete and cache.explain("k")["bans"] == 0)
+    assert not client.exists(name)
+
+
 def test_no_ban_retires_over_entries_that_could_not_be_read(
     cache_server: str, make_redis: MakeCache, client: Any, namespace: str
 ) -> None:

@@ -112,6 +112,7 @@ def test_what_is_invalidated_under_every_load_is_refused(cache: Cache, source: S
     source.during = lambda: cache.invalidate_tags(["items"])
     report = cache.warm(["item:1"])
     assert (report.written, report.refused) == (0, 1)
+    assert len(source.calls) == 2  # the origin is not asked over and over
     assert cache.get("item:1") is None
 
 

@@ -70,7 +70,8 @@ def evict_steps(
     Raises:
         CacheUnavailable: The server cannot be asked.
     """
-    if cursor and not cursor["walk"]:
+    if cursor and not cursor["walk"]:  # it had come to its end
+        yield _step(EvictReport(**cursor["report"]), None)
         return
     if cursor:
         report, walk = EvictReport(**cursor["report"]), _Walk(**cursor["walk"])

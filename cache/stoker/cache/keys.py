@@ -3,8 +3,8 @@
 On the cache's server each key of a shard carries the shard's hash tag `{<namespace>:<shard>}`, so that a shard
 lives on one node and in one cluster slot. On the state server (the broker's) keys begin `<namespace>:`.
 
-Permanent keys, that is, without a TTL: `map`, `ctl`, `bans` and `marks`, one of each a shard (control state must not
-expire before the entries it judges); entries whose `ttl` is None, as the caller asked.
+Permanent keys, that is, without a TTL: the namespace's `map`, and each shard's `ctl`, `bans` and `marks` (control
+state must not expire before the entries it judges); entries whose `ttl` is None, as the caller asked.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Walks the entries of a cache in pages, looks at their first bytes, and unlinks some. For `sweep` and `evict`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from stoker.cache import entry, scripts
@@ -12,6 +12,9 @@ from stoker.cache.wire import Answer, Call, Exchange, Operation, refusal
 T = TypeVar("T")
 _HEAD_BYTES = entry.HEADER_BYTES + 256
 """Read of each entry at first: the header and, nearly always, all tags."""
+
+_UNREADABLE = Meta(0, 0, b"", 0, 0, 0, 0, (), 0, 0)
+"""Stands for a header of another version: nobody knows its tags, so a ban that retired could have been its."""
 
 
 class Link(Protocol):
@@ -69,8 +72,19 @@ def page(link: Link, cursor: str, batch: int) -> Page:
     return Page(found, following, answer.process)
 
 
+def pages(link: Link, batch: int) -> Iterator[Page]:
+    """All pages, one after the other; ends as SCAN does."""
+    cursor = b"0"
+    while True:
+        found = page(link, cursor.decode(), batch)
+        yield found
+        cursor = found.cursor
+        if cursor == b"0":
+            return
+
+
 def look(link: Link, names: Sequence[Name]) -> list[Seen]:
-    """Read the headers and tags of the entries; those that are gone or not readable are left out."""
+    """Read the headers and tags of the entries that are still there. One that cannot be read counts as dead."""
     if not names:
         return []
     heads = _starts(link, [(name.raw, _HEAD_BYTES) for name in names])
@@ -85,11 +99,10 @@ def look(link: Link, names: Sequence[Name]) -> list[Seen]:
             heads[i] = head
     seen = []
     for name, head in zip(names, heads, strict=True):
-        meta = entry.unpack(head, whole=False)
-        if meta is not None:
-            seen.append(
-                Seen(name, meta, head[entry.STAMP], meta.payload_at + meta.payload_len + len(name.raw))
-            )
+        if head:
+            meta = entry.unpack(head, whole=False) or _UNREADABLE
+            size = max(len(head), meta.payload_at + meta.payload_len) + len(name.raw)
+            seen.append(Seen(name, meta, head[entry.STAMP], size))
     return seen
 
 

@@ -91,9 +91,8 @@ class Connection:
             for i, reply in zip(unknown, again, strict=True):
                 replies[i] = reply
         self.used_at = time.monotonic()
-        self.broken = any(
-            isinstance(reply, ReadOnlyError) for reply in replies
-        )  # a replica now: ask again who it is
+        # A server that has become a replica: whoever connects next asks it who it is.
+        self.broken = any(isinstance(reply, ReadOnlyError) for reply in replies)
         return Answer(replies, self.server, self.process)
 
     def _wire(self, command: tuple[bytes | str | int, ...] | Call, *, by_sha: bool) -> bytes:
@@ -104,9 +103,8 @@ class Connection:
         return _pack(command)
 
     def _round_trip(self, packed: Sequence[bytes]) -> list[Any]:
-        if (
-            not self.raw.is_connected
-        ):  # redis-py would connect anew, to a server that nobody has asked who it is
+        # redis-py would connect anew, to a server that nobody has asked who it is.
+        if not self.raw.is_connected:
             raise redis.ConnectionError("the connection is closed")
         self.raw.send_packed_command([b"".join(packed)], check_health=False)
         replies = []

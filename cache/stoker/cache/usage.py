@@ -33,13 +33,7 @@ def redis_usage(link: Link) -> Usage:
 def _entries(link: Link) -> int:
     size = int(link.exchange((("DBSIZE",),)).reply())
     if size <= _FEW:
-        count, cursor = 0, b"0"
-        while True:
-            page = scan.page(link, cursor.decode(), _FEW)
-            count += len(page.names)
-            cursor = page.cursor
-            if cursor == b"0":
-                return count
+        return sum(len(page.names) for page in scan.pages(link, _FEW))
     names = [name for name in link.exchange((("RANDOMKEY",),) * _SAMPLE).replies if isinstance(name, bytes)]
     ours = sum(link.names.split(name) is not None for name in names)
     return round(size * ours / len(names)) if names else 0

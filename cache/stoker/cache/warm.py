@@ -78,23 +78,22 @@ class Warmer:
         names, total = _names(keys, tenant_id)
         state = _State.resume(cursor)
         for chunk in _chunks(itertools.islice(names, state.at, None), batch):
-            self._batch(state, chunk, last_try=False)
+            self._batch(state, chunk, first=True, last=False)
             state.at += len(chunk)
             yield state.step(total, last=False)
         deadline = time.monotonic() + 1.5 * self.lease
         while state.again:
-            last_try = time.monotonic() >= deadline
+            last = time.monotonic() >= deadline
             chunk, state.again = state.again[:batch], state.again[batch:]
             left = len(state.again)
-            self._batch(state, chunk, last_try=last_try)
+            self._batch(state, chunk, first=False, last=last)
             yield state.step(total, last=False)
-            if len(state.again) == left + len(chunk):
-                time.sleep(
-                    _AGAIN_S
-                )  # all still held: by a live load, or by a killed one until its lease ends
+            if len(state.again) == left + len(chunk):  # all still held, perhaps by a killed load
+                time.sleep(_AGAIN_S)
         yield state.step(total if total is not None else state.at, last=True)
 
-    def _batch(self, state: "_State", names: Sequence[Name], *, last_try: bool) -> None:
+    def _batch(self, state: "_State", names: Sequence[Name], *, first: bool, last: bool) -> None:
+        """Warm some keys. Held ones are tried again until the last try, refused ones after their first."""
         outcome = self.backend.acquire(names)
         leased: list[Lease] = []
         spare: list[Lease] = []
@@ -104,7 +103,7 @@ class Warmer:
                 if isinstance(lease, Lease):
                     spare.append(lease)
             elif isinstance(lease, Busy):
-                if last_try:
+                if last:
                     state.count(busy=1)
                 else:
                     state.again.append(name)
@@ -114,7 +113,7 @@ class Warmer:
             fills, unused = self._load(state, leased)
             if spare or unused:
                 self.backend.release([*spare, *unused])
-            self._fill(state, fills, last_try=last_try)
+            self._fill(state, fills, first=first)
 
     def _load(
         self, state: "_State", leases: Sequence[Lease]
@@ -162,7 +161,7 @@ class Warmer:
             else:
                 state.fail(key.key, f"{type(error).__name__}: {error}")
 
-    def _fill(self, state: "_State", fills: list[tuple[Lease, Write]], *, last_try: bool) -> None:
+    def _fill(self, state: "_State", fills: list[tuple[Lease, Write]], *, first: bool) -> None:
         stored: list[bool] = []
         while fills:
             try:
@@ -177,10 +176,10 @@ class Warmer:
         written = [lease for (lease, _), ok in zip(fills, stored, strict=True) if ok]
         refused = [lease for (lease, _), ok in zip(fills, stored, strict=True) if not ok]
         state.count(written=len(written))
-        if last_try:
-            state.count(refused=len(refused))
-        else:
+        if first:
             state.again += [(lease.tenant_id, lease.key) for lease in refused]
+        else:
+            state.count(refused=len(refused))
         sample = written[:: max(1, len(written) // SAMPLE)]
         readable = sum(self.backend.read(lease.tenant_id, lease.key) is not None for lease in sample)
         state.count(checked=len(sample), readable=readable)

@@ -238,14 +238,10 @@ class RedisBackend:
 
     def entries_by_shard(self) -> dict[int, int]:
         counts = dict.fromkeys(range(len(self.shards)), 0)
-        cursor = b"0"
-        while True:
-            page = scan.page(self, cursor.decode(), _PAGE)
+        for page in scan.pages(self, _PAGE):
             for name in page.names:
                 counts[name.number] += 1
-            cursor = page.cursor
-            if cursor == b"0":
-                return counts
+        return counts
 
     def usage(self) -> Usage:
         return redis_usage(self)
