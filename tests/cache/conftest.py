@@ -3,13 +3,17 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import pytest
 import redis
 
 from stoker.cache import Cache, CacheConfig, loaders
 from stoker.cache.loaders import Registry
+from stoker.cache.threads import Threads
+from stoker.cache.wire import finished
+from tests.cache.awaited import Awaited
 
 MakeCache = Callable[..., Cache]
 PERMANENT = re.compile(r".*\}:(map|ctl|bans|marks)").fullmatch
@@ -32,11 +36,11 @@ def make_redis(cache_server: str, namespace: str, client: Any) -> Iterator[MakeC
     for_ever = False
     with ExitStack() as stack:
 
-        def make(**fields: object) -> Cache:
+        def make(how: Callable[[CacheConfig], Cache] = Cache, **fields: object) -> Cache:
             nonlocal for_ever
             for_ever = for_ever or fields.get("default_ttl", 1) is None
             config = {"backend": "redis", "redis_url": cache_server, "namespace": namespace, **fields}
-            return stack.enter_context(Cache(CacheConfig(**config)))  # type: ignore[arg-type]
+            return stack.enter_context(how(CacheConfig(**config)))  # type: ignore[arg-type]
 
         yield make
     names = [name.decode() for name in client.scan_iter(f"{{{namespace}*", count=1000)]
@@ -44,9 +48,27 @@ def make_redis(cache_server: str, namespace: str, client: Any) -> Iterator[MakeC
     assert [name for name in ours if client.ttl(name) == -1] == []
 
 
+@pytest.fixture(params=["memory", "redis", "async memory", "async redis", "async redis on uvloop"])
+def make_cache(request: pytest.FixtureRequest) -> Iterator[MakeCache]:
+    """Make a cache on each backend in turn, to be called and to be awaited."""
+    with ExitStack() as stack:
+
+        def awaited(config: CacheConfig) -> Cache:
+            cache = Awaited(config, uv="uvloop" in request.param)
+            stack.callback(cache.end)
+            return cast("Cache", cache)
+
+        how = awaited if "async" in request.param else Cache
+        if "redis" in request.param:
+            make: MakeCache = request.getfixturevalue("make_redis")
+            yield partial(make, how)
+        else:
+            yield lambda **fields: how(CacheConfig(**fields))
+
+
 @pytest.fixture(params=["memory", "redis"])
-def make_cache(request: pytest.FixtureRequest) -> MakeCache:
-    """Make a cache on each backend in turn."""
+def make_sync_cache(request: pytest.FixtureRequest) -> MakeCache:
+    """As `make_cache`, for what is there for `Cache` only."""
     if request.param == "redis":
         make: MakeCache = request.getfixturevalue("make_redis")
         return make
@@ -65,3 +87,9 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     fresh = Registry()
     monkeypatch.setattr(loaders, "default_registry", fresh)
     return fresh
+
+
+@pytest.fixture
+def perform() -> Callable[[Any], Any]:
+    """Perform a program that asks no server."""
+    return Threads(CacheConfig(), finished, lambda _: pytest.fail("nothing is leased")).perform

@@ -1,48 +1,28 @@
-"""While the server does not answer, nobody waits for it but one caller now and then."""
+"""While the server does not answer, nobody waits for it."""
 
 import time
 
 import pytest
 
-from stoker.cache import Cache, CacheConfig, CacheUnavailable, InvalidationNotAcknowledged
+from stoker.cache import Cache, CacheConfig, InvalidationNotAcknowledged
 from stoker.cache.breaker import Breaker
 from tests.cache.proxy import SlowProxy
 from tests.waiting import wait_until
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_it_opens_after_failures_in_a_row_only() -> None:
-    breaker = Breaker(3, 1.0, Clock())
+    breaker = Breaker(3, 1.0)
     for _ in range(10):
         breaker.failed()
         breaker.failed()
         breaker.succeeded()
-        breaker.check()
+        assert not breaker.open
     for _ in range(3):
         breaker.failed()
-    with pytest.raises(CacheUnavailable, match="tried again every 1 s"):
-        breaker.check()
-
-
-def test_one_caller_tries_and_its_success_closes_it() -> None:
-    clock = Clock()
-    breaker = Breaker(1, 1.0, clock)
-    breaker.failed()
-    clock.now = 1.0
-    breaker.check()
-    with pytest.raises(CacheUnavailable):
-        breaker.check()  # somebody is trying
-    breaker.failed()
-    clock.now = 2.0
-    breaker.check()
+    assert breaker.open
+    assert "tried again every 1 s" in str(breaker.refusal())
     breaker.succeeded()
-    breaker.check()
+    assert not breaker.open
 
 
 def test_a_server_that_hangs_costs_a_few_timeouts_not_one_a_read(cache_server: str, namespace: str) -> None:

@@ -192,14 +192,6 @@ def test_template_and_parameters_must_agree_when_the_function_is_decorated(
             return one
 
 
-def test_a_coroutine_function_is_refused(cache: RecordingCache) -> None:
-    with pytest.raises(LoaderError, match="is asynchronous"):
-
-        @cached(cache, "x:{one}")
-        async def function(one: int) -> int:
-            return one
-
-
 # -- looks like the function ----------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.bans import MAX_SEQ, Control
 from stoker.cache.keys import ShardKeys
 from stoker.cache.protocol import Shard
-from stoker.cache.wire import Call
+from stoker.cache.wire import Call, once
 from tests.cache.conftest import MakeCache
 
 Client = Any  # redis.Redis, whose annotations know sync and async answers at once
@@ -30,7 +30,7 @@ def keys(namespace: str) -> ShardKeys:
 
 
 def shard(cache: Cache) -> Shard:
-    backend = cache._backend
+    backend = cache._core.backend
     assert isinstance(backend, RedisBackend)
     return backend.shards[0]
 
@@ -162,16 +162,14 @@ def test_repeating_a_fence_begins_one_more_life_never_the_same(
     make_redis: MakeCache, client: Client, keys: ShardKeys
 ) -> None:
     cache = make_redis()
-    backend = cache._backend
-    assert isinstance(backend, RedisBackend)
-    operation = backend.shards[0].fence(b"", "test")
+    operation = shard(cache).fence(b"", "test")
     commands = next(operation)
     while not (isinstance(commands[0], Call) and commands[0].script is scripts.FENCE):
-        commands = operation.send(backend.exchange(commands))
-    backend.exchange(commands)
+        commands = operation.send(cache._run(once(*commands)))
+    cache._run(once(*commands))
     first = control(client, keys).incarnation
     client.delete(keys.ctl)
-    backend.exchange(commands)
+    cache._run(once(*commands))
     assert control(client, keys).incarnation != first
 
 
@@ -193,15 +191,13 @@ def test_a_reader_reads_again_when_bans_retired_under_it(make_redis: MakeCache) 
     cache.get("user:1")
     sweeper.invalidate_pattern("user:*")
     operation = shard(cache).read([(None, "user:1")])
-    backend = cache._backend
-    assert isinstance(backend, RedisBackend)
-    late = backend.exchange(next(operation))  # read, and not judged yet
+    late = cache._run(once(*next(operation)))  # read, and not judged yet
     while sweeper.sweep().retired == 0:
         pass
     cache.get("other")  # another thread brings the view past the sweep
     asked_again = operation.send(late)
     with pytest.raises(StopIteration) as stopped:
-        operation.send(backend.exchange(asked_again))
+        operation.send(cache._run(once(*asked_again)))
     assert stopped.value.value == [None]
 
 

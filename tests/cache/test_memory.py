@@ -8,6 +8,7 @@ from stoker.cache.backends import Write
 from stoker.cache.backends.memory import MemoryBackend
 from stoker.cache.bans import Kind, Rule
 from stoker.cache.stats import Counters
+from stoker.cache.wire import finished
 
 
 class Clock:
@@ -24,7 +25,7 @@ def backend(clock: Clock | None = None, **fields: object) -> MemoryBackend:
 
 
 def put(store: MemoryBackend, key: str, ttl_ms: int = 0) -> None:
-    store.store(None, [(key, Write(key, ttl_ms, 0, (), 0))])
+    finished(store.store(None, [(key, Write(key, ttl_ms, 0, (), 0))]))
 
 
 def test_the_least_recently_used_goes_first() -> None:
@@ -45,7 +46,7 @@ def test_len_leaves_out_what_is_expired_or_banned() -> None:
     put(store, "c")
     assert len(store) == 3
     clock.now += 1
-    store.ban([Rule(Kind.PREFIX, "", "b")])
+    finished(store.ban([Rule(Kind.PREFIX, "", "b")]))
     assert len(store) == 1
 
 
@@ -56,8 +57,8 @@ def test_an_empty_cache_is_still_true() -> None:
 def test_bans_stay_bounded_without_a_sweeper() -> None:
     store = backend()
     for n in range(10_000):
-        store.ban([Rule(Kind.TAG, "", f"tag {n}")])
-    assert store.explain(None, "k")["bans"] <= 2001
+        finished(store.ban([Rule(Kind.TAG, "", f"tag {n}")]))
+    assert finished(store.explain(None, "k"))["bans"] <= 2001
 
 
 def test_tokens_that_are_never_used_stay_bounded() -> None:
@@ -65,16 +66,16 @@ def test_tokens_that_are_never_used_stay_bounded() -> None:
     store = backend(clock)
     for n in range(10_000):
         clock.now += 1
-        store.snapshot(None, f"k{n}", 5000)
+        finished(store.snapshot(None, f"k{n}", 5000))
     assert len(store._leases) <= 1001
 
 
 def test_a_ban_outlives_the_loads_that_began_before_it() -> None:
     store = backend()
-    [(lease, _)] = store.acquire([(None, "user:1")])
-    store.ban([Rule(Kind.PREFIX, "", "user:")])
+    [(lease, _)] = finished(store.acquire([(None, "user:1")]))
+    finished(store.ban([Rule(Kind.PREFIX, "", "user:")]))
     next(iter(store.sweep_steps(500, None)))
-    assert store.fill([(lease, Write("old", 0, 0, (), 0))]) == [False]  # type: ignore[list-item]
+    assert finished(store.fill([(lease, Write("old", 0, 0, (), 0))])) == [False]  # type: ignore[list-item]
 
 
 def test_evict_goes_down_to_the_low_watermark_oldest_first() -> None:

@@ -9,6 +9,12 @@ from stoker.worker.embedded import embedded_server
 from tests.cache.conftest import MakeCache
 
 
+@pytest.fixture
+def make_cache(make_sync_cache: MakeCache) -> MakeCache:
+    """The companions take a `Cache`."""
+    return make_sync_cache
+
+
 @pytest.fixture(autouse=True)
 def _empty(client: Any) -> None:
     """Entries are counted on the whole database: leave nothing of other tests there."""

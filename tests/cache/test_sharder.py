@@ -12,6 +12,13 @@ from stoker.cache import Cache, CacheSharder, CacheShardingConfig, ConfigError, 
 from tests.cache.conftest import MakeCache
 from tests.waiting import wait_until
 
+
+@pytest.fixture
+def make_cache(make_sync_cache: MakeCache) -> MakeCache:
+    """The companions take a `Cache`."""
+    return make_sync_cache
+
+
 KEYS = [f"user:{i}" for i in range(400)]
 
 
@@ -59,7 +66,7 @@ def test_a_sweep_goes_on_from_its_cursor_over_shards(make_redis: MakeCache) -> N
 
 def test_keys_are_spread_evenly(sharded: Cache) -> None:
     sharded.set_many(dict.fromkeys(KEYS, 0))
-    counts = sharded._backend.entries_by_shard()
+    counts = sharded._run(sharded._core.backend.entries_by_shard())
     assert sum(counts.values()) == len(KEYS)
     assert max(counts.values()) / (len(KEYS) / 4) < 1.25
 

@@ -96,7 +96,9 @@ def test_who_has_waited_for_the_longest_load_loads_without_storing(
     cache = make_redis(lease=0.5, max_load=10)
     cache.ping()
     other = in_another_process(cache_server, namespace, 60)
-    cache._loading._config = make_redis(lease=0.3, max_load=0.4).config  # impatient, on the same namespace
+    cache._core._loading._config = make_redis(
+        lease=0.3, max_load=0.4
+    ).config  # impatient, on the same namespace
     assert cache.get_or_load("k", lambda: "mine") == "mine"
     assert cache.get("k") is None
     other.kill()

@@ -36,11 +36,11 @@ def test_only_dead_entries_are_deleted(make_redis: MakeCache, client: Any, names
 def test_an_entry_replaced_under_the_sweep_stays(make_redis: MakeCache) -> None:
     cache = make_redis()
     cache.set("k", "old")
-    link = cache._backend
+    link = cache._core.backend
     assert isinstance(link, RedisBackend)
-    seen = scan.look(link, scan.page(link, "0", 10).names)
+    seen = cache._run(scan.look(cache._run(scan.page(link, "0", 10)).names))
     cache.set("k", "new")
-    assert scan.drop(link, seen) == 0
+    assert cache._run(scan.drop(seen)) == 0
     assert cache.get("k") == "new"
 
 

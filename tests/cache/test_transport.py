@@ -6,7 +6,6 @@ import time
 import pytest
 
 from stoker.cache import Cache, CacheConfig, InvalidationNotAcknowledged
-from stoker.cache.backends.redis import RedisBackend
 from stoker.worker.embedded import embedded_server
 from tests.cache.conftest import MakeCache
 from tests.cache.proxy import SlowProxy
@@ -83,6 +82,5 @@ def test_threads_open_no_more_connections_than_they_use_at_once(make_redis: Make
         thread.start()
     for thread in threads:
         thread.join()
-    backend = cache._backend
-    assert isinstance(backend, RedisBackend)
-    assert 1 <= len(backend._transport._idle) <= 4
+    assert cache._transport is not None
+    assert 1 <= len(cache._transport._idle) <= 4

@@ -148,9 +148,9 @@ def test_it_goes_on_from_its_cursor(cache: Cache, source: Source) -> None:
 
 
 def test_leases_that_a_killed_warmer_left_are_outlived(cache: Cache) -> None:
-    left = cache._backend.acquire([(None, "item:1")])
+    left = cache._run(cache._core.backend.acquire([(None, "item:1")]))
     if cache.backend == "memory":
-        cache._backend.release([lease for lease, _ in left])  # type: ignore[misc]
+        cache._run(cache._core.backend.release([lease for lease, _ in left]))  # type: ignore[misc]
     report = cache.warm(["item:1", "item:2"])
     assert report.written == 2
 

@@ -3,9 +3,17 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from stoker.cache import Cache, CacheWarmer, CacheWarmingConfig
 from stoker.cache.loaders import Loader, Registry
 from tests.cache.conftest import MakeCache
+
+
+@pytest.fixture
+def make_cache(make_sync_cache: MakeCache) -> MakeCache:
+    """The companions take a `Cache`."""
+    return make_sync_cache
 
 
 def popular() -> tuple[str, Any]:
@@ -41,7 +49,7 @@ def test_keys_go_to_their_function_or_to_their_loader(cache: Cache) -> None:
 
     registry = Registry()
     registry.add(Loader("row:{n}", row))
-    cache._registry = registry
+    cache._core.registry = registry
     warmer = CacheWarmer(cache, CacheWarmingConfig(warm_keys=["row:1", "given", "nobody:1"]))
     warmer.add_warm_key("given", lambda: "by a function")
     report = run(warmer)

@@ -3,17 +3,16 @@
 Each needs what only a server of its own can do: restart, be copied, cut somebody off, or forbid a command.
 """
 
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stoker.cache import Cache, CacheConfig, CacheUnavailable
-from tests.consistency.server import Server
+from stoker.worker.processes import Processes
+from stoker.worker.verify.server import Server
 from tests.waiting import wait_until
 
 MakeCache = Callable[..., Cache]
@@ -22,16 +21,11 @@ MakeCache = Callable[..., Cache]
 class Place:
     """An address, the servers that may have it, and caches that know only the address."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.address = folder / "address"
+    def __init__(self, processes: Processes, stack: ExitStack) -> None:
+        self.address = processes.directory / "address"
         self._stack = stack
-        self.server = self.keep(Server(folder / "server", ["app", "other"]))
+        self.server = Server(processes, processes.directory / "server", ["app", "other"])
         self.server.take(self.address)
-
-    def keep(self, server: Server) -> Server:
-        """End the server with the test."""
-        self._stack.callback(server.crash)
-        return server
 
     def cache(self, user: str = "app", **fields: Any) -> Cache:
         """A cache as another process would have it."""
@@ -42,8 +36,8 @@ class Place:
 
 @pytest.fixture
 def place() -> Iterator[Place]:
-    with tempfile.TemporaryDirectory(prefix="stoker-") as folder, ExitStack() as stack:
-        yield Place(Path(folder), stack)
+    with Processes() as processes, ExitStack() as stack:
+        yield Place(processes, stack)
 
 
 def test_a_deleted_key_does_not_come_back_with_an_old_dump(place: Place) -> None:
@@ -61,7 +55,7 @@ def test_a_deleted_key_does_not_come_back_with_a_replica_that_has_missed_it(plac
     cache = place.cache()
     cache.set("report", "old")
     cache.set("other", "value")
-    replica = place.keep(place.server.lagging_replica(place.address.parent / "replica"))
+    replica = place.server.lagging_replica(place.address.parent / "replica")
     cache.delete("report")
     cache.invalidate_tags(["unrelated"])  # so that the two control records differ
     replica.take(place.address)  # the old primary is still there, and still connected to

@@ -1,9 +1,10 @@
 """Stoker's cache engine: the public names.
 
-Reading order: `engine` (every request), `flight` (one load per key), `protocol` (the rules), `bans` and `entry` (what
-they are about), then the backends and the verbs `warm`, `sweep`, `evict`.
+Reading order: `core` (every request; `engine` and `aio` perform it), `flight` (one load per key), `protocol` (the
+rules), `bans` and `entry` (what they are about), then the backends and the verbs `warm`, `sweep`, `evict`.
 """
 
+from stoker.cache.aio import AsyncCache
 from stoker.cache.engine import Cache
 from stoker.cache.errors import (
     CacheError,
@@ -32,6 +33,7 @@ CacheMechanism = Cache
 
 __all__ = [
     # the cache
+    "AsyncCache",
     "Cache",
     "CacheConfig",
     "CacheMechanism",

@@ -1,12 +1,11 @@
 """A circuit breaker: while the server does not answer, callers are told so at once instead of waiting each.
 
-Closed, it counts failures in a row; open, it refuses everybody; every `reset` seconds one caller may try, and its
-success closes it. Threads share it without a lock: two that try at once do no harm. Only `transport` uses it.
+Closed, it counts failures in a row; open, it refuses everybody, and the transport that owns it asks the server every
+`reset` seconds beside its callers, until that answers: no caller's request is the probe. Threads share it without a
+lock: a lost count does no harm. Only the transports use it.
 """
 
 import logging
-import time
-from collections.abc import Callable
 
 from stoker.cache.errors import CacheUnavailable
 
@@ -14,31 +13,21 @@ log = logging.getLogger(__name__)
 
 
 class Breaker:
-    """Opens after `failures` in a row, tries again every `reset` seconds.
+    """Opens after `failures` in a row; `reset` is the seconds between two probes."""
 
-    Args:
-        clock: Seconds that never go back; tests pass their own.
-    """
-
-    def __init__(self, failures: int, reset: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, failures: int, reset: float) -> None:
+        self.reset = reset
         self._most = failures
-        self._reset = reset
-        self._clock = clock
         self._failures = 0
-        self._next_try = 0.0
 
-    def check(self) -> None:
-        """Pass, or be refused.
+    @property
+    def open(self) -> bool:
+        """Whether callers are refused."""
+        return self._failures >= self._most
 
-        Raises:
-            CacheUnavailable: The breaker is open, and it is not this caller's turn to try.
-        """
-        if self._failures < self._most:
-            return
-        now = self._clock()
-        if now < self._next_try:
-            raise CacheUnavailable("redis", f"no answer lately; tried again every {self._reset:g} s")
-        self._next_try = now + self._reset
+    def refusal(self) -> CacheUnavailable:
+        """What callers are told."""
+        return CacheUnavailable("redis", f"no answer lately; tried again every {self.reset:g} s")
 
     def succeeded(self) -> None:
         """The server answered."""
@@ -49,6 +38,5 @@ class Breaker:
     def failed(self) -> None:
         """It did not."""
         self._failures += 1
-        self._next_try = self._clock() + self._reset
         if self._failures == self._most:
             log.warning("the server does not answer: reads go to the loaders, invalidations raise")

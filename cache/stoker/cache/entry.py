@@ -31,6 +31,8 @@ STAMP = slice(8, 32)
 STAMP_RANGE = (STAMP.start, STAMP.stop - 1)
 AFTER_SEQ = 24
 """Where the bytes after seq begin; the `set` script writes seq itself."""
+MAX_SEQ = 2**53 - 1
+"""Seqs are scores of a sorted set, that is, doubles; above this they would lose count."""
 
 
 class Stamp(NamedTuple):
@@ -91,6 +93,7 @@ def pack(
 def unpack(blob: bytes, *, whole: bool = True) -> Meta | None:
     """Read an entry's header and tags, or None if they are short, corrupt or of an unknown version.
 
+    A seq above `MAX_SEQ` is corrupt too: no ban would ever kill such an entry.
     `whole=False` is for the first bytes of an entry: its payload is not there to be measured.
     """
     try:
@@ -100,7 +103,7 @@ def unpack(blob: bytes, *, whole: bool = True) -> Meta | None:
     except error:
         return None
     payload_at = HEADER_BYTES + tags_len
-    if magic != MAGIC or version != VERSION or len(blob) < payload_at:
+    if magic != MAGIC or version != VERSION or seq > MAX_SEQ or len(blob) < payload_at:
         return None
     if whole and len(blob) != payload_at + size:
         return None

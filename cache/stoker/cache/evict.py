@@ -4,15 +4,16 @@ First pass: what is dead, then what is past its soft expiry. Second pass: the lo
 where the server's policy counts reads), until the mark is reached. Safe to kill and to run twice.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from stoker.cache import scan
 from stoker.cache.options import CacheConfig
+from stoker.cache.programs import Steps
 from stoker.cache.scan import Link, Seen
 from stoker.cache.steps import Step
-from stoker.cache.wire import together
+from stoker.cache.wire import Operation, together
 
 _BUCKETS = 40
 
@@ -62,7 +63,7 @@ def evict_steps(
     target_bytes: int | None,
     batch: int,
     cursor: dict[str, Any] | None,
-) -> Iterator[Step[EvictReport]]:
+) -> Steps[EvictReport]:
     """Evict from the cache's server, yielding after each batch.
 
     Without `target_bytes` it acts only above the high watermark of `maxmemory`, and goes down to the low one.
@@ -76,14 +77,14 @@ def evict_steps(
     if cursor:
         report, walk = EvictReport(**cursor["report"]), _Walk(**cursor["walk"])
     else:
-        report = _measure(link, config, target_bytes)
+        report = yield _measure(config, target_bytes)
         if report.target_bytes is None or report.reason:
             yield _step(report, None)
             return
-        link.run(together([shard.catch_up() for shard in link.shards]))
+        yield together([shard.catch_up() for shard in link.shards])
         walk = _Walk("0", report.target_bytes)
     while True:
-        walk, report = _batch(link, walk, report, batch, now_ms())
+        walk, report = yield _batch(link, walk, report, batch, now_ms())
         if report.after_bytes <= walk.target:
             yield _step(replace(report, reason="reached the target"), None)
             return
@@ -105,9 +106,9 @@ def _step(report: EvictReport, walk: _Walk | None) -> Step[EvictReport]:
     return Step(freed, wanted, 0, cursor, report, walk is None)
 
 
-def used_memory(link: Link) -> tuple[int, int]:
+def used_memory() -> Operation[tuple[int, int]]:
     """(bytes that count for eviction, maxmemory or 0)."""
-    facts = server_facts(link.exchange((("INFO", "memory"),)).reply())
+    facts = server_facts((yield (("INFO", "memory"),)).reply())
     return facts["used_memory"] - facts.get("mem_not_counted_for_evict", 0), facts.get("maxmemory", 0)
 
 
@@ -117,8 +118,8 @@ def server_facts(info: bytes) -> dict[str, int]:
     return {name: int(value) for name, value in pairs if value.isdigit()}
 
 
-def _measure(link: Link, config: CacheConfig, target_bytes: int | None) -> EvictReport:
-    used, limit = used_memory(link)
+def _measure(config: CacheConfig, target_bytes: int | None) -> Operation[EvictReport]:
+    used, limit = yield from used_memory()
     report = EvictReport(before_bytes=used, after_bytes=used)
     if target_bytes is None:
         if not limit:
@@ -133,15 +134,15 @@ def _measure(link: Link, config: CacheConfig, target_bytes: int | None) -> Evict
 
 def _batch(
     link: Link, walk: _Walk, report: EvictReport, batch: int, now_ms: int
-) -> tuple[_Walk, EvictReport]:
-    page = scan.page(link, walk.scan, batch)
-    seen = scan.look(link, page.names)
+) -> Operation[tuple[_Walk, EvictReport]]:
+    page = yield from scan.page(link, walk.scan, batch)
+    seen = yield from scan.look(page.names)
     dead = [one for one in seen if one.dead()]
     gone = {one.name.raw for one in dead}
     stale = [one for one in seen if one.name.raw not in gone and 0 < one.meta.soft_ms <= now_ms]
     gone.update(one.name.raw for one in stale)
     live = [one for one in seen if one.name.raw not in gone]
-    disuse = _disuse(link, live)
+    disuse = yield from _disuse(live)
     idle = list(walk.idle)
     for one, bucket in zip(live, disuse, strict=True):
         idle[bucket] += one.size
@@ -151,21 +152,21 @@ def _batch(
     report = replace(
         report,
         scanned=report.scanned + len(page.names),
-        dead=report.dead + scan.drop(link, dead),
-        stale=report.stale + scan.drop(link, stale),
-        unread=report.unread + scan.drop(link, unread),
+        dead=report.dead + (yield from scan.drop(dead)),
+        stale=report.stale + (yield from scan.drop(stale)),
+        unread=report.unread + (yield from scan.drop(unread)),
     )
-    used, _ = used_memory(link)
+    used, _ = yield from used_memory()
     return replace(walk, scan=page.cursor.decode(), idle=tuple(idle)), replace(report, after_bytes=used)
 
 
-def _disuse(link: Link, live: list[Seen]) -> list[int]:
+def _disuse(live: list[Seen]) -> Operation[list[int]]:
     """Bucket of each entry, 0 the most used: log2 of seconds unread, or of reads missed under an LFU policy."""
     if not live:
         return []
-    answer = link.exchange(tuple(("OBJECT", "IDLETIME", one.name.raw) for one in live))
+    answer = yield tuple(("OBJECT", "IDLETIME", one.name.raw) for one in live)
     if any(isinstance(reply, Exception) for reply in answer.replies):
-        answer = link.exchange(tuple(("OBJECT", "FREQ", one.name.raw) for one in live))
+        answer = yield tuple(("OBJECT", "FREQ", one.name.raw) for one in live)
         return [
             (255 - reply) * (_BUCKETS - 1) // 255 if isinstance(reply, int) else 0 for reply in answer.replies
         ]

@@ -1,35 +1,40 @@
-"""One load per key, without I/O: leaders, followers, and whose value may be passed on (rules 1, 2, 9).
+"""One load per key: leaders, followers, and whose value may be passed on (rules 1, 2, 9, 14).
 
-`load_once` is a generator of effects; the sync engine performs them with threads and a backend. In a process the
-first caller that misses leads a `Flight` and the others follow it; across processes the lease decides who loads.
+Programs (see `programs`): in a process the first caller that misses leads a `Flight` and the others follow it; across
+processes the lease decides who loads. Without the server, callers of one process still share loads.
 """
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from stoker.cache.errors import CacheUnavailable
-from stoker.cache.protocol import Busy, Lease
+from stoker.cache.programs import Landed, Program, Sleep, Wait
+from stoker.cache.protocol import Busy, Lease, Name
 
+T = TypeVar("T")
 FIRST_POLL_S = 0.005
 LONGEST_POLL_S = 0.1
+GATHER_S = 0.025
+"""Without the server: how long callers are gathered for a load, while an earlier one is under way."""
 
 
 class Hit(NamedTuple):
-    """A live value; `stale` if it is past its soft expiry, so that it should be refreshed."""
+    """A live value.
+
+    Attributes:
+        stale: It is past its soft expiry, so that it should be refreshed.
+        left_ms: Until it expires; infinite if never.
+        load_us: What its load cost.
+    """
 
     value: Any
     stale: bool
-
-
-class Landed(Protocol):
-    """Set when a flight has ended; `threading.Event` is one."""
-
-    def set(self) -> None: ...
-
-    def wait(self, timeout: float) -> Any: ...
+    left_ms: float = math.inf
+    load_us: int = 0
 
 
 @dataclass(slots=True)
@@ -37,7 +42,6 @@ class Flight:
     """One load under way in this process.
 
     Attributes:
-        owner: Who leads it, to recognise a loader that asks for its own key.
         landed: Set when it has ended, with or without a value.
         began: When its load began (monotonic seconds), once it has; who called before may take the value.
         loaded: Whether `value` is there.
@@ -46,7 +50,6 @@ class Flight:
         value: What the loader returned.
     """
 
-    owner: object
     landed: Landed
     began: float = math.inf
     loaded: bool = False
@@ -55,99 +58,112 @@ class Flight:
     value: Any = None
 
 
-class Read(NamedTuple):
-    """Look the key up. Answer: Hit or None."""
+class Flights:
+    """The loads under way among callers that can wait for each other: the threads of a process, or one event loop.
+
+    Args:
+        landed: Makes the events that callers wait for.
+    """
+
+    def __init__(self, landed: Callable[[], Landed]) -> None:
+        self._landed = landed
+        self.leased: dict[Name, Flight] = {}
+        self.gathering: dict[Name, Flight] = {}
+        """Without the server: loads that have not begun, which whoever comes may join."""
+        self.apart: dict[Name, Flight] = {}
+        """Without the server: the latest load of a key that has begun."""
+
+    def new(self) -> Flight:
+        """A flight that the caller may lead."""
+        return Flight(self._landed())
 
 
-class Acquire(NamedTuple):
-    """Ask for the key's lease. Answer: (Lease or Busy, Hit or None)."""
+class Attempt(Protocol):
+    """One caller's way to its value, step by step, all of them programs."""
+
+    @property
+    def name(self) -> Name: ...
+
+    @property
+    def seen(self) -> Hit | None:
+        """What is to be refreshed; None after a miss."""
+        ...
+
+    def read(self) -> Program[Hit | None]: ...
+
+    def acquire(self) -> Program[tuple[Lease | Busy, Hit | None]]: ...
+
+    def load(self, lease: Lease | None) -> Program[tuple[Any, int]]:
+        """Call the loader and keep the lease meanwhile. Returns the value, and what it cost in µs."""
+        ...
+
+    def fill(self, lease: Lease, value: Any, load_us: int) -> Program[bool]:
+        """Store the value; tells whether that was done. Raises CacheUnavailable if that is unknown."""
+        ...
+
+    def release(self, lease: Lease) -> Program[None]: ...
 
 
-class Load(NamedTuple):
-    """Call the loader, under the lease if there is one. Answer: (value, µs)."""
-
-    lease: Lease | None
-
-
-class Fill(NamedTuple):
-    """Store the value under its lease. Answer: whether it was stored."""
-
-    lease: Lease
-    value: Any
-    load_us: int
-
-
-class Release(NamedTuple):
-    """Give the lease back."""
-
-    lease: Lease
-
-
-class Wait(NamedTuple):
-    """Wait for a flight to land, at most so many seconds."""
-
-    flight: Flight
-    seconds: float
-
-
-class Sleep(NamedTuple):
-    """Do nothing for so many seconds."""
-
-    seconds: float
-
-
-Effect = Read | Acquire | Load | Fill | Release | Wait | Sleep
-Flights = dict[tuple[str | None, str], Flight]
-
-
-def load_once(
-    flights: Flights, name: tuple[str | None, str], mine: Flight, max_load: float
-) -> Generator[Effect, Any, Any]:
+def load_once(flights: Flights, attempt: Attempt, max_load: float) -> Program[Any]:
     """Return the key's value, loading it at most once among all callers that wait for it.
 
-    Called after a miss or a stale hit. A stale entry that turns up is loaded anew. The loader's own exception goes
-    to its own caller; others try for themselves. Without the server, and after `max_load` seconds of waiting, the
-    caller's own load is returned and not stored.
+    Called after a miss, or to refresh what was seen. A stale entry that turns up is loaded anew, and served if that
+    fails. The loader's own exception goes to its own caller; others try for themselves. After `max_load` seconds of
+    waiting the caller's own load is returned and not stored.
     """
     called = time.monotonic()
     deadline = called + max_load
     pause = FIRST_POLL_S
     while True:
-        flight = flights.setdefault(name, mine)
-        if flight is mine:
-            try:
-                done, value = yield from _lead(mine)
-            finally:
-                flights.pop(name, None)
-                mine.landed.set()
-            if done:
-                return value
-            mine = Flight(mine.owner, type(mine.landed)())
-        elif flight.owner == mine.owner:
-            return (yield Load(None))[0]  # the loader asks for the key it loads
-        else:
-            done, value = yield from _follow(flight, called, deadline)
-            if done:
-                return value
-        if time.monotonic() >= deadline:
-            return (yield Load(None))[0]
-        if not flight.accepted:
-            yield Sleep(min(pause, max(0.0, deadline - time.monotonic())))
-            pause = min(pause * 2, LONGEST_POLL_S)
+        mine = flights.new()
+        flight = flights.leased.setdefault(attempt.name, mine)
         try:
-            hit = yield Read()
-        except CacheUnavailable:
-            return (yield Load(None))[0]
-        if hit is not None and not hit.stale:
+            if flight is mine:
+                try:
+                    done, value = yield from _lead(mine, attempt)
+                finally:
+                    del flights.leased[attempt.name]
+                    mine.landed.set()
+            elif led_here(flight):
+                return (yield from attempt.load(None))[0]  # the loader asks for the key it loads
+            else:
+                done, value = yield from _follow(flight, called, deadline)
+            if done:
+                return value
+            if time.monotonic() >= deadline:
+                return (yield from attempt.load(None))[0]
+            if not flight.accepted:
+                yield Sleep(min(pause, max(0.0, deadline - time.monotonic())))
+                pause = min(pause * 2, LONGEST_POLL_S)
+            hit = yield from _asked(attempt.read())
+        except _NoServerError:
+            return (yield from _load_apart(flights, attempt, deadline))
+        if hit is not None and not _wanting(hit, attempt.seen):
             return hit.value
 
 
-def _follow(flight: Flight, called: float, deadline: float) -> Generator[Effect, Any, tuple[bool, Any]]:
+class _NoServerError(Exception):
+    """The server could not be asked. A loader may raise CacheUnavailable too, but that is its caller's."""
+
+
+def _asked(step: Program[T]) -> Program[T]:
+    try:
+        return (yield from step)
+    except CacheUnavailable as error:
+        raise _NoServerError from error
+
+
+def _wanting(hit: Hit, seen: Hit | None) -> bool:
+    """Whether a hit still is what is to be loaded anew: stale, or the same that was seen."""
+    return hit.stale or (seen is not None and hit.left_ms <= seen.left_ms)
+
+
+def _follow(flight: Flight, called: float, deadline: float) -> Program[tuple[bool, Any]]:
     """Rule 9: take the leader's value if its load began after this call did; else only if it was not yet on its way
     when this caller joined, and was stored and alive afterwards: what this caller knows to be invalidated is in there.
     """
     in_time = joined_in_time(flight)
-    yield Wait(flight, max(0.0, deadline - time.monotonic()))
+    yield Wait(flight.landed, max(0.0, deadline - time.monotonic()))
     if flight.loaded and flight.began > called:
         return True, flight.value
     return in_time and flight.accepted, flight.value
@@ -158,36 +174,77 @@ def joined_in_time(flight: Flight) -> bool:
     return not flight.closing
 
 
-def _lead(flight: Flight) -> Generator[Effect, Any, tuple[bool, Any]]:
-    try:
-        lease, hit = yield Acquire()
-    except CacheUnavailable:
-        return True, (yield from _load(flight, None))[0]
-    if hit is not None and not hit.stale:
+def _lead(flight: Flight, attempt: Attempt) -> Program[tuple[bool, Any]]:
+    lease, hit = yield from _asked(attempt.acquire())
+    if hit is not None and not _wanting(hit, attempt.seen):
         if isinstance(lease, Lease):
-            yield Release(lease)
+            yield from attempt.release(lease)
         return True, hit.value
     if isinstance(lease, Busy):
         if hit is not None:
             return True, hit.value  # somebody else refreshes it
         if lease.is_token:  # nobody waits for a token: load, and do not store
-            return True, (yield from _load(flight, None))[0]
+            return True, (yield from _load(flight, attempt, None))[0]
         return False, None
     try:
-        value, load_us = yield from _load(flight, lease)
-    except BaseException:
-        yield Release(lease)
+        value, load_us = yield from _load(flight, attempt, lease)
+    except GeneratorExit:
+        raise  # nobody is there any more to give the lease back: it runs out
+    except BaseException as error:
+        yield from attempt.release(lease)
+        if hit is not None and attempt.seen is None and isinstance(error, Exception):
+            return True, hit.value  # rule 8: past its soft expiry only, and better than nothing
         raise
     flight.closing = True
     try:
-        flight.accepted = yield Fill(lease, value, load_us)
+        flight.accepted = yield from attempt.fill(lease, value, load_us)
     except CacheUnavailable:
         flight.accepted = False  # whether it was stored is unknown; the value is good for this caller
     return True, value
 
 
-def _load(flight: Flight, lease: Lease | None) -> Generator[Effect, Any, tuple[Any, int]]:
+_leading: ContextVar[tuple[Flight, ...]] = ContextVar("stoker_leading", default=())
+"""The flights under which the present code runs: it is their loader, or was called by it."""
+
+
+def led_here(flight: Flight) -> bool:
+    """Whether a loader asks for the very key that it loads."""
+    return any(led is flight for led in _leading.get())
+
+
+def _load(flight: Flight, attempt: Attempt, lease: Lease | None) -> Program[tuple[Any, int]]:
     flight.began = time.monotonic()
-    flight.value, load_us = yield Load(lease)
+    before = _leading.get()
+    _leading.set((*before, flight))
+    try:
+        flight.value, load_us = yield from attempt.load(lease)
+    finally:
+        _leading.set(before)
     flight.loaded = True
     return flight.value, load_us
+
+
+def _load_apart(flights: Flights, attempt: Attempt, deadline: float) -> Program[Any]:
+    """Rule 14: nothing can be stored, but one load serves all callers who asked before it began.
+
+    While a load is under way, those who come later are gathered for the next, but no longer than GATHER_S: a value
+    loaded before one's own call may have been invalidated since, by a process that does reach the server.
+    """
+    mine = flights.new()
+    flight = flights.gathering.setdefault(attempt.name, mine)
+    if flight is not mine:
+        yield Wait(flight.landed, max(0.0, deadline - time.monotonic()))
+        return flight.value if flight.loaded else (yield from attempt.load(None))[0]
+    try:
+        try:
+            before = flights.apart.get(attempt.name)
+            if before is not None and not led_here(before):
+                yield Wait(before.landed, GATHER_S)
+        finally:
+            del flights.gathering[attempt.name]
+        flights.apart[attempt.name] = mine
+        return (yield from _load(mine, attempt, None))[0]
+    finally:
+        if flights.apart.get(attempt.name) is mine:
+            del flights.apart[attempt.name]
+        mine.landed.set()

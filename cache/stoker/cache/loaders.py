@@ -13,11 +13,12 @@ What a template is stands in `templates`; leases, storing and the warming of man
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter_ns
+from functools import partial
 from typing import Any, TypeVar
 
 from stoker.cache.errors import ConfigError, LoaderError
 from stoker.cache.options import Seconds, ttl_ms
+from stoker.cache.programs import Load, Program
 from stoker.cache.signatures import TENANT, Signature, name_of, why_not_importable
 from stoker.cache.templates import Template
 from stoker.cache.tenancy import check_tags
@@ -62,7 +63,8 @@ class Loader:
 
     Args:
         template: Such as `"user:{user_id}"`. Each parameter but `tenant_id` (and `self`, `cls`) must be a field.
-        function: Called with the fields by name, and with `tenant_id` if it has such a parameter.
+        function: Called with the fields by name, and with `tenant_id` if it has such a parameter. A coroutine function
+            can be used through `AsyncCache` only.
         ttl: Seconds its values live; None takes the cache's `default_ttl`.
         soft_ttl: Seconds after which they are refreshed while they are still served; below `ttl`.
         tags: Of each value. They may be templates too: `"user:{user_id}"`.
@@ -146,7 +148,7 @@ class Loader:
     def _tags_from(self, texts: Mapping[str, str]) -> tuple[str, ...]:
         return tuple([tag.format_map(texts) for tag in self.tags]) if self._tags_vary else self.tags
 
-    def load(self, keys: Sequence[LoadKey]) -> Loaded:
+    def load(self, keys: Sequence[LoadKey]) -> Program[Loaded]:
         """Ask the function for the values of some keys.
 
         An exception of the function fails its key, with `many=True` all keys of the call; so does an answer
@@ -158,30 +160,30 @@ class Loader:
         asked = {key.key: key for key in keys}
         if len(asked) < len(keys):
             raise ValueError("a key comes twice; ask for it in two calls")
-        return self._load_together(asked) if self.many and asked else self._load_one_by_one(asked)
+        if self.many and asked:
+            return (yield from self._load_together(asked))
+        return (yield from self._load_one_by_one(asked))
 
-    def _load_one_by_one(self, asked: Mapping[str, LoadKey]) -> Loaded:
+    def _load_one_by_one(self, asked: Mapping[str, LoadKey]) -> Program[Loaded]:
         loaded = Loaded({}, {}, [], {})
         for name, key in asked.items():
             tenant = {TENANT: key.tenant_id} if self.signature.takes_tenant else {}
-            started_ns = perf_counter_ns()
             try:
-                loaded.values[name] = self.function(**key.args, **tenant)
+                value, cost_us = yield Load(partial(self.function, **key.args, **tenant))
             except Exception as exc:  # the caller decides what it means; the other keys are not concerned
                 loaded.errors[name] = exc
             else:
-                loaded.cost_us[name] = (perf_counter_ns() - started_ns) // 1000
+                loaded.values[name], loaded.cost_us[name] = value, cost_us
         return loaded
 
-    def _load_together(self, asked: Mapping[str, LoadKey]) -> Loaded:
-        started_ns = perf_counter_ns()
+    def _load_together(self, asked: Mapping[str, LoadKey]) -> Program[Loaded]:
         try:
-            found = self._checked_answer(self.function(list(asked.values())), asked)
+            answer, cost_us = yield Load(partial(self.function, list(asked.values())))
+            found = self._checked_answer(answer, asked)
         except Exception as exc:  # nothing tells which of the keys is to blame
             return Loaded({}, dict.fromkeys(asked, exc), [], {})
-        cost_us = (perf_counter_ns() - started_ns) // (1000 * len(asked))
         missing = [name for name in asked if name not in found]
-        return Loaded(found, {}, missing, dict.fromkeys(found, cost_us))
+        return Loaded(found, {}, missing, dict.fromkeys(found, cost_us // len(asked)))
 
     def _checked_answer(self, answer: object, asked: Mapping[str, LoadKey]) -> dict[str, Any]:
         if not isinstance(answer, Mapping):

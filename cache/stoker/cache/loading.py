@@ -1,144 +1,159 @@
-"""Performs `flight.load_once` with threads: calls loaders, keeps their leases alive, stores what they return.
+"""What happens on the way from a miss to a value: the lease, the loader, the fill, and what is counted of it.
 
-The engine hands over a `Request` after a miss or a stale hit.
+Programs for `core`: `flight` says in which order these steps are taken, `threads` and `loop` perform them.
 """
 
 import logging
-import threading
+import math
+import random
 import time
-from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
-from stoker.cache import flight
 from stoker.cache.backends import Backend, Write
-from stoker.cache.errors import CacheUnavailable
-from stoker.cache.flight import Effect, Flight, Flights
-from stoker.cache.leases import LeaseKeeper
+from stoker.cache.errors import CacheUnavailable, LoaderError
+from stoker.cache.flight import Flights, Hit, load_once
+from stoker.cache.leases import HeldLeases
 from stoker.cache.options import CacheConfig
-from stoker.cache.protocol import Lease, Name
+from stoker.cache.programs import Program, Spawn
+from stoker.cache.protocol import Busy, Lease, Name
 from stoker.cache.requests import Request
 from stoker.cache.stats import Counters
 
 log = logging.getLogger(__name__)
-_REFRESHERS = 2
-"""Threads that refresh soft-expired entries in this process."""
+RETRY_S = 1.0
+"""How long a key that could not be refreshed is left alone by this process."""
+_MOST_REFRESHED = 10_000
+"""Keys remembered as being refreshed before the old ones are forgotten."""
+
+
+@dataclass(slots=True)
+class UnderWay:
+    """What is being loaded among callers that can wait for each other; `refreshing` holds from when a key may be
+    refreshed again.
+    """
+
+    flights: Flights
+    leases: HeldLeases
+    refreshing: dict[Name, float]
 
 
 class Loading:
-    """Loads under way in this process."""
+    """Loads and refreshes values of one cache."""
 
     def __init__(self, config: CacheConfig, backend: Backend, counters: Counters) -> None:
         self._config = config
         self._backend = backend
         self._counters = counters
-        self.keeper = LeaseKeeper(backend.renew, config.lease, config.max_load)
-        self.forked()
 
-    def forked(self) -> None:
-        """Begin without flights: those of a parent never land in its child."""
-        self._flights: Flights = {}
-        self._refreshers: ThreadPoolExecutor | None = None
-        self._refreshing: set[Name] = set()
-        self.keeper.forked()
+    def load(self, request: Request, under_way: UnderWay, seen: Hit | None = None) -> Program[Any]:
+        """The key's value, loaded by this caller or by the one it follows; `seen` is what is to be refreshed."""
+        attempt = _Attempt(self._backend, self._counters, request, under_way.leases, seen)
+        return load_once(under_way.flights, attempt, self._config.max_load)
 
-    def load_once(self, request: Request) -> Any:
-        """The key's value, loaded by this caller or by the one it follows."""
-        name = request.tenant_id, request.key
-        mine = Flight(threading.get_ident(), threading.Event())
-        return self._perform(flight.load_once(self._flights, name, mine, self._config.max_load), request)
+    def wants_refresh(self, hit: Hit) -> bool:
+        """Whether a value should be loaded anew: it is stale, or would expire before long.
 
-    def _perform(self, effects: Generator[Effect, Any, Any], request: Request) -> Any:
-        """Do what the generator asks for, and hand it errors where they happen."""
+        The latter is XFetch (Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede Prevention,
+        VLDB 2015): with a chance that grows towards the expiry, and earlier the more the load costs.
+        """
+        if hit.stale:
+            return True
+        scale_ms = hit.load_us * self._config.early_refresh / 1000
+        if hit.left_ms > scale_ms * 40:  # less likely than 1 in e**40
+            return False
+        return hit.left_ms < -scale_ms * math.log(1 - random.random())
+
+    def refresh(self, request: Request, under_way: UnderWay, seen: Hit) -> Program[None]:
+        """Load a key's value anew beside the caller; once at a time, and not again soon after a failure."""
+        name, now = request.name, time.monotonic()
+        if under_way.refreshing.get(name, 0.0) > now:
+            return
+        if len(under_way.refreshing) >= _MOST_REFRESHED:
+            for old, until in tuple(under_way.refreshing.items()):
+                if until <= now:
+                    under_way.refreshing.pop(old, None)
+        under_way.refreshing[name] = math.inf
+        yield Spawn(self._refresh(request, under_way, seen))
+
+    def _refresh(self, request: Request, under_way: UnderWay, seen: Hit) -> Program[None]:
+        again_at = 0.0
         try:
-            effect = next(effects)
-            while True:
-                try:
-                    answer = self._do(effect, request)
-                except BaseException as error:
-                    effect = effects.throw(error)
-                else:
-                    effect = effects.send(answer)
-        except StopIteration as stop:
-            return stop.value
+            yield from self.load(request, under_way, seen)
+        except Exception:
+            again_at = time.monotonic() + RETRY_S
+            log.exception("refreshing key %r failed; the old value is served until it expires", request.key)
+        finally:
+            if again_at:
+                under_way.refreshing[request.name] = again_at
+            else:
+                under_way.refreshing.pop(request.name, None)
 
-    def _do(self, effect: Effect, request: Request) -> Any:
-        match effect:
-            case flight.Load(lease):
-                return self._call(request, lease)
-            case flight.Acquire():
-                return self._backend.acquire([(request.tenant_id, request.key)], request.type)[0]
-            case flight.Fill(lease, value, load_us):
-                return self._fill(lease, request, value, load_us)
-            case flight.Read():
-                return self._backend.read(request.tenant_id, request.key, request.type)
-            case flight.Wait(other, seconds):
-                other.landed.wait(seconds)
-            case flight.Sleep(seconds):
-                time.sleep(seconds)
-            case flight.Release(lease):
-                self._release(lease)
-        return None
 
-    def _call(self, request: Request, lease: Lease | None) -> tuple[Any, int]:
-        began = time.perf_counter()
+@dataclass(slots=True)
+class _Attempt:
+    """The steps of one load."""
+
+    backend: Backend
+    counters: Counters
+    request: Request
+    leases: HeldLeases
+    seen: Hit | None
+
+    @property
+    def name(self) -> Name:
+        return self.request.name
+
+    def read(self) -> Program[Hit | None]:
+        hit: Hit | None = yield self.backend.read(*self.request.name, self.request.type)
+        return hit
+
+    def acquire(self) -> Program[tuple[Lease | Busy, Hit | None]]:
+        taken: list[tuple[Lease | Busy, Hit | None]] = yield self.backend.acquire(
+            [self.request.name], self.request.type
+        )
+        return taken[0]
+
+    def load(self, lease: Lease | None) -> Program[tuple[Any, int]]:
         try:
-            with self.keeper.holding([lease] if lease else []):
-                value = request.load()
-        except BaseException:
-            self._counters.load_errors += 1
+            with self.leases.holding([lease] if lease else []):
+                value, load_us = yield from self.request.load()
+        except Exception:
+            self.counters.load_errors += 1
             raise
-        self._counters.loads += 1
-        return value, round((time.perf_counter() - began) * 1e6)
+        self.counters.loads += 1
+        return value, load_us
 
-    def _fill(self, lease: Lease, request: Request, value: Any, load_us: int) -> bool:
-        write = Write(value, request.ttl_ms, request.soft_ms, request.tags, load_us)
+    def fill(self, lease: Lease, value: Any, load_us: int) -> Program[bool]:
+        write = Write(value, self.request.ttl_ms, self.request.soft_ms, self.request.tags, load_us)
         try:
-            stored = self._backend.fill([(lease, write)])[0]
+            [stored] = yield self.backend.fill([(lease, write)])
         except CacheUnavailable as error:
             self._unavailable(error)
             raise
         except Exception:
-            self._release(lease)
+            yield from self.release(lease)
             raise
         if stored:
-            self._counters.fills += 1
+            self.counters.fills += 1
         else:
-            self._counters.refused_fills += 1
-        return stored
+            self.counters.refused_fills += 1
+        return bool(stored)
 
-    def _release(self, lease: Lease) -> None:
+    def release(self, lease: Lease) -> Program[None]:
         try:
-            self._backend.release([lease])
+            yield self.backend.release([lease])
         except CacheUnavailable as error:
             self._unavailable(error)  # it runs out by itself
 
     def _unavailable(self, error: CacheUnavailable) -> None:
-        self._counters.unavailable += 1
+        self.counters.unavailable += 1
         log.warning("the cache is not available: %s", error)
 
-    def refresh(self, request: Request) -> None:
-        """Load a soft-expired entry anew in a thread of this process; once at a time for a key."""
-        name = request.tenant_id, request.key
-        if name in self._refreshing:
-            return
-        self._refreshing.add(name)
-        if self._refreshers is None:
-            self._refreshers = ThreadPoolExecutor(_REFRESHERS, thread_name_prefix="stoker-refresh")
-        self._refreshers.submit(self._refresh_now, request, name)
 
-    def _refresh_now(self, request: Request, name: Name) -> None:
-        try:
-            self.load_once(request)
-        except Exception:
-            log.exception("refreshing key %r failed; the old value is served until it expires", request.key)
-        finally:
-            self._refreshing.discard(name)
-
-    def close(self) -> None:
-        """End the background threads; a refresh that has begun is waited for."""
-        if self._refreshers is not None:
-            self._refreshers.shutdown(wait=True, cancel_futures=True)
-            self._refreshers = None
-            self._refreshing.clear()
-        self.keeper.close()
+def all_loading(config: CacheConfig) -> LoaderError:
+    """What a caller is told whose load never got its turn."""
+    return LoaderError(
+        f"{config.max_loads} loads of this process went on for {config.max_load:g} s; raise max_loads, or see why the "
+        "origin is slow"
+    )

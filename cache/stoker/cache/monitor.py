@@ -49,7 +49,7 @@ class CacheMonitor:
         Raises:
             CacheUnavailable: The server cannot be asked.
         """
-        usage = self._cache._backend.usage()
+        usage = self._cache._run(self._cache._core.backend.usage())
         groups = self._groups()
         hits = sum(counts.hits for counts in groups.values())
         misses = sum(counts.misses for counts in groups.values())
@@ -66,14 +66,16 @@ class CacheMonitor:
         }
 
     def _template(self, family: str) -> str:
-        fitting = [text for text in self._cache._registry.templates() if text.partition(":")[0] == family]
+        fitting = [
+            text for text in self._cache._core.registry.templates() if text.partition(":")[0] == family
+        ]
         return fitting[0] if len(fitting) == 1 else f"{family}:*"
 
     def _groups(self) -> Mapping[Group, Counts]:
         if self._cache.backend == "memory":
-            return self._cache._traffic.totals()
-        self._cache._traffic.flush()
-        return self._cache._backend.traffic()
+            return self._cache._core.traffic.totals()
+        self._cache._do(self._cache._core.flush_traffic())
+        return self._cache._run(self._cache._core.backend.traffic())
 
     def check_memory_pressure(self) -> bool:
         """Whether usage is above the high mark.
@@ -84,13 +86,13 @@ class CacheMonitor:
         high = self.config.pressure_percent
         if high is None:
             high = self._cache.config.high_watermark * 100
-        return self._cache._backend.usage().share * 100 > high
+        return self._cache._run(self._cache._core.backend.usage()).share * 100 > high
 
     def handle_memory_pressure(self) -> EvictReport:
         """Evict down to the low watermark, if usage is above the high mark; see `Cache.evict`."""
         if not self.check_memory_pressure():
             return EvictReport(reason="no pressure")
-        usage = self._cache._backend.usage()
+        usage = self._cache._run(self._cache._core.backend.usage())
         low = self._cache.config.low_watermark
         return self._cache.evict(target_bytes=round(low * (usage.limit_bytes or self._cache.config.max_size)))
 

@@ -50,6 +50,9 @@ class CacheConfig:
         namespace: Prefix of every key in Redis; 1 to 64 of `A-Z a-z 0-9 _ . -`.
         lease: Seconds for which one process may load a key before another may try. 0.1 to `max_load`.
         max_load: Seconds after which a load is no longer waited for or stored. 0.1 to 3600.
+        max_loads: Loads that this process runs at once; more wait for their turn, up to `max_load`. 1 or more.
+        early_refresh: How early a value is refreshed before it expires, by chance and by what its load costs
+            (XFetch's beta). 0 (never) to 100.
         ttl_jitter: Share by which loaders' TTLs vary, so that a warmed set does not expire at once. 0 to 0.5.
         connect_timeout: Seconds to open a connection. Above 0.
         timeout: Seconds to wait for a reply. Above 0.
@@ -71,6 +74,8 @@ class CacheConfig:
     namespace: str = "stoker"
     lease: float = 10.0
     max_load: float = 60.0
+    max_loads: int = 64
+    early_refresh: float = 1.0
     ttl_jitter: float = 0.1
     connect_timeout: float = 1.0
     timeout: float = 2.0
@@ -95,6 +100,8 @@ class CacheConfig:
         )
         self._between("max_load", 0.1, 3600)
         self._between("lease", 0.1, self.max_load)
+        self._check(_whole(self.max_loads, 1), "max_loads", "give a whole number, at least 1")
+        self._between("early_refresh", 0, 100)
         self._between("ttl_jitter", 0, 0.5)
         self._between("connect_timeout", 0.001, 3600)
         self._between("timeout", 0.001, 3600)

@@ -11,7 +11,8 @@ from stoker.cache.codec import check_type
 from stoker.cache.errors import ConfigError, LoaderError
 from stoker.cache.loaders import Loader, LoadKey, Registry
 from stoker.cache.options import CacheConfig, Seconds, ttl_ms
-from stoker.cache.protocol import Lease
+from stoker.cache.programs import Load, Program
+from stoker.cache.protocol import Lease, Name
 from stoker.cache.tenancy import check_key, check_tags, tenant_field
 
 
@@ -21,11 +22,16 @@ class Request:
 
     key: str
     tenant_id: str | None
-    load: Callable[[], Any]
+    load: Callable[[], Program[tuple[Any, int]]]
     ttl_ms: int
     soft_ms: int
     tags: tuple[str, ...]
     type: Any
+
+    @property
+    def name(self) -> Name:
+        """Tenant and key."""
+        return self.tenant_id, self.key
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +68,17 @@ class Requests:
         checked = check_tags(tags)
         if type is not None:
             check_type(type)
+        how: Callable[[], Program[tuple[Any, int]]]
         if load is None:
             loader, args = self._loader_of(key)
             load_key = LoadKey(key, args, tenant_id)
-            load = partial(_load_one, loader, load_key)
+            how = partial(_load_registered, loader, load_key)
             ttl = loader.ttl if ttl is None else ttl
             soft_ttl = loader.soft_ttl if soft_ttl is None else soft_ttl
             checked = checked or loader.tags_for(args)
-        return Request(key, tenant_id, load, *self._jittered(*self._checked(ttl, soft_ttl)), checked, type)
+        else:
+            how = partial(_load_given, load)
+        return Request(key, tenant_id, how, *self._jittered(*self._checked(ttl, soft_ttl)), checked, type)
 
     def write(self, value: Any, ttl: Seconds | None, soft_ttl: Seconds | None, tags: Iterable[str]) -> Write:
         """A value to be stored as it is, for exactly as long as the caller says."""
@@ -99,10 +108,15 @@ class Requests:
         return (max(1, round(hard * share)) if hard else 0, max(1, round(soft * share)) if soft else 0)
 
 
-def _load_one(loader: Loader, key: LoadKey) -> Any:
-    loaded = loader.load([key])
+def _load_given(load: Callable[[], Any]) -> Program[tuple[Any, int]]:
+    value, load_us = yield Load(load)
+    return value, load_us
+
+
+def _load_registered(loader: Loader, key: LoadKey) -> Program[tuple[Any, int]]:
+    loaded = yield from loader.load([key])
     if key.key in loaded.errors:
         raise loaded.errors[key.key]
     if key.key not in loaded.values:
         raise LoaderError(f"{loader.name} returned no value for key {key.key!r}")
-    return loaded.values[key.key]
+    return loaded.values[key.key], loaded.cost_us[key.key]

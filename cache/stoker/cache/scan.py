@@ -1,15 +1,14 @@
 """Walks the entries of a cache in pages, looks at their first bytes, and unlinks some. For `sweep` and `evict`."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 from stoker.cache import entry, scripts
 from stoker.cache.entry import Meta
 from stoker.cache.keys import EntryNames
 from stoker.cache.protocol import Shard
-from stoker.cache.wire import Answer, Call, Exchange, Operation, refusal
+from stoker.cache.wire import Call, Operation, refusal
 
-T = TypeVar("T")
 _HEAD_BYTES = entry.HEADER_BYTES + 256
 """Read of each entry at first: the header and, nearly always, all tags."""
 
@@ -18,14 +17,10 @@ _UNREADABLE = Meta(0, 0, b"", 0, 0, 0, 0, (), 0, 0)
 
 
 class Link(Protocol):
-    """The shards of a cache and the way to their server."""
+    """The shards of a cache, all on one server."""
 
     shards: list[Shard]
     names: EntryNames
-
-    def exchange(self, commands: Exchange) -> Answer: ...
-
-    def run(self, operation: Operation[T]) -> T: ...
 
 
 class Name(NamedTuple):
@@ -60,9 +55,9 @@ class Page(NamedTuple):
     process: bytes
 
 
-def page(link: Link, cursor: str, batch: int) -> Page:
+def page(link: Link, cursor: str, batch: int) -> Operation[Page]:
     """One page of about `batch` keys. Anything in the name space that is not an entry's name is left out."""
-    answer = link.exchange((("SCAN", cursor, "MATCH", link.names.pattern, "COUNT", batch),))
+    answer = yield (("SCAN", cursor, "MATCH", link.names.pattern, "COUNT", batch),)
     following, raws = answer.reply()
     found = []
     for raw in raws:
@@ -72,22 +67,24 @@ def page(link: Link, cursor: str, batch: int) -> Page:
     return Page(found, following, answer.process)
 
 
-def pages(link: Link, batch: int) -> Iterator[Page]:
-    """All pages, one after the other; ends as SCAN does."""
+def count(link: Link, batch: int) -> Operation[dict[int, int]]:
+    """How many entries each shard has, by their names: a walk over the whole server."""
+    counts = dict.fromkeys(range(len(link.shards)), 0)
     cursor = b"0"
     while True:
-        found = page(link, cursor.decode(), batch)
-        yield found
+        found = yield from page(link, cursor.decode(), batch)
+        for name in found.names:
+            counts[name.number] += 1
         cursor = found.cursor
         if cursor == b"0":
-            return
+            return counts
 
 
-def look(link: Link, names: Sequence[Name]) -> list[Seen]:
+def look(names: Sequence[Name]) -> Operation[list[Seen]]:
     """Read the headers and tags of the entries that are still there. One that cannot be read counts as dead."""
     if not names:
         return []
-    heads = _starts(link, [(name.raw, _HEAD_BYTES) for name in names])
+    heads = yield from _starts([(name.raw, _HEAD_BYTES) for name in names])
     cut = [
         i
         for i, head in enumerate(heads)
@@ -95,7 +92,7 @@ def look(link: Link, names: Sequence[Name]) -> list[Seen]:
     ]
     if cut:
         longer = [(names[i].raw, entry.HEADER_BYTES + entry.tags_len(heads[i])) for i in cut]
-        for i, head in zip(cut, _starts(link, longer), strict=True):
+        for i, head in zip(cut, (yield from _starts(longer)), strict=True):
             heads[i] = head
     seen = []
     for name, head in zip(names, heads, strict=True):
@@ -106,10 +103,10 @@ def look(link: Link, names: Sequence[Name]) -> list[Seen]:
     return seen
 
 
-def _starts(link: Link, wanted: Sequence[tuple[bytes, int]]) -> list[bytes]:
+def _starts(wanted: Sequence[tuple[bytes, int]]) -> Operation[list[bytes]]:
     """The first bytes of each entry, read without making it look used (Redis 7.0 cannot, and answers with an error)."""
     reads = (("GETRANGE", name, 0, size - 1) for name, size in wanted)
-    answer = link.exchange((("CLIENT", "NO-TOUCH", "ON"), *reads, ("CLIENT", "NO-TOUCH", "OFF")))
+    answer = yield (("CLIENT", "NO-TOUCH", "ON"), *reads, ("CLIENT", "NO-TOUCH", "OFF"))
     return [_bytes(reply) for reply in answer.replies[1:-1]]
 
 
@@ -122,14 +119,14 @@ def _bytes(reply: Any) -> bytes:
     raise refusal(reply)
 
 
-def drop(link: Link, doomed: Sequence[Seen]) -> int:
+def drop(doomed: Sequence[Seen]) -> Operation[int]:
     """Unlink the entries that still are what was seen; returns how many were."""
     by_shard: dict[int, list[Seen]] = {}
     for seen in doomed:
         by_shard.setdefault(id(seen.name.shard), []).append(seen)
     if not by_shard:
         return 0
-    answer = link.exchange(tuple(_drop_call(group) for group in by_shard.values()))
+    answer = yield tuple(_drop_call(group) for group in by_shard.values())
     return sum(int(answer.reply(i)) for i in range(len(by_shard)))
 
 

@@ -48,7 +48,7 @@ class CacheSharder:
         Raises:
             ConfigError: The cache was used already: what it holds would not be found any more.
         """
-        self._cache._backend.place(self._placement)
+        self._cache._core.backend.place(self._placement)
         self.config.enabled = True
 
     def shard_for(self, key: str, tenant_id: str | None = None) -> int:
@@ -64,4 +64,4 @@ class CacheSharder:
         """
         if not self.config.enabled:
             raise ConfigError("enabled", False, "call enable_sharding() first")
-        return self._cache._backend.entries_by_shard()
+        return self._cache._run(self._cache._core.backend.entries_by_shard())

@@ -88,9 +88,7 @@ class Signature:
         self.names = tuple(p.name for p in parameters if p.name != TENANT)
 
     def _refuse_what_is_no_value(self) -> None:
-        if inspect.iscoroutinefunction(self._function) or inspect.isasyncgenfunction(self._function):
-            raise LoaderError(f"{self.name} is asynchronous; a loader is an ordinary function (def)")
-        if inspect.isgeneratorfunction(self._function):
+        if inspect.isgeneratorfunction(self._function) or inspect.isasyncgenfunction(self._function):
             raise LoaderError(f"{self.name} is a generator, which can be read only once; return a list")
 
     def _check_takes_one_list(self) -> None:

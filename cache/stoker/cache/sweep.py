@@ -6,16 +6,16 @@ after a complete pass over the same server, incarnation and boots.
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from stoker.cache import scan, scripts
-from stoker.cache.bans import Control
+from stoker.cache.bans import Control, View
+from stoker.cache.programs import Sleep, Steps
 from stoker.cache.protocol import Shard
 from stoker.cache.scan import Link
 from stoker.cache.steps import Step
-from stoker.cache.wire import Call, together
+from stoker.cache.wire import Call, Operation, together
 
 REST = 0.5
 """Pause after each batch, as a share of the time it took: foreground requests come first."""
@@ -64,7 +64,7 @@ class _Pass:
     scan: str = "0"
 
 
-def sweep_steps(link: Link, batch: int, cursor: dict[str, Any] | None) -> Iterator[Step[SweepReport]]:
+def sweep_steps(link: Link, batch: int, cursor: dict[str, Any] | None) -> Steps[SweepReport]:
     """Sweep all shards in one pass, yielding after each batch; `cursor` goes on with an earlier sweep.
 
     Raises:
@@ -73,14 +73,14 @@ def sweep_steps(link: Link, batch: int, cursor: dict[str, Any] | None) -> Iterat
     report, walk = _resume(cursor)
     while True:
         if walk is None:
-            walk = _begin(link, report)
+            walk = yield _begin(link, report)
             if walk is None:
                 yield _step(replace(report, complete=True), None, last=True)
                 return
         began = time.monotonic()
-        walk, report = _batch(link, walk, report, batch)
+        walk, report = yield _batch(link, walk, report, batch)
         if walk is not None and walk.scan == "0":
-            retired = _retire(link, walk)
+            retired = yield _retire(link, walk)
             if retired >= 0:
                 report = replace(report, retired=report.retired + retired, complete=True)
                 yield _step(report, None, last=True)
@@ -92,7 +92,7 @@ def sweep_steps(link: Link, batch: int, cursor: dict[str, Any] | None) -> Iterat
                 yield _step(report, None, last=True)
                 return
         yield _step(report, walk, last=False)
-        time.sleep(min((time.monotonic() - began) * REST, LONGEST_REST_S))
+        yield Sleep(min((time.monotonic() - began) * REST, LONGEST_REST_S))
 
 
 def _resume(cursor: dict[str, Any] | None) -> tuple[SweepReport, _Pass | None]:
@@ -110,13 +110,13 @@ def _step(report: SweepReport, walk: _Pass | None, *, last: bool) -> Step[SweepR
     return Step(report.scanned, total, 0, cursor, report, last)
 
 
-def _begin(link: Link, report: SweepReport) -> _Pass | None:
+def _begin(link: Link, report: SweepReport) -> Operation[_Pass | None]:
     """Close the marks, then see what there is to do; None if nothing is dead."""
-    _catch_up(link)
-    answer = link.exchange((*(_close_call(shard) for shard in link.shards), ("DBSIZE",)))
+    yield from _catch_up(link)
+    answer = yield (*(_close_call(shard) for shard in link.shards), ("DBSIZE",))
     total = answer.reply()
     closed = [answer.reply(i) for i in range(len(link.shards))]
-    _catch_up(link)
+    yield from _catch_up(link)
     if not all(closed):
         return None  # fenced a moment ago: nothing of the new incarnation is dead yet
     logs: list[_Log] = []
@@ -139,8 +139,8 @@ def _close_call(shard: Shard) -> Call:
     return Call(scripts.CLOSE, (shard.keys.ctl, shard.keys.marks), (shard.digest, age))
 
 
-def _catch_up(link: Link) -> None:
-    link.run(together([shard.catch_up() for shard in link.shards]))
+def _catch_up(link: Link) -> Operation[list[View]]:
+    return together([shard.catch_up() for shard in link.shards])
 
 
 def least_mark_age_ms(max_load_ms: int) -> int:
@@ -148,17 +148,19 @@ def least_mark_age_ms(max_load_ms: int) -> int:
     return max_load_ms
 
 
-def _batch(link: Link, walk: _Pass, report: SweepReport, batch: int) -> tuple[_Pass | None, SweepReport]:
+def _batch(
+    link: Link, walk: _Pass, report: SweepReport, batch: int
+) -> Operation[tuple[_Pass | None, SweepReport]]:
     """One page. Returns no pass if it is not of the same ban logs and server any more."""
-    page = scan.page(link, walk.scan, batch)
-    _catch_up(link)
+    page = yield from scan.page(link, walk.scan, batch)
+    yield from _catch_up(link)
     if page.process.decode() != walk.process or not _same_logs(link, walk):
         return None, report
     names = page.names
     if not walk.every:
         names = [name for name in names if name.shard.view.bans.kills(name.tenant, name.key, (), -1)]
-    doomed = [seen for seen in scan.look(link, names) if seen.dead()]
-    deleted = scan.drop(link, doomed)
+    doomed = [seen for seen in (yield from scan.look(names)) if seen.dead()]
+    deleted = yield from scan.drop(doomed)
     report = replace(
         report,
         scanned=report.scanned + len(page.names),
@@ -173,11 +175,9 @@ def _same_logs(link: Link, walk: _Pass) -> bool:
     return now == [(log.incarnation, log.generation) for log in walk.logs]
 
 
-def _retire(link: Link, walk: _Pass) -> int:
+def _retire(link: Link, walk: _Pass) -> Operation[int]:
     """Drop the bans up to the marks; -1 if the pass does not count for some shard."""
-    answer = link.exchange(
-        tuple(_retire_call(shard, log) for shard, log in zip(link.shards, walk.logs, strict=True))
-    )
+    answer = yield tuple(_retire_call(shard, log) for shard, log in zip(link.shards, walk.logs, strict=True))
     retired = [int(answer.reply(i)) for i in range(len(link.shards))]
     return -1 if min(retired) < 0 else sum(retired)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from stoker.cache.errors import CacheUnavailable
+from stoker.cache.programs import Program
 from stoker.cache.tenancy import tenant_field, tenant_of
 from stoker.cache.wire import Exchange, Operation
 
@@ -33,38 +34,33 @@ class Counts(NamedTuple):
 
 
 class Traffic:
-    """Counts of this process.
+    """Counts of this process. `shared`: there is a fleet to add them to."""
 
-    Args:
-        add: Adds counts to the fleet's; None where there is no fleet, and all counts stay here.
-    """
-
-    def __init__(self, add: Callable[[Mapping[Group, Counts]], None] | None) -> None:
-        self._add = add
+    def __init__(self, *, shared: bool) -> None:
+        self._shared = shared
         self._groups: dict[Group, list[int]] = {}
         self._flushed_at = time.monotonic()
 
-    def note(self, tenant_id: str | None, key: str, hit: bool) -> None:
-        """Count one read. Every few seconds that costs a round trip, too."""
+    def note(self, tenant_id: str | None, key: str, hit: bool) -> bool:
+        """Count one read. Returns whether it is time to add the counts to the fleet's."""
         group = tenant_id, key.partition(":")[0]
         counts = self._groups.get(group) or self._admit(group)
         counts[0 if hit else 1] += 1
-        if self._add is not None and time.monotonic() - self._flushed_at >= FLUSH_EVERY_S:
-            self.flush()
+        return self._shared and time.monotonic() - self._flushed_at >= FLUSH_EVERY_S
 
     def _admit(self, group: Group) -> list[int]:
         if len(self._groups) >= MOST_GROUPS:
             group = None, OTHER
         return self._groups.setdefault(group, [0, 0])
 
-    def flush(self) -> None:
+    def flush(self, add: Callable[[Mapping[Group, Counts]], Operation[None]]) -> Program[None]:
         """Add the counts to the fleet's, if there is one. Without its server they are kept for the next time."""
-        if self._add is None or not self._groups:
+        if not self._shared or not self._groups:
             return
         self._flushed_at = time.monotonic()
         groups, self._groups = self._groups, {}
         try:
-            self._add({group: Counts(*counts) for group, counts in groups.items()})
+            yield add({group: Counts(*counts) for group, counts in groups.items()})
         except CacheUnavailable as error:
             log.debug("counts were not flushed: %s", error)
             for group, (hits, misses) in groups.items():

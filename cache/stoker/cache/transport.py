@@ -2,37 +2,29 @@
 
 redis-py opens, authenticates and closes connections (TCP, TLS, unix socket); this module checks them out last-in
 first-out, writes a whole exchange at once and reads its replies. A connection that failed in any way is closed, never
-reused, so a late reply can not be taken for another request's. Only `backends.redis` uses it.
+reused, so a late reply can not be taken for another request's. Only `engine` uses it.
 """
 
 import logging
-import os
-import re
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar, cast
 
-import hiredis
 import redis
 from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from stoker.cache.breaker import Breaker
+from stoker.cache.dialogue import Line, Talk, all_busy, reason
 from stoker.cache.errors import CacheUnavailable, ConfigError
 from stoker.cache.options import CacheConfig, masked_url
-from stoker.cache.wire import Answer, Call, Exchange, Operation, refusal
+from stoker.cache.wire import Answer, Exchange, Operation, once
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-UNKNOWN_SERVER = b"-"
-"""Stands for the server's id where it is hidden or the boot fence is off."""
-_HIDDEN = b"hidden "
-_IDLE_S = 0.05
-"""A connection unused for longer is asked whether the server has closed it."""
 
 
 class Wire(Protocol):
@@ -53,28 +45,18 @@ class Wire(Protocol):
 
 
 class Connection:
-    """A redis-py connection that knows which server process it leads to.
+    """A redis-py connection that knows which server process it leads to."""
 
-    Attributes:
-        server: The process by the boot fence's name for it: its run_id, or UNKNOWN_SERVER.
-        process: The process itself, also where the fence is off; unique to this connection where it is hidden.
-        broken: Whether it must be closed: replies may be outstanding, or the server is no primary any more.
-    """
-
-    __slots__ = ("broken", "process", "raw", "server", "used_at")
+    __slots__ = ("line", "raw")
 
     def __init__(self, raw: Wire, config: CacheConfig) -> None:
         self.raw = raw
-        self.process = _identify(raw)
-        self.server = self.process
-        if config.boot_fence == "off" or self.process.startswith(_HIDDEN):
-            self.server = UNKNOWN_SERVER
-        self.broken = False
-        self.used_at = time.monotonic()
+        self.line = Line()
+        self._hold(self.line.meet(config))
 
     def alive(self) -> bool:
         """Whether the server has neither closed it nor sent what nobody asked for."""
-        if time.monotonic() - self.used_at < _IDLE_S:
+        if not self.line.idle:
             return True
         try:
             return not self.raw.can_read(timeout=0)
@@ -83,24 +65,16 @@ class Connection:
 
     def ask(self, commands: Exchange) -> Answer:
         """Send the commands in one write and read one reply a command, errors as values."""
-        self.broken = True  # until all replies are read
-        replies = self._round_trip([self._wire(command, by_sha=True) for command in commands])
-        unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if unknown:
-            again = self._round_trip([self._wire(commands[i], by_sha=False) for i in unknown])
-            for i, reply in zip(unknown, again, strict=True):
-                replies[i] = reply
-        self.used_at = time.monotonic()
-        # A server that has become a replica: whoever connects next asks it who it is.
-        self.broken = any(isinstance(reply, ReadOnlyError) for reply in replies)
-        return Answer(replies, self.server, self.process)
+        return Answer(self._hold(self.line.ask(commands)), self.line.server, self.line.process)
 
-    def _wire(self, command: tuple[bytes | str | int, ...] | Call, *, by_sha: bool) -> bytes:
-        if isinstance(command, Call):
-            script = command.script
-            how: tuple[bytes, bytes] = (b"EVALSHA", script.sha) if by_sha else (b"EVAL", script.source)
-            command = (*how, len(command.keys), *command.keys, self.server, *command.args)
-        return _pack(command)
+    def _hold(self, talk: Talk[T]) -> T:
+        try:
+            packed = next(talk)
+            while True:
+                packed = talk.send(self._round_trip(packed))
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
 
     def _round_trip(self, packed: Sequence[bytes]) -> list[Any]:
         # redis-py would connect anew, to a server that nobody has asked who it is.
@@ -116,23 +90,25 @@ class Connection:
         return replies
 
 
-def _pack(command: tuple[bytes | str | int, ...]) -> bytes:
-    return bytes(hiredis.pack_command(cast("Any", command)))  # its annotation knows tuples of one item only
-
-
 class Transport:
     """The connections of one process to one server. Threads may share it."""
 
     def __init__(self, config: CacheConfig) -> None:
         self._config = config
         self._connections = _source(config)
-        self._breaker = Breaker(config.breaker_failures, config.breaker_reset)
         self.forked()
 
     def forked(self) -> None:
         """Begin without connections: a forked child must not talk on its parent's."""
         self._idle: deque[Connection] = deque()
         self._free = threading.BoundedSemaphore(self._config.max_connections)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._breaker = Breaker(self._config.breaker_failures, self._config.breaker_reset)
+        self._prober: threading.Thread | None = None
+        self._probing = threading.Lock()
+        self._closed = threading.Event()
 
     def run(self, operation: Operation[T]) -> T:
         """Drive an operation of the protocol to its end, all of it on one connection.
@@ -140,13 +116,14 @@ class Transport:
         Raises:
             CacheUnavailable: No connection, no answer in time, or it broke; whether the commands ran is unknown.
         """
-        self._breaker.check()
+        if self._breaker.open:
+            self._keep_probing()
+            raise self._breaker.refusal()
+        return self._run(operation)
+
+    def _run(self, operation: Operation[T]) -> T:
         if not self._free.acquire(timeout=self._config.timeout):
-            raise CacheUnavailable(
-                "redis",
-                f"all {self._config.max_connections} connections were busy for {self._config.timeout:g} s; "
-                "raise max_connections",
-            )
+            raise CacheUnavailable("redis", all_busy(self._config))
         try:
             connection = self._checkout()
             try:
@@ -166,13 +143,27 @@ class Transport:
             result: T = stop.value
             return result
         except (RedisError, OSError) as error:
-            self._breaker.failed()
             self._drop_idle()  # what broke one has most likely broken the others
-            raise CacheUnavailable("redis", _reason(error, self._config)) from error
+            raise self._failed(error) from error
 
-    def exchange(self, commands: Exchange) -> Answer:
-        """One round trip. Raises as `run`."""
-        return self.run(_once(commands))
+    def _failed(self, error: Exception) -> CacheUnavailable:
+        self._breaker.failed()
+        return CacheUnavailable("redis", reason(error, self._config))
+
+    def _keep_probing(self) -> None:
+        with self._probing:
+            if self._prober is None or not self._prober.is_alive():
+                self._prober = threading.Thread(
+                    target=self._probe, args=(self._closed,), name="stoker-probe", daemon=True
+                )
+                self._prober.start()
+
+    def _probe(self, closed: threading.Event) -> None:
+        while self._breaker.open and not closed.wait(self._breaker.reset):
+            try:
+                self._run(once(("PING",)))
+            except CacheUnavailable as error:
+                log.debug("still no answer: %s", error)
 
     def _checkout(self) -> Connection:
         while True:
@@ -185,7 +176,7 @@ class Transport:
             connection.raw.disconnect()
 
     def _checkin(self, connection: Connection) -> None:
-        if connection.broken:
+        if connection.line.broken:
             connection.raw.disconnect()
         else:
             self._idle.append(connection)
@@ -196,9 +187,8 @@ class Transport:
             raw.connect()
             return Connection(raw, self._config)
         except (RedisError, OSError) as error:
-            self._breaker.failed()
             raw.disconnect()
-            raise CacheUnavailable("redis", _reason(error, self._config)) from error
+            raise self._failed(error) from error
         except BaseException:
             raw.disconnect()
             raise
@@ -212,11 +202,9 @@ class Transport:
 
     def close(self) -> None:
         """Close the idle connections. The transport stays usable: the next exchange opens a new one."""
+        self._closed.set()
+        self._begin()
         self._drop_idle()
-
-
-def _once(commands: Exchange) -> Operation[Answer]:
-    return (yield commands)
 
 
 def _source(config: CacheConfig) -> ConnectionPool:
@@ -231,28 +219,6 @@ def _source(config: CacheConfig) -> ConnectionPool:
         )
     except (ValueError, RedisError) as error:
         raise ConfigError("redis_url", masked_url(config.redis_url or ""), str(error)) from error
-
-
-def _identify(raw: Wire) -> bytes:
-    """The id of the server process at the other end, which must be a primary (rule 6)."""
-    if b"role:slave" in _info(raw, "replication"):
-        raise RedisError("this server is a replica; connect to the primary")
-    found = re.search(rb"run_id:([0-9a-f]{16})", _info(raw, "server"))
-    if found is None:
-        log.warning("the server hides its run_id: a restart from an old dump is noticed late or not at all")
-        return _HIDDEN + os.urandom(8).hex().encode()
-    return found.group(1)
-
-
-def _info(raw: Wire, section: str) -> bytes:
-    raw.send_packed_command([_pack(("INFO", section))], check_health=False)
-    return bytes(raw.read_response(disable_decoding=True))
-
-
-def _reason(error: Exception, config: CacheConfig) -> str:
-    if isinstance(error, ResponseError):
-        return refusal(error).reason
-    return f"{type(error).__name__}: {error} ({masked_url(config.redis_url or '')})"
 
 
 Client = redis.Redis

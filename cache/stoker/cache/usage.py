@@ -5,6 +5,7 @@ from typing import NamedTuple
 from stoker.cache import scan
 from stoker.cache.evict import server_facts
 from stoker.cache.scan import Link
+from stoker.cache.wire import Operation
 
 _FEW = 1000
 """Keys in the database up to which entries are counted one by one."""
@@ -22,18 +23,20 @@ class Usage(NamedTuple):
     evictions: int
 
 
-def redis_usage(link: Link) -> Usage:
+def redis_usage(link: Link) -> Operation[Usage]:
     """Ask the server."""
-    facts = server_facts(link.exchange((("INFO", "memory", "stats"),)).reply())
+    facts = server_facts((yield (("INFO", "memory", "stats"),)).reply())
     used = facts["used_memory"] - facts.get("mem_not_counted_for_evict", 0)
     limit = facts.get("maxmemory", 0)
-    return Usage(_entries(link), used, limit, used / limit if limit else 0.0, facts.get("evicted_keys", 0))
+    entries = yield from _entries(link)
+    return Usage(entries, used, limit, used / limit if limit else 0.0, facts.get("evicted_keys", 0))
 
 
-def _entries(link: Link) -> int:
-    size = int(link.exchange((("DBSIZE",),)).reply())
+def _entries(link: Link) -> Operation[int]:
+    size = int((yield (("DBSIZE",),)).reply())
     if size <= _FEW:
-        return sum(len(page.names) for page in scan.pages(link, _FEW))
-    names = [name for name in link.exchange((("RANDOMKEY",),) * _SAMPLE).replies if isinstance(name, bytes)]
+        return sum((yield from scan.count(link, _FEW)).values())
+    answer = yield (("RANDOMKEY",),) * _SAMPLE
+    names = [name for name in answer.replies if isinstance(name, bytes)]
     ours = sum(link.names.split(name) is not None for name in names)
     return round(size * ours / len(names)) if names else 0

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 from stoker.cache.backends import Backend, Write
 from stoker.cache.errors import InvalidName, ValueNotSerializable
 from stoker.cache.flight import Hit
-from stoker.cache.leases import LeaseKeeper
+from stoker.cache.leases import HeldLeases
 from stoker.cache.loaders import Loaded, Loader, LoadKey, Registry
+from stoker.cache.programs import Program, Sleep, Steps
 from stoker.cache.protocol import Busy, Lease, Name
 from stoker.cache.steps import Step
 from stoker.cache.tenancy import check_key, tenant_field
@@ -67,18 +68,18 @@ class Warmer:
 
     backend: Backend
     registry: Registry
-    keeper: LeaseKeeper
+    leases: HeldLeases
     policy: Policy
     lease: float
 
     def steps(
         self, keys: Keys, tenant_id: str | None, batch: int, cursor: dict[str, Any] | None
-    ) -> Iterator[Step[WarmReport]]:
+    ) -> Steps[WarmReport]:
         """Warm, yielding after each batch."""
         names, total = _names(keys, tenant_id)
         state = _State.resume(cursor)
         for chunk in _chunks(itertools.islice(names, state.at, None), batch):
-            self._batch(state, chunk, first=True, last=False)
+            yield from self._batch(state, chunk, first=True, last=False)
             state.at += len(chunk)
             yield state.step(total, last=False)
         deadline = time.monotonic() + 1.5 * self.lease
@@ -86,15 +87,15 @@ class Warmer:
             last = time.monotonic() >= deadline
             chunk, state.again = state.again[:batch], state.again[batch:]
             left = len(state.again)
-            self._batch(state, chunk, first=False, last=last)
+            yield from self._batch(state, chunk, first=False, last=last)
             yield state.step(total, last=False)
             if len(state.again) == left + len(chunk):  # all still held, perhaps by a killed load
-                time.sleep(_AGAIN_S)
+                yield Sleep(_AGAIN_S)
         yield state.step(total if total is not None else state.at, last=True)
 
-    def _batch(self, state: "_State", names: Sequence[Name], *, first: bool, last: bool) -> None:
+    def _batch(self, state: "_State", names: Sequence[Name], *, first: bool, last: bool) -> Program[None]:
         """Warm some keys. Held ones are tried again until the last try, refused ones after their first."""
-        outcome = self.backend.acquire(names)
+        outcome = yield self.backend.acquire(names)
         leased: list[Lease] = []
         spare: list[Lease] = []
         for name, (lease, hit) in zip(names, outcome, strict=True):
@@ -109,15 +110,15 @@ class Warmer:
                     state.again.append(name)
             else:
                 leased.append(lease)
-        with self.keeper.holding(leased):
-            fills, unused = self._load(state, leased)
+        with self.leases.holding(leased):
+            fills, unused = yield from self._load(state, leased)
             if spare or unused:
-                self.backend.release([*spare, *unused])
-            self._fill(state, fills, first=first)
+                yield self.backend.release([*spare, *unused])
+            yield from self._fill(state, fills, first=first)
 
     def _load(
         self, state: "_State", leases: Sequence[Lease]
-    ) -> tuple[list[tuple[Lease, Write]], list[Lease]]:
+    ) -> Program[tuple[list[tuple[Lease, Write]], list[Lease]]]:
         """Load the leased keys, one loader after the other. Returns what to fill, and leases without a value."""
         groups: dict[int, tuple[Loader, list[tuple[Lease, LoadKey]]]] = {}
         fills: list[tuple[Lease, Write]] = []
@@ -134,7 +135,7 @@ class Warmer:
             group[1].append((lease, LoadKey(lease.key, args, lease.tenant_id)))
         for loader, members in groups.values():
             for part in _by_unique_key(members):
-                loaded = loader.load([key for _, key in part])
+                loaded = yield from loader.load([key for _, key in part])
                 self._sort(state, loader, part, loaded, fills, unused)
         return fills, unused
 
@@ -161,17 +162,17 @@ class Warmer:
             else:
                 state.fail(key.key, f"{type(error).__name__}: {error}")
 
-    def _fill(self, state: "_State", fills: list[tuple[Lease, Write]], *, first: bool) -> None:
+    def _fill(self, state: "_State", fills: list[tuple[Lease, Write]], *, first: bool) -> Program[None]:
         stored: list[bool] = []
         while fills:
             try:
-                stored = self.backend.fill(fills)
+                stored = yield self.backend.fill(fills)
                 break
             except ValueNotSerializable as error:  # nothing of the batch was sent: go on without that key
                 bad = [lease for lease, _ in fills if lease.key == error.key]
                 for lease in bad:
                     state.fail(lease.key, str(error))
-                self.backend.release(bad)
+                yield self.backend.release(bad)
                 fills = [fill for fill in fills if fill[0].key != error.key]
         written = [lease for (lease, _), ok in zip(fills, stored, strict=True) if ok]
         refused = [lease for (lease, _), ok in zip(fills, stored, strict=True) if not ok]
@@ -181,7 +182,9 @@ class Warmer:
         else:
             state.count(refused=len(refused))
         sample = written[:: max(1, len(written) // SAMPLE)]
-        readable = sum(self.backend.read(lease.tenant_id, lease.key) is not None for lease in sample)
+        readable = 0
+        for lease in sample:
+            readable += (yield self.backend.read(lease.tenant_id, lease.key)) is not None
         state.count(checked=len(sample), readable=readable)
 
 

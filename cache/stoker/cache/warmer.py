@@ -108,11 +108,11 @@ class CacheWarmer:
         return await self._warm_one(learned, tenant_id, value)
 
     async def _warm_one(self, key: str, tenant_id: str | None, function: Callable[[], Any]) -> WarmReport:
-        backend = self._cache._backend
-        [(lease, hit)] = await asyncio.to_thread(backend.acquire, [(tenant_id, key)])
+        backend, run = self._cache._core.backend, self._cache._run
+        [(lease, hit)] = await asyncio.to_thread(run, backend.acquire([(tenant_id, key)]))
         if hit is not None and not hit.stale:
             if isinstance(lease, Lease):
-                await asyncio.to_thread(backend.release, [lease])
+                await asyncio.to_thread(run, backend.release([lease]))
             self.warmed_keys.append(key)
             return WarmReport(asked=1, fresh=1)
         if isinstance(lease, Busy):
@@ -120,14 +120,14 @@ class CacheWarmer:
             return WarmReport(asked=1, busy=1)
         began = time.perf_counter()
         try:
-            with self._cache._loading.keeper.holding([lease]):
+            with self._cache._threads.under_way.leases.holding([lease]):
                 value = await _call(function)
                 write = self._write(value, began)
-                stored = (await asyncio.to_thread(backend.fill, [(lease, write)]))[0]
+                stored = (await asyncio.to_thread(run, backend.fill([(lease, write)])))[0]
         except CacheUnavailable:
             raise
         except Exception as error:
-            await asyncio.to_thread(backend.release, [lease])
+            await asyncio.to_thread(run, backend.release([lease]))
             return self._failed(key, error)
         if not stored:
             self.errors[key] = "it was invalidated or set while it was loaded"
@@ -136,7 +136,7 @@ class CacheWarmer:
         return WarmReport(asked=1, written=1)
 
     def _write(self, value: Any, began: float) -> Write:
-        write = self._cache._requests.write(value, None, None, ())
+        write = self._cache._core.requests.write(value, None, None, ())
         return write._replace(load_us=round((time.perf_counter() - began) * 1e6))
 
     def _failed(self, name: str, error: Exception) -> WarmReport:

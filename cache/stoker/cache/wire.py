@@ -3,13 +3,15 @@
 An operation is a generator that yields an `Exchange` and is sent an `Answer`; all of it runs on one connection.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.scripts import Script
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -45,6 +47,32 @@ class Answer(NamedTuple):
 
 
 Operation = Generator[Exchange, Answer, T]
+
+
+def once(*commands: Command) -> Operation[Answer]:
+    """One round trip as an operation."""
+    return (yield commands)
+
+
+def asking_nobody(method: Callable[P, T]) -> Callable[P, Operation[T]]:
+    """Make an operation of a plain method: it runs when the operation is driven, and yields nothing."""
+
+    @wraps(method)
+    def operation(*args: P.args, **kwargs: P.kwargs) -> Operation[T]:
+        return method(*args, **kwargs)
+        yield ()
+
+    return operation
+
+
+def finished(operation: Operation[T]) -> T:
+    """The result of an operation that asks nobody, as all of the memory backend's do."""
+    try:
+        next(operation)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    raise AssertionError(f"{operation!r} asks a server that is not there")
 
 
 def refusal(error: Exception) -> CacheUnavailable:

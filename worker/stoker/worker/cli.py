@@ -99,6 +99,55 @@ def demo(
 
 
 @cli.command()
+def verify(
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long to try.")] = 60,
+    seed: Annotated[int | None, typer.Option(help="Of what happens when; a new one if left out.")] = None,
+    faults: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="What is to go wrong: some,of,them, all or none.")
+    ] = None,
+    shards: Annotated[int, typer.Option(min=1, max=3, help="That keys are spread over.")] = 1,
+    url: Annotated[str, typer.Option(help="A server of yours to use, without faults.")] = "",
+    binary: Annotated[str, typer.Option(help="The server to start; Valkey's if left out.")] = "",
+    broken: Annotated[
+        str, typer.Option("--break", metavar="GUARDS", help="Guards to remove: stale reads are then found.")
+    ] = "",
+    until_stale: Annotated[bool, typer.Option("--until-stale", help="End at the first stale read.")] = False,
+    strangers: Annotated[
+        bool, typer.Option("--strangers", help="Let half of the processes place keys otherwise.")
+    ] = False,
+    jobs: Annotated[
+        bool | None,
+        typer.Option("--jobs/--no-jobs", help="Invalidate by Celery workers too; default: from 20 s."),
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Several mixes of faults, then none: 17 minutes in all.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Try to be served something stale, by many processes under faults. Needs no server and no setting."""
+    from stoker.worker.verify import command  # its crew is needed by nothing else
+
+    if full:
+        raise typer.Exit(command.run_full(seed, binary, as_json=as_json))
+    try:
+        plan = command.plan(
+            seconds,
+            seed,
+            faults,
+            broken,
+            jobs,
+            until_stale=until_stale,
+            binary=binary,
+            url=url,
+            shards=shards,
+            strangers=strangers,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    raise typer.Exit(command.run(plan, as_json=as_json))
+
+
+@cli.command()
 def jobs(
     job_id: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="Show this job with its report.")

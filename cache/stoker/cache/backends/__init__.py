@@ -1,17 +1,18 @@
 """Where entries live. The engine talks to this interface; `memory` and `redis` implement it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from stoker.cache.bans import Rule
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
+from stoker.cache.programs import Steps
 from stoker.cache.protocol import Busy, Lease, Name
 from stoker.cache.shards import Placement
-from stoker.cache.steps import Step
 from stoker.cache.sweep import SweepReport
 from stoker.cache.traffic import Counts, Group
 from stoker.cache.usage import Usage
+from stoker.cache.wire import Operation
 
 
 class Write(NamedTuple):
@@ -27,45 +28,50 @@ class Write(NamedTuple):
 class Backend(Protocol):
     """Entries, leases and the ban log of one cache.
 
-    Keys and tags come checked. Threads may share it. Methods that change something return once it is in effect and
-    raise CacheUnavailable where that is unknown; none retries for longer than a few round trips.
+    Its methods are operations: whoever drives them does the I/O. Keys and tags come checked. Threads may share it. What
+    changes something ends once that is in effect and raises CacheUnavailable where it is unknown; nothing is tried
+    again for longer than a few round trips.
     """
 
-    def read(self, tenant_id: str | None, key: str, type: Any = None) -> Hit | None: ...
+    def read(self, tenant_id: str | None, key: str, type: Any = None) -> Operation[Hit | None]: ...
 
-    def read_many(self, tenant_id: str | None, keys: Sequence[str], type: Any = None) -> dict[str, Hit]: ...
+    def read_many(
+        self, tenant_id: str | None, keys: Sequence[str], type: Any = None
+    ) -> Operation[dict[str, Hit]]: ...
 
-    def acquire(self, names: Sequence[Name], type: Any = None) -> list[tuple[Lease | Busy, Hit | None]]:
+    def acquire(
+        self, names: Sequence[Name], type: Any = None
+    ) -> Operation[list[tuple[Lease | Busy, Hit | None]]]:
         """Ask for the lease of each key and look once more whether its value is there."""
         ...
 
-    def snapshot(self, tenant_id: str | None, key: str, hold_ms: int) -> Lease:
+    def snapshot(self, tenant_id: str | None, key: str, hold_ms: int) -> Operation[Lease]:
         """Take the key's lease from whoever has it."""
         ...
 
-    def fill(self, fills: Sequence[tuple[Lease, Write]]) -> list[bool]:
+    def fill(self, fills: Sequence[tuple[Lease, Write]]) -> Operation[list[bool]]:
         """Store each value if nothing was invalidated under its load. If one cannot be encoded, none is sent."""
         ...
 
-    def renew(self, leases: Sequence[Lease]) -> None: ...
+    def renew(self, leases: Sequence[Lease]) -> Operation[None]: ...
 
-    def release(self, leases: Sequence[Lease]) -> None: ...
+    def release(self, leases: Sequence[Lease]) -> Operation[None]: ...
 
-    def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> list[bool]:
+    def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> Operation[list[bool]]:
         """Store each value as true now; False for those there was no memory for."""
         ...
 
-    def delete(self, tenant_id: str | None, key: str) -> bool: ...
+    def delete(self, tenant_id: str | None, key: str) -> Operation[bool]: ...
 
-    def ban(self, rules: Sequence[Rule]) -> None: ...
+    def ban(self, rules: Sequence[Rule]) -> Operation[None]: ...
 
-    def explain(self, tenant_id: str | None, key: str) -> dict[str, Any]: ...
+    def explain(self, tenant_id: str | None, key: str) -> Operation[dict[str, Any]]: ...
 
-    def sweep_steps(self, batch: int, cursor: dict[str, Any] | None) -> Iterator[Step[SweepReport]]: ...
+    def sweep_steps(self, batch: int, cursor: dict[str, Any] | None) -> Steps[SweepReport]: ...
 
     def evict_steps(
         self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None
-    ) -> Iterator[Step[EvictReport]]: ...
+    ) -> Steps[EvictReport]: ...
 
     def stored_name(self, tenant_id: str | None, key: str) -> str:
         """What the entry is called in the store."""
@@ -75,19 +81,19 @@ class Backend(Protocol):
         """Spread keys by this placement; refused once that would lose what is stored."""
         ...
 
-    def entries_by_shard(self) -> dict[int, int]: ...
+    def entries_by_shard(self) -> Operation[dict[int, int]]: ...
 
-    def usage(self) -> Usage: ...
+    def usage(self) -> Operation[Usage]: ...
 
-    def add_traffic(self, groups: Mapping[Group, Counts]) -> None:
+    def add_traffic(self, groups: Mapping[Group, Counts]) -> Operation[None]:
         """Add this process's counts to the fleet's."""
         ...
 
-    def traffic(self) -> dict[Group, Counts]:
+    def traffic(self) -> Operation[dict[Group, Counts]]:
         """The fleet's counts, as far as they were added."""
         ...
 
-    def ping(self) -> bool: ...
+    def ping(self) -> Operation[bool]: ...
 
     def close(self) -> None: ...
 

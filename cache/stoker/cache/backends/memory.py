@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from stoker.cache.backends import Write
@@ -19,6 +19,7 @@ from stoker.cache.entry import Stamp
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
 from stoker.cache.options import CacheConfig
+from stoker.cache.programs import Steps
 from stoker.cache.protocol import LEASE, TOKEN, Busy, Lease, Name
 from stoker.cache.shards import Placement
 from stoker.cache.stats import Counters
@@ -27,6 +28,7 @@ from stoker.cache.sweep import SweepReport
 from stoker.cache.tenancy import tenant_field
 from stoker.cache.traffic import Counts, Group
 from stoker.cache.usage import Usage
+from stoker.cache.wire import asking_nobody
 
 _MOST_BANS = 2000
 """Bans kept before a sweep runs inside the invalidation, so that no thread is needed to stay bounded."""
@@ -76,11 +78,13 @@ class MemoryBackend:
         self._head = 1
         self._floor = 0
 
+    @asking_nobody
     def read(self, tenant_id: str | None, key: str, type: Any = None) -> Hit | None:  # noqa: ARG002 - kept as they are
         name = tenant_field(tenant_id), key
         with self._lock:
             return self._hit(name)
 
+    @asking_nobody
     def read_many(self, tenant_id: str | None, keys: Sequence[str], type: Any = None) -> dict[str, Hit]:  # noqa: ARG002
         field = tenant_field(tenant_id)
         with self._lock:
@@ -95,8 +99,9 @@ class MemoryBackend:
             del self.slots[name]
             return None
         self.slots.move_to_end(name)
-        return Hit(slot.value, now >= slot.soft)
+        return Hit(slot.value, now >= slot.soft, (slot.expires - now) * 1000, slot.load_us)
 
+    @asking_nobody
     def acquire(self, names: Sequence[Name], type: Any = None) -> list[tuple[Lease | Busy, Hit | None]]:  # noqa: ARG002
         with self._lock:
             return [(self._lease(*name), self._hit((tenant_field(name[0]), name[1]))) for name in names]
@@ -120,10 +125,12 @@ class MemoryBackend:
         lease, deadline = self._leases.get(name, (None, 0.0))
         return lease if self._clock() < deadline else None
 
+    @asking_nobody
     def snapshot(self, tenant_id: str | None, key: str, hold_ms: int) -> Lease:
         with self._lock:
             return self._grant(tenant_id, key, TOKEN, hold_ms / 1000)
 
+    @asking_nobody
     def fill(self, fills: Sequence[tuple[Lease, Write]]) -> list[bool]:
         with self._lock:
             return [self._fill(lease, write) for lease, write in fills]
@@ -148,9 +155,11 @@ class MemoryBackend:
             self.slots.popitem(last=False)
             self._counters.evictions += 1
 
+    @asking_nobody
     def renew(self, leases: Sequence[Lease]) -> None:
         """Nothing to do: a loader in this process cannot be lost, so its lease lasts `max_load` at once."""
 
+    @asking_nobody
     def release(self, leases: Sequence[Lease]) -> None:
         with self._lock:
             for lease in leases:
@@ -163,6 +172,7 @@ class MemoryBackend:
             return False  # a ban that kills it may have retired
         return not self._bans.kills(tenant_field(lease.tenant_id), lease.key, tags, lease.stamp.seq)
 
+    @asking_nobody
     def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> list[bool]:
         field = tenant_field(tenant_id)
         with self._lock:
@@ -171,6 +181,7 @@ class MemoryBackend:
                 self._put((field, key), write, self._head)
         return [True] * len(writes)
 
+    @asking_nobody
     def delete(self, tenant_id: str | None, key: str) -> bool:
         name = tenant_field(tenant_id), key
         with self._lock:
@@ -179,6 +190,7 @@ class MemoryBackend:
             self.slots.pop(name, None)
             return there
 
+    @asking_nobody
     def ban(self, rules: Sequence[Rule]) -> None:
         with self._lock:
             self._head += 1
@@ -187,6 +199,7 @@ class MemoryBackend:
             if len(self._bans) > _MOST_BANS:
                 self._sweep()
 
+    @asking_nobody
     def explain(self, tenant_id: str | None, key: str) -> dict[str, Any]:
         name = tenant_field(tenant_id), key
         with self._lock:
@@ -205,7 +218,7 @@ class MemoryBackend:
             )
             return facts
 
-    def sweep_steps(self, batch: int, cursor: dict[str, Any] | None) -> Iterator[Step[SweepReport]]:  # noqa: ARG002
+    def sweep_steps(self, batch: int, cursor: dict[str, Any] | None) -> Steps[SweepReport]:  # noqa: ARG002
         """Sweep in one step: nothing here is slow enough to be cut in batches."""
         with self._lock:
             report = self._sweep()
@@ -230,7 +243,7 @@ class MemoryBackend:
         target_bytes: int | None,
         batch: int,  # noqa: ARG002
         cursor: dict[str, Any] | None,  # noqa: ARG002
-    ) -> Iterator[Step[EvictReport]]:
+    ) -> Steps[EvictReport]:
         """Go down to the low watermark of `max_size`, or to as many entries as `target_bytes` says."""
         with self._lock:
             before = len(self.slots)
@@ -255,6 +268,7 @@ class MemoryBackend:
     def place(self, placement: Placement) -> None:
         self._placement = placement  # nothing moves: all shards are in the same dict
 
+    @asking_nobody
     def entries_by_shard(self) -> dict[int, int]:
         now = self._clock()
         counts = dict.fromkeys(range(self._placement.num_shards), 0)
@@ -264,6 +278,7 @@ class MemoryBackend:
                     counts[self._placement.shard_of(*place)] += 1
         return counts
 
+    @asking_nobody
     def usage(self) -> Usage:
         """Bytes are those of a sample of values and keys, without what they refer to."""
         entries = len(self)
@@ -273,12 +288,15 @@ class MemoryBackend:
         used = size * entries // len(sample) if sample else 0
         return Usage(entries, used, 0, entries / self._config.max_size, self._counters.evictions)
 
+    @asking_nobody
     def add_traffic(self, groups: Mapping[Group, Counts]) -> None:
         """There is no fleet: the counts stay with the process."""
 
+    @asking_nobody
     def traffic(self) -> dict[Group, Counts]:
         return {}
 
+    @asking_nobody
     def ping(self) -> bool:
         return True
 

@@ -1,9 +1,11 @@
 """Entries on one Redis or Valkey server, shared by every process that opens the namespace.
 
-Drives the generators of `protocol` over a `Transport` and turns values into entries and back; holds no rule itself.
+Spreads the operations of `protocol` over shards and turns values into entries and back; holds no rule itself, and does
+no I/O: `transport` and `aio_transport` drive what is made here.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -19,14 +21,13 @@ from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
 from stoker.cache.keys import EntryNames, ShardKeys
 from stoker.cache.options import CacheConfig
+from stoker.cache.programs import Steps
 from stoker.cache.protocol import Busy, Filling, Found, Lease, Name, Shard
 from stoker.cache.shards import Agreement, Map, Placement
 from stoker.cache.stats import Counters
-from stoker.cache.steps import Step
 from stoker.cache.sweep import SweepReport
 from stoker.cache.tenancy import tenant_field
 from stoker.cache.traffic import Counts, Group
-from stoker.cache.transport import Transport
 from stoker.cache.usage import Usage, redis_usage
 from stoker.cache.wire import Operation, together
 
@@ -39,7 +40,7 @@ _PAGE = 1000
 
 
 class RedisBackend:
-    """All shards on one server. Connects at its first use.
+    """All shards on one server.
 
     Args:
         config: With `redis_url`.
@@ -53,11 +54,8 @@ class RedisBackend:
         self._config = config
         self._counters = counters
         self._codec = Codec(compress_above=config.compress_above, max_value_bytes=config.max_value_bytes)
-        self._transport = Transport(config)
         self._on_event = on_event
         self._lease_ms = round(config.lease * 1000)
-        self.run = self._transport.run
-        self.exchange = self._transport.exchange
         self._traffic_key = keys.traffic(config.namespace)
         self._place(Placement())
 
@@ -106,12 +104,12 @@ class RedisBackend:
         items: Sequence[Item],
         name_of: Callable[[Item], Name],
         operation: Callable[[Shard, Sequence[Item]], Operation[list[T]]],
-    ) -> list[T]:
-        """Run an operation over items of many shards, in pages, all shards of a page in the same round trips."""
+    ) -> Operation[list[T]]:
+        """An operation over items of many shards, in pages, all shards of a page in the same round trips."""
         results: list[T] = []
         for page in _pages(items):
             if len(self.shards) == 1:
-                results += self.run(operation(self.shards[0], page))
+                results += yield from operation(self.shards[0], page)
                 continue
             groups: dict[int, list[int]] = {}
             for index, item in enumerate(page):
@@ -119,18 +117,21 @@ class RedisBackend:
                 groups.setdefault(self.placement.shard_of(tenant_field(tenant_id), key), []).append(index)
             parts = [operation(self.shards[n], [page[i] for i in group]) for n, group in groups.items()]
             placed: dict[int, T] = {}
-            for group, part in zip(groups.values(), self.run(together(parts)), strict=True):
+            for group, part in zip(groups.values(), (yield from together(parts)), strict=True):
                 placed.update(zip(group, part, strict=True))
             results += [placed[index] for index in range(len(page))]
         return results
 
-    def read(self, tenant_id: str | None, key: str, type: Any = None) -> Hit | None:
+    def read(self, tenant_id: str | None, key: str, type: Any = None) -> Operation[Hit | None]:
         name = tenant_id, key
-        return self._hit(self.run(self.shard_of(name).read((name,)))[0], type)
+        [found] = yield from self.shard_of(name).read((name,))
+        return self._hit(found, type)
 
-    def read_many(self, tenant_id: str | None, keys: Sequence[str], type: Any = None) -> dict[str, Hit]:
+    def read_many(
+        self, tenant_id: str | None, keys: Sequence[str], type: Any = None
+    ) -> Operation[dict[str, Hit]]:
         names = [(tenant_id, key) for key in keys]
-        found = self._spread(names, _itself, Shard.read)
+        found = yield from self._spread(names, _itself, Shard.read)
         hits = ((key, self._hit(one, type)) for key, one in zip(keys, found, strict=True))
         return {key: hit for key, hit in hits if hit is not None}
 
@@ -144,21 +145,27 @@ class RedisBackend:
             self._counters.undecodable += 1
             log.debug("an entry could not be decoded: %s", error)
             return None
-        return Hit(value, 0 < meta.soft_ms <= now_ms())
+        now = now_ms()
+        left_ms = meta.hard_ms - now if meta.hard_ms else math.inf
+        return Hit(value, 0 < meta.soft_ms <= now, left_ms, meta.load_us)
 
-    def acquire(self, names: Sequence[Name], type: Any = None) -> list[tuple[Lease | Busy, Hit | None]]:
-        taken = self._spread(names, _itself, lambda shard, page: shard.acquire(page, self._lease_ms))
+    def acquire(
+        self, names: Sequence[Name], type: Any = None
+    ) -> Operation[list[tuple[Lease | Busy, Hit | None]]]:
+        taken = yield from self._spread(
+            names, _itself, lambda shard, page: shard.acquire(page, self._lease_ms)
+        )
         return [(lease, self._hit(found, type)) for lease, found in taken]
 
-    def snapshot(self, tenant_id: str | None, key: str, hold_ms: int) -> Lease:
-        return self.run(self.shard_of((tenant_id, key)).snapshot(tenant_id, key, hold_ms))
+    def snapshot(self, tenant_id: str | None, key: str, hold_ms: int) -> Operation[Lease]:
+        return self.shard_of((tenant_id, key)).snapshot(tenant_id, key, hold_ms)
 
-    def fill(self, fills: Sequence[tuple[Lease, Write]]) -> list[bool]:
+    def fill(self, fills: Sequence[tuple[Lease, Write]]) -> Operation[list[bool]]:
         packed = [
             Filling(lease, self._pack(lease.key, lease.stamp, write), write.ttl_ms, write.tags)
             for lease, write in fills
         ]
-        return self._spread(packed, lambda filling: _name(filling.lease), Shard.fill)
+        return (yield from self._spread(packed, lambda filling: _name(filling.lease), Shard.fill))
 
     def _pack(self, key: str, stamp: Stamp, write: Write) -> bytes:
         flags, payload = self._codec.encode(key, write.value)
@@ -174,27 +181,27 @@ class RedisBackend:
             load_us=write.load_us,
         )
 
-    def renew(self, leases: Sequence[Lease]) -> None:
-        self._spread(leases, _name, lambda shard, page: shard.renew(page, self._lease_ms))
+    def renew(self, leases: Sequence[Lease]) -> Operation[None]:
+        yield from self._spread(leases, _name, lambda shard, page: shard.renew(page, self._lease_ms))
 
-    def release(self, leases: Sequence[Lease]) -> None:
-        self._spread(leases, _name, Shard.release)
+    def release(self, leases: Sequence[Lease]) -> Operation[None]:
+        yield from self._spread(leases, _name, Shard.release)
 
-    def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> list[bool]:
+    def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> Operation[list[bool]]:
         items = [((tenant_id, key), self._pack(key, _NO_STAMP, write), write.ttl_ms) for key, write in writes]
-        return self._spread(items, lambda item: item[0], Shard.store)
+        return (yield from self._spread(items, lambda item: item[0], Shard.store))
 
-    def delete(self, tenant_id: str | None, key: str) -> bool:
-        return self.run(self.shard_of((tenant_id, key)).delete(tenant_id, key))
+    def delete(self, tenant_id: str | None, key: str) -> Operation[bool]:
+        return self.shard_of((tenant_id, key)).delete(tenant_id, key)
 
-    def ban(self, rules: Sequence[Rule]) -> None:
-        self.run(together([shard.ban(rules) for shard in self.shards]))
+    def ban(self, rules: Sequence[Rule]) -> Operation[None]:
+        yield from together([shard.ban(rules) for shard in self.shards])
 
-    def explain(self, tenant_id: str | None, key: str) -> dict[str, Any]:
+    def explain(self, tenant_id: str | None, key: str) -> Operation[dict[str, Any]]:
         shard = self.shard_of((tenant_id, key))
-        view = self.run(shard.catch_up())
+        view = yield from shard.catch_up()
         name, lease = shard.keys.entry(tenant_id, key), shard.keys.lease(tenant_id, key)
-        answer = self.exchange((("GET", name), ("PTTL", name), ("PTTL", lease), ("MEMORY", "USAGE", name)))
+        answer = yield (("GET", name), ("PTTL", name), ("PTTL", lease), ("MEMORY", "USAGE", name))
         blob, ttl_ms, lease_ms, size = (answer.reply(i) for i in range(4))
         facts: dict[str, Any] = {
             "redis_key": name.decode(),
@@ -228,38 +235,33 @@ class RedisBackend:
             )
         return facts
 
-    def sweep_steps(self, batch: int, cursor: dict[str, Any] | None) -> Iterator[Step[SweepReport]]:
+    def sweep_steps(self, batch: int, cursor: dict[str, Any] | None) -> Steps[SweepReport]:
         return sweep.sweep_steps(self, batch, cursor)
 
     def evict_steps(
         self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None
-    ) -> Iterator[Step[EvictReport]]:
+    ) -> Steps[EvictReport]:
         return evict.evict_steps(self, self._config, now_ms, target_bytes, batch, cursor)
 
-    def entries_by_shard(self) -> dict[int, int]:
-        counts = dict.fromkeys(range(len(self.shards)), 0)
-        for page in scan.pages(self, _PAGE):
-            for name in page.names:
-                counts[name.number] += 1
-        return counts
+    def entries_by_shard(self) -> Operation[dict[int, int]]:
+        return scan.count(self, _PAGE)
 
-    def usage(self) -> Usage:
+    def usage(self) -> Operation[Usage]:
         return redis_usage(self)
 
-    def add_traffic(self, groups: Mapping[Group, Counts]) -> None:
-        self.run(traffic.flush(self._traffic_key, groups))
+    def add_traffic(self, groups: Mapping[Group, Counts]) -> Operation[None]:
+        return traffic.flush(self._traffic_key, groups)
 
-    def traffic(self) -> dict[Group, Counts]:
-        return self.run(traffic.fleet(self._traffic_key))
+    def traffic(self) -> Operation[dict[Group, Counts]]:
+        return traffic.fleet(self._traffic_key)
 
-    def ping(self) -> bool:
-        return bool(self.exchange((("PING",),)).reply() == b"PONG")
+    def ping(self) -> Operation[bool]:
+        return bool((yield (("PING",),)).reply() == b"PONG")
 
     def close(self) -> None:
-        self._transport.close()
+        """Nothing to do: connections are the transport's."""
 
     def forked(self) -> None:
-        self._transport.forked()
         for shard in self.shards:
             shard.forked()
 

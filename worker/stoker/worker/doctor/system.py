@@ -92,7 +92,7 @@ class System:
         """The cache's backend. A read or write would open a namespace that nobody has opened, and settle its map."""
         if self.cache_server.is_replica:
             raise CannotCheck(replica(self.cache_server))
-        backend = self._cache._backend
+        backend = self._cache._core.backend
         assert isinstance(backend, RedisBackend)
         return backend
 

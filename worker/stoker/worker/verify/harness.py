@@ -1,29 +1,30 @@
 """Runs the crew against one server, lets things go wrong, and adds up what came of it.
 
-The process that runs this has no threads of its own, so that its crew can be forked.
+The process that runs this has no threads of its own, so that its crew can be forked. If it is killed, the crew ends by
+itself, and the guard of `Processes` ends the rest.
 """
 
 import heapq
-import logging
 import os
 import random
 import signal
-import tempfile
 import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import chdir
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 
 import redis
 
-from stoker.cache import PlacementMismatch
-from tests.consistency import guards, roles
-from tests.consistency.faults import FAULTS, NAMESPACE, Fault, control_keys
-from tests.consistency.plan import Plan
-from tests.consistency.server import Server
-from tests.consistency.world import World
+from stoker.worker.processes import Processes
+from stoker.worker.verify import readers
+from stoker.worker.verify.crew import READERS, be, crew
+from stoker.worker.verify.faults import FAULTS, NAMESPACE, Fault, control_keys
+from stoker.worker.verify.plan import Plan
+from stoker.worker.verify.post import Post
+from stoker.worker.verify.server import Server
+from stoker.worker.verify.workers import WORKERS, Workers
+from stoker.worker.verify.world import World
 
 WIND_UP_S = 5.0
 """How long the crew may take to stop by itself."""
@@ -49,39 +50,59 @@ class Outcome:
     unstopped: int
     unexpired: list[str]
 
+    @property
+    def figures(self) -> dict[str, int]:
+        """All counts by the names that they are printed with."""
+        return self.totals | {FAULTS[name].plural: n for name, n in self.struck.items()}
+
     def __str__(self) -> str:
-        figures = " ".join(f"{name}={n}" for name, n in (self.totals | self.struck).items())
+        shown = " ".join(f"{name}={n}" for name, n in self.figures.items())
+        faults = ",".join(self.plan.faults) or "none"
         without = f" without={','.join(self.plan.broken)}" if self.plan.broken else ""
-        left = f"unstopped={self.unstopped} unexpired={len(self.unexpired)}"
-        return f"seed={self.plan.seed} seconds={self.seconds:.1f}{without} {figures} {left}"
+        head = f"seed={self.plan.seed} seconds={self.seconds:.1f} shards={self.plan.shards} faults={faults}{without}"
+        rate = f"hit_rate={self.totals['hits'] / max(self.totals['reads'], 1):.0%}"
+        return f"{head} {shown} {rate} unstopped={self.unstopped} unexpired={len(self.unexpired)}"
 
 
 class Run:
-    """The stage of a run: server, crew and clock."""
+    """The stage of a run: server, crew, workers and clock."""
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
+    def __init__(self, plan: Plan, processes: Processes) -> None:
         self.plan = plan
-        self.folder = folder
+        self.folder = processes.directory
         self.chance = random.Random(plan.seed)
-        self.address = folder / "address"
-        self.readers = [
-            _user(slot) for slot, role in enumerate(roles.CREW) if role in (roles.read, roles.crowd)
-        ]
+        self.address = self.folder / "address"
         self.pids: list[int] = []
         self.servers: list[Server] = []
+        self.workers: Workers | None = None
+        self._crew = crew(plan)
+        self.readers = [_user(slot) for slot, role in enumerate(self._crew) if role in READERS]
+        self._processes = processes
         self._struck: dict[str, int] = {}
-        self._world = World(folder, create=True)
+        self._world = World(self.folder, create=True)
         self._due: list[tuple[float, int, Callable[[], object]]] = []
         self._order = count()
         self._namespace = f"check-{os.getpid()}" if plan.url else NAMESPACE
 
     def open(self) -> None:
-        """Start the server."""
+        """Start the servers and the workers."""
+        most = len(self._crew) + 1 + WORKERS  # the last look has a slot too
         if not self.plan.url:
-            users = [_user(slot) for slot in range(len(roles.CREW) + 1)]
-            self.server = Server(self.folder / "server", users, self.plan.binary)
+            users = [_user(slot) for slot in range(most)]
+            self.server = Server(self._processes, self.folder / "server", users, self.plan.binary)
             self.servers.append(self.server)
             self.server.take(self.address)
+        if self.plan.jobs:
+            slots = range(most - WORKERS, most)
+            self.workers = Workers(
+                self._processes,
+                self.folder,
+                self._namespace,
+                self.plan.shards,
+                {slot: self._url(slot) for slot in slots},
+                self.plan.broken,
+            )
+            self.workers.start(self.plan.seed)
 
     def after(self, seconds: float, then: Callable[[], object]) -> None:
         """Call `then` from the loop of `play`, unless the run ends before."""
@@ -94,7 +115,7 @@ class Run:
     def play(self) -> Outcome:
         """Do it all, but `close`."""
         began = time.monotonic()
-        for slot in range(len(roles.CREW)):
+        for slot in range(len(self._crew)):
             self.pids.append(self._start(slot))
         for name in self.plan.faults:
             self._again(name, FAULTS[name])
@@ -111,12 +132,10 @@ class Run:
         return Outcome(self.plan, world.totals(), self._struck, world.notes(), seconds, unstopped, unexpired)
 
     def close(self) -> None:
-        """End every process that was started and has not ended."""
+        """End every member of the crew that has not ended; `processes` end with their block."""
         for pid in self.pids:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-        for server in self.servers:
-            server.crash()
 
     def _again(self, name: str, fault: Fault) -> None:
         def strike() -> None:
@@ -130,18 +149,26 @@ class Run:
         post = self._post(slot)
         pid = os.fork()
         if pid == 0:
-            _be(post, self.plan.broken)
+            be(self._crew[slot], post, self.plan.broken)
         return pid
 
-    def _post(self, slot: int) -> roles.Post:
-        url = self.plan.url or f"unix://{_user(slot)}@{self.address}"
+    def _post(self, slot: int) -> Post:
         stranger = self.plan.strangers and slot % 2 == 1
-        return roles.Post(
-            slot, self._world, url, self._namespace, self.chance.randrange(2**32), self.plan.shards + stranger
+        return Post(
+            slot,
+            self._world,
+            self._url(slot),
+            self._namespace,
+            self.chance.randrange(2**32),
+            self.plan.shards + stranger,
+            {} if self.workers is None else self.workers.environment,
         )
 
+    def _url(self, slot: int) -> str:
+        return self.plan.url or f"unix://{_user(slot)}@{self.address}"
+
     def _wind_up(self) -> int:
-        """Stop the crew. Returns how many did not stop by themselves."""
+        """Stop the crew, kill the workers. Returns how many of the crew did not stop by themselves."""
         self._world.stop()
         for pid in self.pids:
             os.kill(pid, signal.SIGCONT)
@@ -149,14 +176,19 @@ class Run:
         while self.pids and time.monotonic() < deadline:
             self.pids = [pid for pid in self.pids if os.waitpid(pid, os.WNOHANG) == (0, 0)]
             time.sleep(0.01)
+        if self.workers is not None:
+            self.workers.end()
         return len(self.pids)
 
     def _look_back(self) -> list[str]:
         """Read everything once more, in a cache that knows nothing yet. Returns keys that will stay for ever."""
         if not self.plan.url:
             self.server.admin.config_set("maxmemory", 0)
-        post = self._post(len(roles.CREW))
-        roles.look_back(post)
+        post = self._post(len(self._crew))
+        pid = os.fork()
+        if pid == 0:
+            be(readers.look_back, post, ())
+        os.waitpid(pid, 0)
         with redis.Redis.from_url(post.url, decode_responses=True) as client:
             names = list(client.scan_iter(f"{{{self._namespace}*", count=1000))
             kept = control_keys(self._namespace)
@@ -166,46 +198,20 @@ class Run:
         return unexpired
 
 
-class _Notes(logging.Handler):
-    """What the product logs as an error is one."""
-
-    def __init__(self, post: roles.Post) -> None:
-        super().__init__(logging.ERROR)
-        self._post = post
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info and isinstance(record.exc_info[1], PlacementMismatch):
-            return  # a refresh in the background was refused, as its readers are
-        self._post.world.note(f"log: {self.format(record)}".replace("\n", " / "))
-        self._post.world.count(self._post.slot, {"errors": 1})
-
-
-def _be(post: roles.Post, broken: Sequence[str]) -> None:
-    """Be a member of the crew, in a child process."""
-    status = 1
-    try:
-        logging.getLogger("stoker").addHandler(_Notes(post))
-        logging.getLogger("stoker").propagate = False
-        guards.delay_answers(random.Random(post.seed))
-        for name in broken:
-            guards.GUARDS[name]()
-        roles.begin(post, roles.CREW[post.slot])
-        status = 0
-    except BaseException:
-        post.world.note(traceback.format_exc().replace("\n", " / "))
-        post.world.count(post.slot, {"errors": 1})
-    finally:
-        os._exit(status)
-
-
 def _user(slot: int) -> str:
     return f"role{slot}"
 
 
 def play(plan: Plan) -> Outcome:
-    """Play a run and leave nothing behind."""
-    with tempfile.TemporaryDirectory(prefix="stoker-") as folder:
-        run = Run(plan, Path(folder))
+    """Play a run and leave nothing behind, but this process without settings of Stoker's in its environment.
+
+    Raises:
+        ChildEnded: A server or worker has ended by itself; NotReady: one has not begun.
+    """
+    for name in [name for name in os.environ if name.startswith("STOKER_")]:
+        del os.environ[name]
+    with Processes() as processes, chdir(processes.directory):  # where no .env is
+        run = Run(plan, processes)
         try:
             run.open()
             return run.play()

@@ -4,19 +4,20 @@ Each guard is removed in the process that calls its function, by putting somethi
 protocol. A removal that no longer finds what it removes fails: it must be fitted to the code, not forgotten.
 """
 
+import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from stoker.cache import control, flight, scripts, sweep, transport
+from stoker.cache import aio_transport, control, dialogue, flight, scripts, sweep
 from stoker.cache.backends import Write
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.protocol import Lease, Shard
 from stoker.cache.scripts import Script
 from stoker.cache.shards import Agreement
 from stoker.cache.transport import Connection
-from stoker.cache.wire import Answer, Exchange
+from stoker.cache.wire import Answer, Exchange, Operation
 
 _DELAYED = 0.1
 _LONGEST_DELAY_S = 0.01
@@ -25,15 +26,24 @@ _LONGEST_LANDING_S = 0.05
 
 def delay_answers(chance: random.Random) -> None:
     """Let some answers arrive late, as on a network: what may overtake them then does."""
-    ask = Connection.ask
+    ask, ask_aio = Connection.ask, aio_transport.Connection.ask
 
     def delayed(self: Connection, commands: Exchange) -> Answer:
         answer = ask(self, commands)
-        if chance.random() < _DELAYED:
-            time.sleep(chance.random() * _LONGEST_DELAY_S)
+        time.sleep(_delay(chance))
+        return answer
+
+    async def delayed_aio(self: aio_transport.Connection, commands: Exchange) -> Answer:
+        answer = await ask_aio(self, commands)
+        await asyncio.sleep(_delay(chance))
         return answer
 
     _put(Connection, "ask", delayed)
+    _put(aio_transport.Connection, "ask", delayed_aio)
+
+
+def _delay(chance: random.Random) -> float:
+    return chance.random() * _LONGEST_DELAY_S if chance.random() < _DELAYED else 0.0
 
 
 def no_lease() -> None:
@@ -45,12 +55,12 @@ def stamp_after_load() -> None:
     """Stamp a value with the head of the ban log at its fill instead of before its load."""
     fill = RedisBackend.fill
 
-    def late(self: RedisBackend, fills: Sequence[tuple[Lease, Write]]) -> list[bool]:
-        now = [self.run(self.shard_of((lease.tenant_id, lease.key)).catch_up()).stamp for lease, _ in fills]
-        late_fills = [
-            (lease._replace(stamp=stamp), write) for stamp, (lease, write) in zip(now, fills, strict=True)
-        ]
-        return fill(self, late_fills)
+    def late(self: RedisBackend, fills: Sequence[tuple[Lease, Write]]) -> Operation[list[bool]]:
+        late_fills = []
+        for lease, write in fills:
+            view = yield from self.shard_of((lease.tenant_id, lease.key)).catch_up()
+            late_fills.append((lease._replace(stamp=view.stamp), write))
+        return (yield from fill(self, late_fills))
 
     _put(RedisBackend, "fill", late)
 
@@ -75,7 +85,7 @@ def _any_age() -> None:
 
 def no_boot_fence() -> None:
     """Take every server process for the same one."""
-    _put(transport, "_identify", _always(b"0123456789abcdef"))
+    _put(dialogue, "process_of", _always(b"0123456789abcdef"))
     no_regression()
 
 
@@ -112,8 +122,8 @@ def any_follower() -> None:
     """Give the leader's value to whoever came before it had landed, and let landing take its time."""
     fill = RedisBackend.fill
 
-    def slow(self: RedisBackend, fills: Sequence[tuple[Lease, Write]]) -> list[bool]:
-        stored = fill(self, fills)
+    def slow(self: RedisBackend, fills: Sequence[tuple[Lease, Write]]) -> Operation[list[bool]]:
+        stored = yield from fill(self, fills)
         time.sleep(random.random() * _LONGEST_LANDING_S)
         return stored
 

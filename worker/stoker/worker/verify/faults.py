@@ -11,13 +11,14 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple, Protocol
 
-from tests.consistency.plan import Plan
-from tests.consistency.server import Server
+from stoker.worker.verify.plan import Plan
+from stoker.worker.verify.server import Server
+from stoker.worker.verify.workers import WORKERS, Workers
 
 NAMESPACE = "check"
-
-
 MOST_SHARDS = 3
+WORKERS_SHARE = 0.05
+"""Of kills and pauses: a worker takes more than a second of a processor to start."""
 
 
 def control_keys(namespace: str, shards: int = MOST_SHARDS) -> list[str]:
@@ -26,6 +27,7 @@ def control_keys(namespace: str, shards: int = MOST_SHARDS) -> list[str]:
     return [f"{{{namespace}}}:map", *names]
 
 
+_POLICIES = ("allkeys-random", "allkeys-lru", "allkeys-lfu")
 _SOME_CONTROL = [some for size in (1, 2, 3, 4) for some in combinations(control_keys(NAMESPACE, 1), size)]
 
 
@@ -40,6 +42,7 @@ class Stage(Protocol):
     folder: Path
     pids: list[int]
     readers: list[str]
+    workers: Workers | None
 
     def after(self, seconds: float, then: Callable[[], object]) -> None:
         """Call `then` later, from the same loop."""
@@ -49,15 +52,19 @@ class Stage(Protocol):
 
 
 class Fault(NamedTuple):
-    """A step, and the seconds between two of them, from and to."""
+    """A step, the seconds between two of them, from and to, and what they are called when they are counted."""
 
     step: Callable[[Stage], None]
     least: float
     most: float
+    plural: str
 
 
 def kill(stage: Stage) -> None:
-    """SIGKILL anybody, at any instruction."""
+    """SIGKILL anybody, at any instruction: one of the crew, seldom a worker with all its processes."""
+    if stage.workers is not None and stage.chance.random() < WORKERS_SHARE:
+        stage.workers.kill(stage.chance.randrange(WORKERS), stage.chance.randrange(2**32))
+        return
     slot = stage.chance.randrange(len(stage.pids))
     os.kill(stage.pids[slot], signal.SIGKILL)
     os.waitpid(stage.pids[slot], 0)
@@ -65,7 +72,13 @@ def kill(stage: Stage) -> None:
 
 
 def pause(stage: Stage) -> None:
-    """Stop a process for up to 1.2 s: longer than a lease."""
+    """Stop a process, or a worker, for up to 1.2 s: longer than a lease, a job's lock and a message's."""
+    seconds = stage.chance.uniform(0.05, 1.2)
+    if stage.workers is not None and stage.chance.random() < WORKERS_SHARE:
+        workers = stage.workers
+        child = workers.pause(stage.chance.randrange(WORKERS))
+        stage.after(seconds, lambda: workers.go_on(child))
+        return
     slot = stage.chance.randrange(len(stage.pids))
     pid = stage.pids[slot]
     os.kill(pid, signal.SIGSTOP)
@@ -74,7 +87,7 @@ def pause(stage: Stage) -> None:
         if stage.pids[slot] == pid:
             os.kill(pid, signal.SIGCONT)
 
-    stage.after(stage.chance.uniform(0.05, 1.2), go_on)
+    stage.after(seconds, go_on)
 
 
 def restart(stage: Stage) -> None:
@@ -104,13 +117,15 @@ def failover(stage: Stage) -> None:
 
 
 def control(stage: Stage) -> None:
-    """Lose some of the control keys, or the scripts."""
-    if stage.chance.random() < 0.2:
-        stage.server.admin.script_flush()
-    else:
-        some = stage.chance.choice(_SOME_CONTROL)
-        shard = stage.chance.randrange(stage.plan.shards)
-        stage.server.admin.delete(*(name.replace(":0}", f":{shard}}}") for name in some))
+    """Lose one of the control keys, or some together."""
+    some = stage.chance.choice(_SOME_CONTROL)
+    shard = stage.chance.randrange(stage.plan.shards)
+    stage.server.admin.delete(*(name.replace(":0}", f":{shard}}}") for name in some))
+
+
+def scripts(stage: Stage) -> None:
+    """Lose the scripts."""
+    stage.server.admin.script_flush()
 
 
 def flush(stage: Stage) -> None:
@@ -119,9 +134,9 @@ def flush(stage: Stage) -> None:
 
 
 def evict(stage: Stage) -> None:
-    """Let the server evict at random, control keys too, until a seventh of its memory is free."""
+    """Let the server evict whatever it likes, control keys too, until a seventh of its memory is free."""
     admin = stage.server.admin
-    admin.config_set("maxmemory-policy", "allkeys-random")
+    admin.config_set("maxmemory-policy", stage.chance.choice(_POLICIES))
     admin.config_set("maxmemory", int(admin.info("memory")["used_memory"] * 0.85))
     stage.after(0.3, lambda: _unlimited(stage))
 
@@ -150,14 +165,32 @@ def cut(stage: Stage) -> None:
     stage.after(stage.chance.uniform(0.2, 0.8), heal)
 
 
+def broker(stage: Stage) -> None:
+    """Crash the broker, and bring it back after up to 0.8 s, from an old dump or with nothing."""
+    if stage.workers is None:
+        return
+    server, chance = stage.workers.broker, stage.chance
+    server.admin.save()
+
+    def crash() -> None:
+        server.crash()
+        if chance.random() < 0.3:
+            server.forget()
+        stage.after(chance.uniform(0.0, 0.8), server.start)
+
+    stage.after(chance.uniform(0.2, 1.2), crash)
+
+
 FAULTS = {
-    "kill": Fault(kill, 0.1, 0.6),
-    "pause": Fault(pause, 0.05, 0.3),
-    "restart": Fault(restart, 1.5, 2.5),
-    "failover": Fault(failover, 1.5, 2.5),
-    "control": Fault(control, 0.2, 1.0),
-    "flush": Fault(flush, 2.0, 3.0),
-    "evict": Fault(evict, 0.7, 1.5),
-    "full": Fault(full, 0.7, 1.5),
-    "cut": Fault(cut, 1.0, 1.5),
+    "kill": Fault(kill, 0.1, 0.6, "kills"),
+    "pause": Fault(pause, 0.05, 0.3, "pauses"),
+    "restart": Fault(restart, 1.5, 2.5, "crashes"),
+    "failover": Fault(failover, 1.5, 2.5, "failovers"),
+    "control": Fault(control, 0.2, 1.0, "control_deletions"),
+    "scripts": Fault(scripts, 0.5, 2.0, "script_flushes"),
+    "flush": Fault(flush, 2.0, 3.0, "flushes"),
+    "evict": Fault(evict, 0.7, 1.5, "evictions"),
+    "full": Fault(full, 0.7, 1.5, "full_memories"),
+    "cut": Fault(cut, 1.0, 1.5, "cuts"),
+    "broker": Fault(broker, 4.0, 8.0, "broker_restarts"),
 }

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from stoker.cache import LoadKey, loader
-from tests.consistency.world import KEYS, TENANTS, World, value
+from stoker.worker.verify.world import KEYS, TENANTS, World, value
 
 TTL_S = 60
 

@@ -1,0 +1,257 @@
+"""`AsyncCache`: the programs of `core`, performed in asyncio tasks."""
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+
+from stoker.cache.aio_transport import AioTransport
+from stoker.cache.core import Core
+from stoker.cache.engine import Cache
+from stoker.cache.evict import EvictReport
+from stoker.cache.loaders import Registry, default_registry
+from stoker.cache.loop import Loop
+from stoker.cache.options import CacheConfig, Hooks, Seconds
+from stoker.cache.programs import Program
+from stoker.cache.requests import Token
+from stoker.cache.stats import CacheStats
+from stoker.cache.steps import Step
+from stoker.cache.sweep import SweepReport
+from stoker.cache.tenancy import check_key
+from stoker.cache.warm import Keys, WarmReport
+from stoker.cache.wire import Operation, finished
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class _Here(NamedTuple):
+    """What belongs to one event loop."""
+
+    loop: Loop
+    transport: AioTransport | None
+
+
+class AsyncCache:
+    """A `Cache` to be awaited: the same methods, arguments, errors and rules.
+
+    Tasks of one event loop may share one, and several loops may, each with connections of its own. A task that is
+    cancelled leaves no reply to another one, and no lease for longer than `lease` seconds. Loaders that are coroutine
+    functions run on the loop, others in its default executor.
+
+    Args:
+        config: Defaults to a memory cache. A `Cache` is shared: its entries, its counts, its hooks and loaders.
+        hooks: As of `Cache`; called on the loop, so they must not block.
+        registry: As of `Cache`.
+    """
+
+    def __init__(
+        self,
+        config: CacheConfig | Cache | None = None,
+        *,
+        hooks: Hooks | None = None,
+        registry: Registry = default_registry,
+    ) -> None:
+        self._shares = isinstance(config, Cache)
+        if isinstance(config, Cache):
+            self._core = config._core
+        else:
+            self._core = Core(config or CacheConfig(), hooks or Hooks(), registry)
+        self.config = self._core.config
+        self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Here] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    @property
+    def backend(self) -> str:
+        """`"memory"` or `"redis"`."""
+        return self.config.backend
+
+    def _here(self) -> _Here:
+        loop = asyncio.get_running_loop()
+        here = self._by_loop.get(loop)
+        if here is None:
+            transport = AioTransport(self.config) if self.backend == "redis" else None
+            run = _run_at_once if transport is None else transport.run
+            here = self._by_loop[loop] = _Here(Loop(self.config, run, self._core.backend.renew), transport)
+        return here
+
+    async def _do(self, program: Program[T]) -> T:
+        return await self._here().loop.perform(program)
+
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    async def get(
+        self, key: str, tenant_id: str | None = None, default: Any = None, *, type: Any = None
+    ) -> Any:
+        """See `Cache.get`."""
+        return await self._do(self._core.get(key, tenant_id, default, type))
+
+    async def get_many(
+        self, keys: Iterable[str], tenant_id: str | None = None, *, type: Any = None
+    ) -> dict[str, Any]:
+        """See `Cache.get_many`."""
+        return await self._do(self._core.get_many(keys, tenant_id, type))
+
+    async def get_or_load(
+        self,
+        key: str,
+        load: Callable[[], Any] | None = None,
+        tenant_id: str | None = None,
+        ttl: Seconds | None = None,
+        *,
+        soft_ttl: Seconds | None = None,
+        tags: Iterable[str] = (),
+        type: Any = None,
+    ) -> Any:
+        """See `Cache.get_or_load`; `load` may be a coroutine function, or a function in a thread."""
+        request = self._core.requests.read(key, load, tenant_id, ttl, soft_ttl, tags, type)
+        return await self._do(self._core.get_or_load(request, self._here().loop.under_way))
+
+    # -- writing ----------------------------------------------------------------------------------------------
+
+    async def set(
+        self,
+        key: str,
+        value: Any,
+        tenant_id: str | None = None,
+        ttl: Seconds | None = None,
+        *,
+        soft_ttl: Seconds | None = None,
+        tags: Iterable[str] = (),
+        token: Token | None = None,
+    ) -> bool:
+        """See `Cache.set`."""
+        write = self._core.requests.write(value, ttl, soft_ttl, tags)
+        return await self._do(self._core.set(key, write, tenant_id, token))
+
+    async def set_many(
+        self,
+        values: Mapping[str, Any],
+        tenant_id: str | None = None,
+        ttl: Seconds | None = None,
+        *,
+        soft_ttl: Seconds | None = None,
+        tags: Iterable[str] = (),
+    ) -> bool:
+        """See `Cache.set_many`."""
+        return await self._do(self._core.set_many(values, tenant_id, ttl, soft_ttl, tags))
+
+    async def snapshot(self, key: str, tenant_id: str | None = None, *, hold: Seconds = 30.0) -> Token:
+        """See `Cache.snapshot`."""
+        return await self._do(self._core.snapshot(key, tenant_id, hold))
+
+    async def delete(self, key: str, tenant_id: str | None = None) -> bool:
+        """See `Cache.delete`."""
+        return await self._do(self._core.delete(key, tenant_id))
+
+    async def invalidate_pattern(self, pattern: str, tenant_id: str | None = None) -> None:
+        """See `Cache.invalidate_pattern`."""
+        await self._do(self._core.invalidate_pattern(pattern, tenant_id))
+
+    async def invalidate_tags(self, tags: Iterable[str], tenant_id: str | None = None) -> None:
+        """See `Cache.invalidate_tags`."""
+        await self._do(self._core.invalidate_tags(tags, tenant_id))
+
+    async def invalidate_tenant(self, tenant_id: str | None) -> None:
+        """See `Cache.invalidate_tenant`."""
+        await self._do(self._core.invalidate_tenant(tenant_id))
+
+    # -- the long verbs ----------------------------------------------------------------------------------------
+
+    async def warm(self, keys: Keys, tenant_id: str | None = None, *, batch: int = 500) -> WarmReport:
+        """See `Cache.warm`."""
+        return await _last(self.warm_steps(keys, tenant_id, batch=batch))
+
+    def warm_steps(
+        self,
+        keys: Keys,
+        tenant_id: str | None = None,
+        *,
+        batch: int = 500,
+        cursor: dict[str, Any] | None = None,
+    ) -> AsyncIterator[Step[WarmReport]]:
+        """See `Cache.warm_steps`."""
+        loop = self._here().loop
+        return loop.steps(self._core.warm_steps(keys, tenant_id, batch, cursor, loop.under_way))
+
+    async def sweep(self) -> SweepReport:
+        """See `Cache.sweep`."""
+        return await _last(self.sweep_steps())
+
+    def sweep_steps(
+        self, *, batch: int = 500, cursor: dict[str, Any] | None = None
+    ) -> AsyncIterator[Step[SweepReport]]:
+        """See `Cache.sweep_steps`."""
+        return self._here().loop.steps(self._core.backend.sweep_steps(batch, cursor))
+
+    async def evict(self, *, target_bytes: int | None = None) -> EvictReport:
+        """See `Cache.evict`."""
+        return await _last(self.evict_steps(target_bytes=target_bytes))
+
+    def evict_steps(
+        self, *, target_bytes: int | None = None, batch: int = 500, cursor: dict[str, Any] | None = None
+    ) -> AsyncIterator[Step[EvictReport]]:
+        """See `Cache.evict_steps`."""
+        return self._here().loop.steps(self._core.evict_steps(target_bytes, batch, cursor))
+
+    # -- for diagnosis -----------------------------------------------------------------------------------------
+
+    def _namespaced_key(self, key: str, tenant_id: str | None = None) -> str:
+        """The name under which the key is stored."""
+        return self._core.backend.stored_name(tenant_id, check_key(key))
+
+    async def explain(self, key: str, tenant_id: str | None = None) -> dict[str, Any]:
+        """See `Cache.explain`."""
+        return await self._do(self._core.explain(key, tenant_id))
+
+    def stats(self) -> CacheStats:
+        """Counts of this process."""
+        return self._core.stats()
+
+    async def ping(self) -> bool:
+        """Whether the server answers."""
+        return await self._do(self._core.ping())
+
+    async def close(self) -> None:
+        """End the background tasks and close the connections of this event loop. What was shared stays as it is."""
+        loop, transport = self._here()
+        await loop.perform(self._core.flush_traffic())
+        await loop.close()
+        if transport is not None:
+            await transport.close()
+        if not self._shares:
+            self._core.backend.close()
+        del self._by_loop[asyncio.get_running_loop()]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __len__(self) -> int:
+        """Live entries, on the memory backend only."""
+        return len(self._core.backend)
+
+    def __bool__(self) -> bool:
+        """A cache is a cache also when it is empty."""
+        return True
+
+    def __repr__(self) -> str:
+        return f"AsyncCache({self.config!r})"
+
+
+async def _run_at_once(operation: Operation[T]) -> T:
+    return finished(operation)
+
+
+async def _last(steps: AsyncIterator[Step[R]]) -> R:
+    report: R | None = None
+    async for step in steps:
+        report = step.report
+    assert report is not None, "the verb took no step"
+    return report

@@ -1,0 +1,223 @@
+"""As `transport`, for one event loop.
+
+redis-py's asyncio connections are opened, authenticated and closed by redis-py; a connection whose operation failed or
+was cancelled is closed, never reused. Only `aio` uses it.
+"""
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar, cast
+
+import redis
+from redis.asyncio.connection import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from stoker.cache.breaker import Breaker
+from stoker.cache.dialogue import Line, Talk, all_busy, reason
+from stoker.cache.errors import CacheUnavailable, ConfigError
+from stoker.cache.options import CacheConfig, masked_url
+from stoker.cache.wire import Answer, Exchange, Operation, once
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Wire(Protocol):
+    """What is used of a redis-py asyncio connection."""
+
+    @property
+    def is_connected(self) -> bool: ...
+
+    async def connect(self) -> None: ...
+
+    async def disconnect(self, nowait: bool = False) -> None: ...
+
+    async def can_read(self) -> bool: ...
+
+    async def send_packed_command(self, command: list[bytes], check_health: bool = True) -> None: ...
+
+    async def read_response(self, disable_decoding: bool = False, timeout: float | None = None) -> Any: ...
+
+
+class Connection:
+    """A connection that knows which server process it leads to."""
+
+    __slots__ = ("_timeout", "line", "raw")
+
+    def __init__(self, raw: Wire, timeout: float) -> None:
+        self.raw = raw
+        self.line = Line()
+        self._timeout = timeout
+
+    async def alive(self) -> bool:
+        """Whether the server has neither closed it nor sent what nobody asked for."""
+        if not self.line.idle:
+            return True
+        await asyncio.sleep(0)  # lets the loop see what has arrived
+        try:
+            return not await self.raw.can_read()
+        except (RedisError, OSError):
+            return False
+
+    async def meet(self, config: CacheConfig) -> None:
+        """Learn who is at the other end."""
+        await self._hold(self.line.meet(config))
+
+    async def ask(self, commands: Exchange) -> Answer:
+        """Send the commands in one write and read one reply a command, errors as values."""
+        return Answer(await self._hold(self.line.ask(commands)), self.line.server, self.line.process)
+
+    async def _hold(self, talk: Talk[T]) -> T:
+        try:
+            packed = next(talk)
+            while True:
+                async with asyncio.timeout(self._timeout):
+                    replies = await self._round_trip(packed)
+                packed = talk.send(replies)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    async def _round_trip(self, packed: Sequence[bytes]) -> list[Any]:
+        # redis-py would connect anew, to a server that nobody has asked who it is.
+        if not self.raw.is_connected:
+            raise redis.ConnectionError("the connection is closed")
+        await self.raw.send_packed_command([b"".join(packed)], check_health=False)
+        replies = []
+        for _ in packed:
+            try:
+                replies.append(await self.raw.read_response(disable_decoding=True, timeout=math.inf))
+            except ResponseError as error:
+                replies.append(error)
+        return replies
+
+
+class AioTransport:
+    """The connections of one event loop to one server. Its tasks share it."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        self._config = config
+        self._connections = _source(config)
+        self._breaker = Breaker(config.breaker_failures, config.breaker_reset)
+        self._idle: deque[Connection] = deque()
+        self._free = asyncio.Semaphore(config.max_connections)
+        self._prober: asyncio.Task[None] | None = None
+
+    async def run(self, operation: Operation[T]) -> T:
+        """Drive an operation to its end, all of it on one connection; raises as `Transport.run`.
+
+        When the caller is cancelled the connection is closed: whether the commands ran is unknown.
+        """
+        if self._breaker.open:
+            if self._prober is None or self._prober.done():
+                self._prober = asyncio.create_task(self._probe(), name="stoker-probe")
+            raise self._breaker.refusal()
+        return await self._run(operation)
+
+    async def _run(self, operation: Operation[T]) -> T:
+        try:
+            async with asyncio.timeout(self._config.timeout):
+                await self._free.acquire()
+        except TimeoutError:
+            raise CacheUnavailable("redis", all_busy(self._config)) from None
+        try:
+            connection = await self._checkout()
+            try:
+                return await self._drive(operation, connection)
+            finally:
+                await self._checkin(connection)
+        finally:
+            self._free.release()
+
+    async def _drive(self, operation: Operation[T], connection: Connection) -> T:
+        try:
+            commands = next(operation)
+            while True:
+                commands = operation.send(await connection.ask(commands))
+        except StopIteration as stop:
+            self._breaker.succeeded()
+            result: T = stop.value
+            return result
+        except (RedisError, OSError) as error:
+            await self._drop_idle()  # what broke one has most likely broken the others
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> CacheUnavailable:
+        self._breaker.failed()
+        return CacheUnavailable("redis", reason(error, self._config))
+
+    async def _probe(self) -> None:
+        while self._breaker.open:
+            await asyncio.sleep(self._breaker.reset)
+            try:
+                await self._run(once(("PING",)))
+            except CacheUnavailable as error:
+                log.debug("still no answer: %s", error)
+
+    async def _checkout(self) -> Connection:
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return await self._open()
+            try:
+                alive = await connection.alive()
+            except asyncio.CancelledError:
+                self._idle.append(connection)
+                raise
+            if alive:
+                return connection
+            await connection.raw.disconnect(nowait=True)
+
+    async def _checkin(self, connection: Connection) -> None:
+        if connection.line.broken:
+            await connection.raw.disconnect(nowait=True)
+        else:
+            self._idle.append(connection)
+
+    async def _open(self) -> Connection:
+        raw = cast("Wire", self._connections.make_connection())  # type: ignore[no-untyped-call]
+        connection = Connection(raw, self._config.timeout)
+        try:
+            async with asyncio.timeout(self._config.connect_timeout + self._config.timeout):
+                await raw.connect()
+            await connection.meet(self._config)
+        except (RedisError, OSError) as error:
+            await raw.disconnect(nowait=True)
+            raise self._failed(error) from error
+        except BaseException:
+            await raw.disconnect(nowait=True)
+            raise
+        return connection
+
+    async def _drop_idle(self) -> None:
+        while self._idle:
+            await self._idle.pop().raw.disconnect(nowait=True)
+
+    async def close(self) -> None:
+        """Close the idle connections. The transport stays usable: the next operation opens a new one."""
+        if self._prober is not None:
+            self._prober.cancel()
+            self._prober = None
+        self._breaker = Breaker(self._config.breaker_failures, self._config.breaker_reset)
+        while self._idle:
+            await self._idle.pop().raw.disconnect()
+
+
+def _source(config: CacheConfig) -> ConnectionPool:
+    try:
+        return ConnectionPool.from_url(
+            config.redis_url or "",
+            protocol=3,
+            socket_connect_timeout=config.connect_timeout,
+            socket_timeout=None,  # every round trip has a time limit of ours
+            retry=Retry(NoBackoff(), 0),
+            max_connections=2**31,
+        )
+    except (ValueError, RedisError) as error:
+        raise ConfigError("redis_url", masked_url(config.redis_url or ""), str(error)) from error

@@ -1,0 +1,259 @@
+"""What a cache does, without I/O: checks what comes in, counts, and asks for operations and loads.
+
+`engine.Cache` and `aio.AsyncCache` perform these programs; no rule stands in either of them. Nothing here knows Redis
+commands, Celery or settings from the environment.
+"""
+
+import logging
+import os
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from stoker.cache import invalidate
+from stoker.cache.backends import Backend, Write
+from stoker.cache.backends.memory import MemoryBackend
+from stoker.cache.backends.redis import RedisBackend
+from stoker.cache.bans import Rule
+from stoker.cache.codec import check_type
+from stoker.cache.errors import (
+    CacheUnavailable,
+    ConfigError,
+    InvalidationNotAcknowledged,
+    InvalidName,
+)
+from stoker.cache.evict import EvictReport
+from stoker.cache.flight import Hit
+from stoker.cache.loaders import Registry
+from stoker.cache.loading import Loading, UnderWay
+from stoker.cache.options import CacheConfig, Hooks, Seconds, ttl_ms
+from stoker.cache.programs import Program, Steps
+from stoker.cache.requests import Request, Requests, Token
+from stoker.cache.stats import CacheStats, Counters
+from stoker.cache.tenancy import check_key, check_tags
+from stoker.cache.traffic import Traffic
+from stoker.cache.warm import Keys, Warmer, WarmReport
+from stoker.cache.wire import Operation
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Core:
+    """One cache; the methods are those of `Cache`, as programs."""
+
+    def __init__(self, config: CacheConfig, hooks: Hooks, registry: Registry) -> None:
+        self.config = config
+        self.registry = registry
+        self.counters = Counters()
+        self.requests = Requests(config, registry)
+        self.backend: Backend
+        if config.backend == "memory":
+            self.backend = MemoryBackend(config, self.counters)
+        else:
+            self.backend = RedisBackend(config, self.counters, self._tell)
+        self.traffic = Traffic(shared=config.backend == "redis")
+        self._hooks = hooks
+        self._loading = Loading(config, self.backend, self.counters)
+        _CORES.add(self)
+
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    def get(self, key: str, tenant_id: str | None, default: Any, type: Any) -> Program[Any]:
+        check_key(key)
+        if type is not None:
+            check_type(type)
+        hit = yield from self._read(tenant_id, key, type)
+        return default if hit is None else hit.value
+
+    def _read(self, tenant_id: str | None, key: str, type: Any) -> Program[Hit | None]:
+        try:
+            hit: Hit | None = yield self.backend.read(tenant_id, key, type)
+        except CacheUnavailable as error:
+            self._unavailable(error)
+            return None
+        if hit is None:
+            self.counters.misses += 1
+        else:
+            self.counters.hits += 1
+            self.counters.stale_hits += hit.stale
+        if self.traffic.note(tenant_id, key, hit is not None):
+            yield from self.flush_traffic()
+        return hit
+
+    def get_many(self, keys: Iterable[str], tenant_id: str | None, type: Any) -> Program[dict[str, Any]]:
+        names = [check_key(key) for key in dict.fromkeys(keys)]
+        if type is not None:
+            check_type(type)
+        try:
+            hits: dict[str, Hit] = yield self.backend.read_many(tenant_id, names, type)
+        except CacheUnavailable as error:
+            self._unavailable(error)
+            return {}
+        self.counters.hits += len(hits)
+        self.counters.misses += len(names) - len(hits)
+        self.counters.stale_hits += sum(hit.stale for hit in hits.values())
+        due = False
+        for key in names:
+            due = self.traffic.note(tenant_id, key, key in hits) or due
+        if due:
+            yield from self.flush_traffic()
+        return {key: hit.value for key, hit in hits.items()}
+
+    def get_or_load(self, request: Request, under_way: UnderWay) -> Program[Any]:
+        hit = yield from self._read(*request.name, request.type)
+        if hit is None:
+            return (yield from self._loading.load(request, under_way))
+        if self._loading.wants_refresh(hit):
+            yield from self._refresh(request, under_way, hit)
+        return hit.value
+
+    def _refresh(self, request: Request, under_way: UnderWay, hit: Hit) -> Program[None]:
+        if self._hooks.on_refresh is None:
+            yield from self._loading.refresh(request, under_way, hit)
+            return
+        try:
+            self._hooks.on_refresh(request.key, request.tenant_id)
+        except Exception:
+            log.exception("the on_refresh hook failed for key %r", request.key)
+
+    # -- writing ----------------------------------------------------------------------------------------------
+
+    def set(self, key: str, write: Write, tenant_id: str | None, token: Token | None) -> Program[bool]:
+        check_key(key)
+        if token is not None:
+            return (yield from self._set_with(token, key, tenant_id, write))
+        [stored] = yield from self._acknowledged("set", self.backend.store(tenant_id, [(key, write)]))
+        self.counters.sets += 1
+        return stored
+
+    def _set_with(self, token: Token, key: str, tenant_id: str | None, write: Write) -> Program[bool]:
+        if (token.lease.tenant_id, token.lease.key) != (tenant_id, key):
+            raise InvalidName(
+                "token", token, f"was taken for another key than {key!r} of tenant {tenant_id!r}"
+            )
+        [stored] = yield from self._acknowledged("set", self.backend.fill([(token.lease, write)]))
+        if stored:
+            self.counters.sets += 1
+        else:
+            self.counters.refused_fills += 1
+        return stored
+
+    def set_many(
+        self,
+        values: Mapping[str, Any],
+        tenant_id: str | None,
+        ttl: Seconds | None,
+        soft_ttl: Seconds | None,
+        tags: Iterable[str],
+    ) -> Program[bool]:
+        tags = check_tags(tags)
+        writes = [
+            (check_key(key), self.requests.write(value, ttl, soft_ttl, tags)) for key, value in values.items()
+        ]
+        if not writes:
+            return True
+        stored = yield from self._acknowledged("set_many", self.backend.store(tenant_id, writes))
+        self.counters.sets += len(writes)
+        return all(stored)
+
+    def snapshot(self, key: str, tenant_id: str | None, hold: Seconds) -> Program[Token]:
+        hold_ms = ttl_ms(hold, "hold")
+        if hold_ms > self.config.max_load * 1000:
+            raise ConfigError("hold", hold, f"must be at most max_load={self.config.max_load:g} s")
+        operation = self.backend.snapshot(tenant_id, check_key(key), hold_ms)
+        return Token((yield from self._acknowledged("snapshot", operation)))
+
+    def delete(self, key: str, tenant_id: str | None) -> Program[bool]:
+        there = yield from self._acknowledged("delete", self.backend.delete(tenant_id, check_key(key)))
+        self.counters.deletes += 1
+        return there
+
+    def invalidate_pattern(self, pattern: str, tenant_id: str | None) -> Program[None]:
+        return self._ban("invalidate_pattern", [invalidate.pattern_rule(pattern, tenant_id)])
+
+    def invalidate_tags(self, tags: Iterable[str], tenant_id: str | None) -> Program[None]:
+        return self._ban("invalidate_tags", invalidate.tag_rules(tags, tenant_id))
+
+    def invalidate_tenant(self, tenant_id: str | None) -> Program[None]:
+        return self._ban("invalidate_tenant", [invalidate.tenant_rule(tenant_id)])
+
+    def _ban(self, name: str, rules: list[Rule]) -> Program[None]:
+        yield from self._acknowledged(name, self.backend.ban(rules))
+        self.counters.invalidations += 1
+
+    def _acknowledged(self, name: str, operation: Operation[T]) -> Program[T]:
+        try:
+            result: T = yield operation
+        except CacheUnavailable as error:
+            self._unavailable(error)
+            raise InvalidationNotAcknowledged(name, error.reason) from error
+        return result
+
+    # -- the long verbs ----------------------------------------------------------------------------------------
+
+    def warm_steps(
+        self,
+        keys: Keys,
+        tenant_id: str | None,
+        batch: int,
+        cursor: dict[str, Any] | None,
+        under_way: UnderWay,
+    ) -> Steps[WarmReport]:
+        warmer = Warmer(
+            self.backend, self.registry, under_way.leases, self.requests.lifetimes, self.config.lease
+        )
+        return warmer.steps(keys, tenant_id, batch, cursor)
+
+    def evict_steps(
+        self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None
+    ) -> Steps[EvictReport]:
+        if target_bytes is not None and target_bytes < 0:
+            raise ConfigError("target_bytes", target_bytes, "must not be negative")
+        return self.backend.evict_steps(target_bytes, batch, cursor)
+
+    # -- for diagnosis -----------------------------------------------------------------------------------------
+
+    def explain(self, key: str, tenant_id: str | None) -> Program[dict[str, Any]]:
+        facts = yield self.backend.explain(tenant_id, check_key(key))
+        return {"key": key, "tenant_id": tenant_id, **facts}
+
+    def ping(self) -> Program[bool]:
+        try:
+            return bool((yield self.backend.ping()))
+        except CacheUnavailable as error:
+            self._unavailable(error)
+            return False
+
+    def flush_traffic(self) -> Program[None]:
+        return self.traffic.flush(self.backend.add_traffic)
+
+    def stats(self) -> CacheStats:
+        counts = asdict(self.counters)
+        reads = counts["hits"] + counts["misses"]
+        entries = len(self.backend) if self.config.backend == "memory" else None
+        rate = counts["hits"] / reads if reads else 0.0
+        return CacheStats(backend=self.config.backend, entries=entries, hit_rate=rate, **counts)
+
+    def _unavailable(self, error: CacheUnavailable) -> None:
+        self.counters.unavailable += 1
+        log.warning("the cache is not available: %s", error)
+
+    def _tell(self, name: str, facts: Mapping[str, Any]) -> None:
+        if self._hooks.on_event is not None:
+            try:
+                self._hooks.on_event(name, facts)
+            except Exception:
+                log.exception("the on_event hook failed for %s", name)
+
+
+_CORES: "weakref.WeakSet[Core]" = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for core in list(_CORES):
+        core.backend.forked()
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -1,0 +1,179 @@
+"""Performs programs in the caller's thread: calls loaders, waits, and keeps leases alive beside it.
+
+For `engine`; what `loop` does with tasks is done with threads here.
+"""
+
+import inspect
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import GeneratorType
+from typing import Any, TypeVar, cast
+
+from stoker.cache.errors import CacheUnavailable, LoaderError
+from stoker.cache.flight import Flights
+from stoker.cache.leases import HeldLeases
+from stoker.cache.loading import UnderWay, all_loading
+from stoker.cache.options import CacheConfig
+from stoker.cache.programs import Effect, Load, Program, Sleep, Spawn, Steps, Wait
+from stoker.cache.protocol import Lease
+from stoker.cache.steps import Step
+from stoker.cache.wire import Operation
+
+T = TypeVar("T")
+R = TypeVar("R")
+log = logging.getLogger(__name__)
+_REFRESHERS = 2
+"""Threads that run what was spawned."""
+
+
+class Threads:
+    """Performs the programs of one cache.
+
+    Args:
+        run: Drives an operation.
+        renew: Makes the operation that renews leases.
+    """
+
+    def __init__(
+        self,
+        config: CacheConfig,
+        run: Callable[[Operation[Any]], Any],
+        renew: Callable[[list[Lease]], Operation[None]],
+    ) -> None:
+        self._config = config
+        self._run = run
+        self._renew = renew
+        self.forked()
+
+    def forked(self) -> None:
+        """Begin without loads: those of a parent never land in its child, and its leases are its own to renew."""
+        leases = HeldLeases(self._config.lease, self._config.max_load, self._begin_renewing)
+        self.under_way = UnderWay(Flights(threading.Event), leases, {})
+        self._loads = threading.BoundedSemaphore(self._config.max_loads)
+        self._loading = threading.local()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._refreshers: ThreadPoolExecutor | None = None
+        self._renewer: threading.Thread | None = None
+        self._closed = threading.Event()
+
+    def perform(self, program: Program[T]) -> T:
+        """Do what the program asks for, hand it errors where they happen, and return its result."""
+        try:
+            effect = next(program)
+            while True:
+                try:
+                    answer = self._do(effect)
+                except BaseException as error:
+                    effect = program.throw(error)
+                else:
+                    effect = program.send(answer)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def steps(self, program: Steps[R]) -> Iterator[Step[R]]:
+        """As `perform`, yielding the steps."""
+        answer: Any = None
+        try:
+            while True:
+                effect = program.send(answer)
+                while not isinstance(effect, Step):
+                    try:
+                        answer = self._do(effect)
+                    except BaseException as error:
+                        effect = program.throw(error)
+                    else:
+                        effect = program.send(answer)
+                yield effect
+                answer = None
+        except StopIteration:
+            return
+        finally:
+            program.close()
+
+    def _do(self, effect: Effect) -> Any:
+        if isinstance(effect, GeneratorType):
+            return self._run(effect)
+        match effect:
+            case Load(call):
+                return self._load(call)
+            case Wait(landed, seconds):
+                cast("threading.Event", landed).wait(seconds)
+            case Sleep(seconds):
+                time.sleep(seconds)
+            case Spawn(program):
+                self._spawn(program)
+        return None
+
+    def _load(self, call: Callable[[], Any]) -> tuple[Any, int]:
+        if getattr(
+            self._loading, "now", False
+        ):  # a loader that reads through the cache has its place already
+            return _timed(call)
+        if not self._loads.acquire(timeout=self._config.max_load):
+            raise all_loading(self._config)
+        self._loading.now = True
+        try:
+            return _timed(call)
+        finally:
+            self._loading.now = False
+            self._loads.release()
+
+    def _spawn(self, program: Program[None]) -> None:
+        with self._lock:
+            if self._refreshers is None:
+                self._refreshers = ThreadPoolExecutor(_REFRESHERS, thread_name_prefix="stoker-refresh")
+            self._refreshers.submit(self.perform, program)
+
+    def _begin_renewing(self) -> None:
+        if self._renewer is None:
+            with self._lock:
+                if self._renewer is None:
+                    self._renewer = threading.Thread(
+                        target=self._renewing, args=(self._closed,), name="stoker-leases", daemon=True
+                    )
+                    self._renewer.start()
+
+    def _renewing(self, closed: threading.Event) -> None:
+        held = self.under_way.leases
+        while not closed.wait(held.every):
+            with self._lock:
+                leases = held.due()
+                if leases is None:
+                    self._renewer = None
+                    return
+            if leases:
+                try:
+                    self._run(self._renew(leases))
+                except CacheUnavailable as error:
+                    log.warning("leases of %d loads were not renewed: %s", len(leases), error)
+
+    def close(self) -> None:
+        """End the background threads; a refresh that has begun is waited for, leases still held run out."""
+        self._closed.set()
+        refreshers, renewer = self._refreshers, self._renewer
+        self._begin()
+        self.under_way.refreshing.clear()
+        if refreshers is not None:
+            refreshers.shutdown(wait=True, cancel_futures=True)
+        if renewer is not None and renewer is not threading.current_thread():
+            renewer.join(timeout=5)
+
+
+def _timed(call: Callable[[], Any]) -> tuple[Any, int]:
+    if inspect.iscoroutinefunction(call):
+        raise LoaderError(f"{call!r} is a coroutine function: read its keys through AsyncCache")
+    began = time.perf_counter()
+    value = call()
+    if inspect.iscoroutine(value):
+        value.close()
+        raise LoaderError(
+            f"{call!r} returned a coroutine: pass it to AsyncCache, or a function that returns the value"
+        )
+    return value, round((time.perf_counter() - began) * 1e6)

@@ -1,0 +1,60 @@
+"""`stoker verify --full`: ten minutes of faults in several mixes, a long run without, and what all of it must come to."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+from stoker.worker.verify.harness import Outcome
+from stoker.worker.verify.plan import Plan
+
+MIXES: tuple[tuple[str, int, float], ...] = (
+    ("kill,pause,restart,failover,control,scripts,flush,evict,full,cut,broker", 1, 120),
+    ("kill,pause,control,broker", 2, 100),
+    ("restart,kill,cut,pause", 1, 80),
+    ("failover,flush,kill,broker", 2, 100),
+    ("evict,full,pause,scripts,broker", 1, 80),
+    ("kill,restart,failover,flush,control,broker", 1, 120),
+)
+"""Faults, shards, seconds."""
+QUIET = (2, 400.0)
+"""Shards and seconds of the run without faults."""
+MUST = {
+    "reads": 300_000,
+    "acks": 10_000,
+    "kills": 100,
+    "pauses": 100,
+    "control_deletions": 100,
+    "crashes": 30,
+    "failovers": 30,
+    "flushes": 30,
+    "broker_restarts": 15,
+}
+"""Of the runs with faults together."""
+MUST_HIT = 0.3
+MUST_READ_QUIETLY = 1_000_000
+
+
+def plans(seed: int, binary: str) -> Iterator[Plan]:
+    """The runs, the quiet one last."""
+    for number, (faults, shards, seconds) in enumerate(MIXES):
+        yield Plan(seed + number, seconds, faults.split(","), binary=binary, shards=shards, jobs=True)
+    shards, seconds = QUIET
+    yield Plan(seed + len(MIXES), seconds, binary=binary, shards=shards, jobs=True)
+
+
+def figures(outcomes: Iterable[Outcome]) -> Mapping[str, int]:
+    """The figures of several runs, added up."""
+    total: Counter[str] = Counter()
+    for outcome in outcomes:
+        total.update(outcome.figures)
+    return total
+
+
+def problems(faulty: Mapping[str, int], quiet: Mapping[str, int]) -> Iterator[str]:
+    """What the runs together fall short of, a line each."""
+    for name, least in MUST.items():
+        if faulty[name] < least:
+            yield f"too little was done under faults: {name}={faulty[name]}, at least {least} were to be"
+    if faulty["hits"] < MUST_HIT * faulty["reads"]:
+        yield f"too few hits under faults: {faulty['hits']} of {faulty['reads']} reads"
+    if quiet["reads"] < MUST_READ_QUIETLY:
+        yield f"too little was read without faults: {quiet['reads']}, at least {MUST_READ_QUIETLY} were to be"

@@ -1,0 +1,109 @@
+"""Who reads and judges: threads that want everything, threads that want the same, and a last look after the run."""
+
+import time
+from typing import Any
+
+from stoker.cache import Cache, PlacementMismatch
+from stoker.worker.verify.post import Desk, Post, in_threads
+from stoker.worker.verify.source import TTL_S, load, often_the_same
+from stoker.worker.verify.world import KEYS, TENANTS, tag_of
+
+READER_THREADS = 3
+CROWD_THREADS = 10
+CROWDED_KEYS = 4
+CROWD_PAUSE_S = 0.06
+SOFT_TTL_S = 0.3
+_NEW = object()
+
+
+def read(post: Post) -> None:
+    """Three threads that read everything from one cache."""
+    with post.cache() as cache:
+        in_threads(post, *[Reader(cache).read_anything] * READER_THREADS)
+
+
+def crowd(post: Post) -> None:
+    """Ten threads that want the same few, slow keys of one tenant: most of them follow another's load."""
+    with post.cache() as cache:
+        in_threads(post, *[Reader(cache).read_with_the_crowd] * CROWD_THREADS)
+
+
+class Reader:
+    """Reads one cache and judges every answer. Each method is one read, or one of many keys."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+
+    def read_anything(self, desk: Desk) -> None:
+        """A read never fails for want of a server: whatever it raises is a finding."""
+        tenant = desk.chance.randrange(len(TENANTS))
+        kind = desk.chance.random()
+        if kind < 0.6:
+            self._get_or_load(desk, tenant, often_the_same(desk.chance))
+        elif kind < 0.85:
+            self._get(desk, tenant, often_the_same(desk.chance))
+        else:
+            self.get_many(desk, tenant, desk.chance.sample(range(len(KEYS)), 6))
+
+    def read_with_the_crowd(self, desk: Desk) -> None:
+        """A slow key of the first tenant's."""
+        self._get_or_load(desk, 0, desk.chance.randrange(CROWDED_KEYS), CROWD_PAUSE_S)
+        time.sleep(desk.chance.random() * CROWD_PAUSE_S)
+
+    def _get_or_load(self, desk: Desk, tenant: int, key: int, longest: float = 0.0) -> None:
+        loads = 0
+
+        def ours() -> dict[str, Any]:
+            nonlocal loads
+            loads += 1
+            return load(desk.post.world, desk.chance, tenant, key, longest)
+
+        kind = desk.chance.random()
+        least = desk.post.world.acknowledged(tenant, key)
+        if kind < 0.3:
+            got = self._cache.get_or_load(KEYS[key], tenant_id=TENANTS[tenant])
+        else:
+            got = self._cache.get_or_load(
+                KEYS[key],
+                ours,
+                TENANTS[tenant],
+                TTL_S,
+                soft_ttl=SOFT_TTL_S if kind < 0.6 else None,
+                tags=[tag_of(key)],
+            )
+        desk.judge.served("get_or_load", tenant, key, least, got)
+        desk.judge.add("reads")
+        desk.judge.add("loads" if loads else "hits")
+
+    def _get(self, desk: Desk, tenant: int, key: int) -> None:
+        least = desk.post.world.acknowledged(tenant, key)
+        got = self._cache.get(KEYS[key], TENANTS[tenant], _NEW)
+        desk.judge.add("reads")
+        if got is not _NEW:
+            desk.judge.add("hits")
+            desk.judge.served("get", tenant, key, least, got)
+
+    def get_many(self, desk: Desk, tenant: int, keys: list[int] | range) -> None:
+        """Several keys of a tenant at once."""
+        least = {key: desk.post.world.acknowledged(tenant, key) for key in keys}
+        got = self._cache.get_many([KEYS[key] for key in keys], TENANTS[tenant])
+        desk.judge.add("reads", len(keys))
+        desk.judge.add("hits", len(got))
+        for key in keys:
+            if KEYS[key] in got:
+                desk.judge.served("get_many", tenant, key, least[key], got[KEYS[key]])
+
+
+def look_back(post: Post) -> None:
+    """After all is over: whatever is still served must be the truth, and the cache must work."""
+    desk = Desk.at(post)
+    try:
+        with post.cache() as cache:
+            for tenant in range(len(TENANTS)):
+                Reader(cache).get_many(desk, tenant, range(len(KEYS)))
+            cache.set("afterwards", "works", ttl=TTL_S)
+            if cache.get("afterwards") != "works":
+                desk.judge.error("afterwards", RuntimeError("what was set cannot be read"))
+    except PlacementMismatch as error:
+        desk.judge.error("afterwards", error)
+    desk.count()

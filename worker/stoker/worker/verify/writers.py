@@ -1,0 +1,169 @@
+"""Who changes the truth and tells the cache, and who warms and sweeps it, against the public `Cache` only."""
+
+import random
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from stoker.cache import Cache, CacheUnavailable, InvalidationNotAcknowledged
+from stoker.worker.verify.post import Desk, Post, in_threads
+from stoker.worker.verify.source import TTL_S, load, often_the_same
+from stoker.worker.verify.world import (
+    KEYS,
+    PATTERNS,
+    TAGS,
+    TENANTS,
+    keys_that_match,
+    keys_with_tag,
+    tag_of,
+    value,
+)
+
+AGAIN = 0.3
+"""Share of changes to the key that was changed last."""
+PAUSE_S = 0.09
+SWEEP_PAUSE_S = 0.1
+
+Versions = dict[int, int]
+"""Versions by places in KEYS."""
+
+
+class Change(NamedTuple):
+    """Keys that change together, and how the cache is told."""
+
+    keys: list[int]
+    tell: Callable[[Versions], object]
+
+
+class Writer:
+    """The only writer of one tenant: changes the truth, then tells the cache until that is acknowledged.
+
+    Args:
+        choose: What to change and how to tell it, for a tenant and a key.
+        unsure: What telling raises if it may not have happened.
+        counts: What an acknowledgement counts as.
+    """
+
+    def __init__(
+        self,
+        tenant: int,
+        choose: Callable[[random.Random, int, int], Change],
+        unsure: tuple[type[Exception], ...],
+        counts: tuple[str, ...],
+    ) -> None:
+        self._tenant = tenant
+        self._choose = choose
+        self._unsure = unsure
+        self._counts = counts
+        self._last = 0
+
+    def write(self, desk: Desk) -> None:
+        """One change. Often the next follows at once, while what this one has caused is under way."""
+        chance, world = desk.chance, desk.post.world
+        key = self._last if chance.random() < AGAIN else often_the_same(chance)
+        change = self._choose(chance, self._tenant, key)
+        self._last = change.keys[0]
+        versions = world.change(self._tenant, change.keys)
+        while not world.stopped:
+            try:
+                change.tell(versions)
+            except Exception as error:
+                if isinstance(error, self._unsure):
+                    desk.judge.add("unacked")
+                else:
+                    desk.judge.error("write", error)
+                time.sleep(0.02)
+            else:
+                world.acknowledge(self._tenant, versions)
+                for name in self._counts:
+                    desk.judge.add(name)
+                break
+        time.sleep(chance.random() ** 2 * PAUSE_S)
+
+
+def write(post: Post) -> None:
+    """Change one tenant's truth and tell the cache directly. The slot is also the tenant."""
+    with post.cache() as cache:
+
+        def choose(chance: random.Random, tenant: int, key: int) -> Change:
+            return _change(cache, chance, tenant, key)
+
+        in_threads(post, Writer(post.slot, choose, (InvalidationNotAcknowledged,), ("acks",)).write)
+
+
+def _change(cache: Cache, chance: random.Random, tenant: int, key: int) -> Change:
+    name = TENANTS[tenant]
+    kind = chance.random()
+    if kind < 0.3:
+        return Change([key], lambda _: cache.delete(KEYS[key], name))
+    if kind < 0.6:
+        tags = [tag_of(key)]
+        return Change(
+            [key], lambda v: cache.set(KEYS[key], value(tenant, key, v[key]), name, TTL_S, tags=tags)
+        )
+    tag = chance.choice(TAGS)
+    if kind < 0.65:
+        return Change(
+            keys_with_tag(tag),
+            lambda v: cache.set_many(
+                {KEYS[k]: value(tenant, k, n) for k, n in v.items()}, name, TTL_S, tags=[tag]
+            ),
+        )
+    if kind < 0.8:
+        return Change(keys_with_tag(tag), lambda _: cache.invalidate_tags([tag], name))
+    if kind < 0.95:
+        pattern = chance.choice(PATTERNS)
+        return Change(keys_that_match(pattern), lambda _: cache.invalidate_pattern(pattern, name))
+    return Change(list(range(len(KEYS))), lambda _: cache.invalidate_tenant(name))
+
+
+def warm(post: Post) -> None:
+    """Warm keys of every tenant, and compute single values under a snapshot."""
+    with post.cache() as cache:
+
+        def warm_some(desk: Desk) -> None:
+            try:
+                if desk.chance.random() < 0.5:
+                    _compute(cache, desk)
+                _warm(cache, desk)
+            except (CacheUnavailable, InvalidationNotAcknowledged):
+                desk.judge.add("unavailable")
+            time.sleep(desk.chance.random() * 0.05)
+
+        in_threads(post, warm_some)
+
+
+def _warm(cache: Cache, desk: Desk) -> None:
+    tenants = desk.chance.sample(TENANTS[1:], 2)
+    for keys in (
+        {name: desk.chance.sample(KEYS, 6) for name in tenants if name is not None},
+        desk.chance.sample(KEYS, 6),
+    ):
+        report = cache.warm(keys)
+        desk.judge.add("warmed", report.written)
+        if report.failed:
+            desk.judge.error("warm", RuntimeError(str(report.errors)))
+
+
+def _compute(cache: Cache, desk: Desk) -> None:
+    tenant, key = desk.chance.randrange(len(TENANTS)), often_the_same(desk.chance)
+    token = cache.snapshot(KEYS[key], TENANTS[tenant], hold=1.0)
+    result = load(desk.post.world, desk.chance, tenant, key)
+    stored = cache.set(KEYS[key], result, TENANTS[tenant], TTL_S, tags=[tag_of(key)], token=token)
+    desk.judge.add("tokens_stored" if stored else "tokens_refused")
+
+
+def sweep(post: Post) -> None:
+    """Sweep over and over, so that bans retire under everybody's feet."""
+    with post.cache() as cache:
+
+        def sweep_once(desk: Desk) -> None:
+            try:
+                report = cache.sweep()
+                desk.judge.add("sweeps")
+                desk.judge.add("retired", report.retired)
+            except CacheUnavailable:
+                desk.judge.add("unavailable")
+            time.sleep(SWEEP_PAUSE_S)
+
+        in_threads(post, sweep_once)
