@@ -16,6 +16,7 @@ from stoker.cache.wire import finished
 from tests.cache.awaited import Awaited
 
 MakeCache = Callable[..., Cache]
+How = Callable[[CacheConfig], Cache]
 PERMANENT = re.compile(r".*\}:(map|ctl|bans|marks)").fullmatch
 """Names of the keys that `stoker.cache.keys` lists as permanent."""
 
@@ -36,7 +37,7 @@ def make_redis(cache_server: str, namespace: str, client: Any) -> Iterator[MakeC
     for_ever = False
     with ExitStack() as stack:
 
-        def make(how: Callable[[CacheConfig], Cache] = Cache, **fields: object) -> Cache:
+        def make(how: How = Cache, **fields: object) -> Cache:
             nonlocal for_ever
             for_ever = for_ever or fields.get("default_ttl", 1) is None
             config = {"backend": "redis", "redis_url": cache_server, "namespace": namespace, **fields}
@@ -46,6 +47,21 @@ def make_redis(cache_server: str, namespace: str, client: Any) -> Iterator[MakeC
     names = [name.decode() for name in client.scan_iter(f"{{{namespace}*", count=1000)]
     ours = [name for name in names if not PERMANENT(name) and not (for_ever and ":e:" in name)]
     assert [name for name in ours if client.ttl(name) == -1] == []
+
+
+@pytest.fixture(params=["called", "awaited", "awaited on uvloop"])
+def how(request: pytest.FixtureRequest) -> Iterator[How]:
+    """Make caches to be called, and to be awaited."""
+    with ExitStack() as stack:
+
+        def make(config: CacheConfig) -> Cache:
+            if request.param == "called":
+                return stack.enter_context(Cache(config))
+            cache = Awaited(config, uv="uvloop" in request.param)
+            stack.callback(cache.end)
+            return cast("Cache", cache)
+
+        yield make
 
 
 @pytest.fixture(params=["memory", "redis", "async memory", "async redis", "async redis on uvloop"])

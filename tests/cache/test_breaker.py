@@ -4,8 +4,9 @@ import time
 
 import pytest
 
-from stoker.cache import Cache, CacheConfig, InvalidationNotAcknowledged
+from stoker.cache import CacheConfig, InvalidationNotAcknowledged
 from stoker.cache.breaker import Breaker
+from tests.cache.conftest import How
 from tests.cache.proxy import SlowProxy
 from tests.waiting import wait_until
 
@@ -25,12 +26,14 @@ def test_it_opens_after_failures_in_a_row_only() -> None:
     assert not breaker.open
 
 
-def test_a_server_that_hangs_costs_a_few_timeouts_not_one_a_read(cache_server: str, namespace: str) -> None:
+def test_a_server_that_hangs_costs_a_few_timeouts_not_one_a_read(
+    how: How, cache_server: str, namespace: str
+) -> None:
     with SlowProxy(cache_server) as proxy:
         config = CacheConfig(
             backend="redis", redis_url=proxy.url, namespace=namespace, timeout=0.2, breaker_reset=0.3
         )
-        with Cache(config) as cache:
+        with how(config) as cache:
             cache.set("k", "stored")
             proxy.delay_s = 3.0
             began = time.monotonic()

@@ -5,16 +5,16 @@ import time
 
 import pytest
 
-from stoker.cache import Cache, CacheConfig, InvalidationNotAcknowledged
+from stoker.cache import CacheConfig, InvalidationNotAcknowledged
 from stoker.worker.embedded import embedded_server
-from tests.cache.conftest import MakeCache
+from tests.cache.conftest import How, MakeCache
 from tests.cache.proxy import SlowProxy
 
 
-def test_a_late_answer_is_never_another_requests(cache_server: str, namespace: str) -> None:
+def test_a_late_answer_is_never_another_requests(how: How, cache_server: str, namespace: str) -> None:
     with (
         SlowProxy(cache_server) as proxy,
-        Cache(CacheConfig(backend="redis", redis_url=proxy.url, namespace=namespace, timeout=0.2)) as cache,
+        how(CacheConfig(backend="redis", redis_url=proxy.url, namespace=namespace, timeout=0.2)) as cache,
     ):
         for i in range(10):
             cache.set(f"k{i}", i)
@@ -26,10 +26,12 @@ def test_a_late_answer_is_never_another_requests(cache_server: str, namespace: s
         assert cache.stats().unavailable == 4
 
 
-def test_a_timeout_is_kept_and_a_change_in_doubt_is_an_error(cache_server: str, namespace: str) -> None:
+def test_a_timeout_is_kept_and_a_change_in_doubt_is_an_error(
+    how: How, cache_server: str, namespace: str
+) -> None:
     with (
         SlowProxy(cache_server) as proxy,
-        Cache(CacheConfig(backend="redis", redis_url=proxy.url, namespace=namespace, timeout=0.2)) as cache,
+        how(CacheConfig(backend="redis", redis_url=proxy.url, namespace=namespace, timeout=0.2)) as cache,
     ):
         cache.set("k", 1)
         proxy.delay_s = 5.0
@@ -39,12 +41,14 @@ def test_a_timeout_is_kept_and_a_change_in_doubt_is_an_error(cache_server: str, 
         assert time.monotonic() - began < 2
 
 
-def test_connections_are_bounded_and_the_error_says_what_to_raise(cache_server: str, namespace: str) -> None:
+def test_connections_are_bounded_and_the_error_says_what_to_raise(
+    how: How, cache_server: str, namespace: str
+) -> None:
     with SlowProxy(cache_server) as proxy:
         config = CacheConfig(
             backend="redis", redis_url=proxy.url, namespace=namespace, max_connections=1, timeout=0.3
         )
-        with Cache(config) as cache:
+        with how(config) as cache:
             cache.set("k", 1)
             proxy.delay_s = 0.25
             slow = threading.Thread(target=lambda: [cache.get("k") for _ in range(4)])
@@ -60,13 +64,12 @@ def test_connections_are_bounded_and_the_error_says_what_to_raise(cache_server: 
             assert all("raise max_connections" in error for error in errors)
 
 
-def test_a_restarted_server_is_found_at_the_next_call(namespace: str) -> None:
+def test_a_server_that_is_gone_is_found_at_the_next_call(how: How, namespace: str) -> None:
     with embedded_server("cache") as server:
-        cache = Cache(CacheConfig(backend="redis", redis_url=server.url, namespace=namespace))
+        cache = how(CacheConfig(backend="redis", redis_url=server.url, namespace=namespace))
         cache.set("k", 1)
     assert cache.get("k") is None
     assert cache.get_or_load("k", lambda: 2) == 2
-    cache.close()
 
 
 def test_threads_open_no_more_connections_than_they_use_at_once(make_redis: MakeCache) -> None:

@@ -1,0 +1,283 @@
+"""What only tasks and event loops can do: be cancelled, be many, end; and sync callers beside them."""
+
+import asyncio
+import gc
+import random
+import threading
+import time
+import warnings
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import uvloop
+
+from stoker.cache import AsyncCache, Cache, CacheConfig, LoaderError
+from stoker.cache.loaders import Loader, LoadKey, Registry
+from tests.cache.conftest import MakeCache
+from tests.cache.proxy import SlowProxy
+
+SEED = int(time.time())
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Run a coroutine on a loop of its own. Whatever it leaves behind fails the test."""
+
+    def run(main: Coroutine[Any, Any, Any]) -> Any:
+        async def all_of_it() -> Any:
+            result = await main
+            await asyncio.sleep(0)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            return result
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a connection that nobody closed
+            factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+            with asyncio.Runner(loop_factory=factory) as runner:
+                result = runner.run(all_of_it())
+            gc.collect()
+            return result
+
+    return run
+
+
+@pytest.fixture
+def config(cache_server: str, namespace: str) -> CacheConfig:
+    return CacheConfig(backend="redis", redis_url=cache_server, namespace=namespace, lease=0.5, max_load=5)
+
+
+async def cancelled(task: "asyncio.Task[Any]") -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def test_a_cancelled_read_leaves_its_reply_to_nobody(
+    run: Run, config: CacheConfig, cache_server: str
+) -> None:
+    async def main(proxy: SlowProxy) -> None:
+        async with AsyncCache(
+            CacheConfig(backend="redis", redis_url=proxy.url, namespace=config.namespace)
+        ) as cache:
+            for i in range(10):
+                await cache.set(f"k{i}", i)
+            for i in range(10):
+                proxy.delay_s = 0.05
+                late = asyncio.create_task(cache.get(f"k{i}"))
+                await asyncio.sleep(0.02)
+                await cancelled(late)
+                proxy.delay_s = 0.0
+                assert await cache.get(f"k{9 - i}") == 9 - i
+            assert cache.stats().unavailable == 0
+
+    with SlowProxy(cache_server) as proxy:
+        run(main(proxy))
+
+
+def test_whatever_is_cancelled_everybody_gets_his_own_answer(run: Run, config: CacheConfig) -> None:
+    print(f"seed {SEED}")  # noqa: T201 - shown if it fails
+    chance = random.Random(SEED)
+
+    async def use(cache: AsyncCache, n: int) -> None:
+        key = f"k{n % 7}"
+
+        async def load() -> str:
+            await asyncio.sleep(chance.random() * 0.003)
+            return key
+
+        for _ in range(20):
+            kind = chance.random()
+            if kind < 0.4:
+                assert await cache.get_or_load(key, load) == key
+            elif kind < 0.7:
+                assert await cache.get(key) in (None, key)
+            elif kind < 0.8:
+                got = await cache.get_many([key, "other"])
+                assert got in ({}, {key: key})
+            elif kind < 0.9:
+                await cache.set(key, key)
+            else:
+                await cache.delete(key)
+
+    async def main() -> None:
+        async with AsyncCache(config) as cache:
+            tasks = [asyncio.create_task(use(cache, n)) for n in range(100)]
+            while not all(task.done() for task in tasks):
+                chance.choice(tasks).cancel()
+                await asyncio.sleep(chance.random() * 0.01)
+            errors = [task.exception() for task in tasks if not task.cancelled()]
+            assert not any(errors), errors
+            began = time.monotonic()
+            for n in range(7):  # no lease is left for longer than it lasts
+                assert await cache.get_or_load(f"k{n}", lambda n=n: f"k{n}") == f"k{n}"
+            assert time.monotonic() - began < 7 * 0.5 + 1
+
+    run(main())
+
+
+def test_a_cancelled_load_gives_its_lease_back_and_its_followers_go_on(run: Run, config: CacheConfig) -> None:
+    async def main() -> None:
+        async with AsyncCache(CacheConfig(**{**vars_of(config), "lease": 5.0})) as cache:
+            loading = asyncio.Event()
+
+            async def for_ever() -> None:
+                loading.set()
+                await asyncio.sleep(60)
+
+            leader = asyncio.create_task(cache.get_or_load("k", for_ever))
+            await loading.wait()
+            followers = [asyncio.create_task(cache.get_or_load("k", lambda: "mine")) for _ in range(5)]
+            await asyncio.sleep(0)
+            await cancelled(leader)
+            async with asyncio.timeout(2):
+                assert await asyncio.gather(*followers) == ["mine"] * 5
+
+    run(main())
+
+
+def vars_of(config: CacheConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in config.__slots__}
+
+
+def test_coroutine_functions_are_awaited_and_others_hold_up_nobody(run: Run) -> None:
+    async def main() -> None:
+        async with AsyncCache() as cache:
+
+            async def load() -> int:
+                await asyncio.sleep(0)
+                return 1
+
+            def slow() -> str:
+                time.sleep(0.2)
+                return threading.current_thread().name
+
+            assert await cache.get_or_load("a", load) == 1
+            assert await cache.get_or_load("b", lambda: load()) == 1
+            ticks = 0
+            waiting = asyncio.create_task(cache.get_or_load("c", slow))
+            while not waiting.done():
+                ticks += 1
+                await asyncio.sleep(0.005)
+            assert ticks > 10
+            assert await waiting != threading.current_thread().name
+
+    run(main())
+
+
+def test_registered_loaders_may_be_coroutine_functions_and_a_sync_cache_says_so(run: Run) -> None:
+    async def one(n: int) -> int:
+        await asyncio.sleep(0)
+        return n
+
+    async def many(keys: list[LoadKey]) -> dict[str, str]:
+        await asyncio.sleep(0)
+        return {key.key: key.args["n"] for key in keys}
+
+    registry = Registry()
+    registry.add(Loader("one:{n}", one))
+    registry.add(Loader("many:{n}", many, many=True))
+
+    async def main() -> None:
+        async with AsyncCache(registry=registry) as cache:
+            assert await cache.get_or_load("one:1") == 1
+            assert await cache.get_or_load("many:2") == "2"
+            report = await cache.warm([f"one:{n}" for n in range(10, 20)] + [f"many:{n}" for n in range(10)])
+            assert (report.written, report.fresh, report.failed) == (19, 1, 0)
+
+    run(main())
+    cache = Cache(registry=registry)
+    with pytest.raises(LoaderError, match="read its keys through AsyncCache"):
+        cache.get_or_load("one:1")
+    with pytest.raises(LoaderError, match="returned a coroutine"):
+        cache.get_or_load("k", lambda: one(1))
+
+
+def test_several_loops_may_share_one_one_after_the_other_and_at_once(config: CacheConfig) -> None:
+    cache = AsyncCache(config)
+
+    async def use(n: int) -> None:
+        for _ in range(50):
+            await cache.set(f"k{n}", n)
+            assert await cache.get(f"k{n}") == n
+            assert await cache.get_or_load("shared", lambda: "value") == "value"
+        await cache.close()
+
+    asyncio.run(use(0))
+    asyncio.run(use(1))
+    threads = [threading.Thread(target=lambda n=n: asyncio.run(use(n))) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert cache.stats().sets == 250
+
+
+def test_sync_and_async_callers_share_a_cache(run: Run, make_sync_cache: MakeCache) -> None:
+    cache = make_sync_cache()
+
+    async def main() -> None:
+        async with AsyncCache(cache) as awaited:
+            cache.set("k", 1)
+            assert await awaited.get("k") == 1
+            await awaited.invalidate_pattern("k*")
+            assert cache.get("k") is None
+            token = cache.snapshot("k")
+            assert await awaited.set("k", 2, token=token)
+        assert cache.get("k") == 2  # closing the one leaves the other open
+
+    run(main())
+    assert cache.stats().sets == 2
+
+
+def test_more_tasks_than_connections_wait_for_one(run: Run, config: CacheConfig) -> None:
+    async def main() -> None:
+        async with AsyncCache(CacheConfig(**{**vars_of(config), "max_connections": 2})) as cache:
+            await cache.set("k", 1)
+            assert await asyncio.gather(*(cache.get("k") for _ in range(200))) == [1] * 200
+            assert cache.stats().unavailable == 0
+
+    run(main())
+
+
+def test_a_loop_that_ends_under_a_load_leaves_a_lease_that_runs_out(config: CacheConfig) -> None:
+    async def main() -> None:
+        cache = AsyncCache(config)
+        loading = asyncio.Event()
+
+        async def for_ever() -> None:
+            loading.set()
+            await asyncio.sleep(60)
+
+        task = asyncio.create_task(cache.get_or_load("k", for_ever))
+        await loading.wait()
+        task.cancel()  # and nobody awaits it
+        with suppress(asyncio.CancelledError):
+            await task
+        await cache.close()
+
+    asyncio.run(main())
+    with Cache(config) as cache:
+        began = time.monotonic()
+        assert cache.get_or_load("k", lambda: "mine") == "mine"
+        assert time.monotonic() - began < config.lease + 1
+
+
+def test_a_refresh_goes_on_beside_its_reader(run: Run, config: CacheConfig) -> None:
+    async def main() -> None:
+        async with AsyncCache(config) as cache:
+            versions = iter(range(10))
+
+            async def load() -> int:
+                await asyncio.sleep(0.01)
+                return next(versions)
+
+            assert await cache.get_or_load("k", load, ttl=60, soft_ttl=0.05) == 0
+            async with asyncio.timeout(10):
+                while await cache.get_or_load("k", load, ttl=60, soft_ttl=0.05) == 0:
+                    await asyncio.sleep(0.01)
+            assert cache.stats().misses == 1
+
+    run(main())
