@@ -108,4 +108,4 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
 @pytest.fixture
 def perform() -> Callable[[Any], Any]:
     """Perform a program that asks no server."""
-    return Threads(CacheConfig(), finished, lambda _: pytest.fail("nothing is leased")).perform
+    return Threads(CacheConfig(), finished, None).perform

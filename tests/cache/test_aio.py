@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -112,7 +113,7 @@ def test_whatever_is_cancelled_everybody_gets_his_own_answer(run: Run, config: C
             assert not any(errors), errors
             began = time.monotonic()
             for n in range(7):  # no lease is left for longer than it lasts
-                assert await cache.get_or_load(f"k{n}", lambda n=n: f"k{n}") == f"k{n}"
+                assert await cache.get_or_load(f"k{n}", partial(str, f"k{n}")) == f"k{n}"
             assert time.monotonic() - began < 7 * 0.5 + 1
 
     run(main())
@@ -281,3 +282,61 @@ def test_a_refresh_goes_on_beside_its_reader(run: Run, config: CacheConfig) -> N
             assert cache.stats().misses == 1
 
     run(main())
+
+
+def test_results_of_coroutine_functions_and_others_are_kept(run: Run) -> None:
+    cache = AsyncCache()
+    calls: list[object] = []
+
+    @cache.cached("double:{n}", ttl=60, tags=["doubles"])
+    async def double(n: int) -> int:
+        calls.append(n)
+        await asyncio.sleep(0)
+        return 2 * n
+
+    @cache.cached("triple:{n}")
+    def triple(n: int) -> int:
+        calls.append(n)
+        return 3 * n
+
+    class Repository:
+        @cache.cached("row:{n}")
+        async def row(self, n: int, tenant_id: str | None = None) -> str:
+            calls.append((n, tenant_id))
+            return f"row {n} of {tenant_id}"
+
+    async def main() -> None:
+        async with cache:
+            assert await double(2) == await double(n=2) == 4
+            assert await triple(2) == await triple(2) == 6
+            assert calls == [2, 2]
+            assert await double.invalidate(2)
+            assert not await double.invalidate(2)
+            assert await double.refresh(2) == 4
+            await cache.invalidate_tags(["doubles"])
+            assert await double(2) == 4
+            assert calls == [2, 2, 2, 2]
+            repository = Repository()
+            assert (
+                await repository.row(1, "acme")
+                == await repository.row(1, tenant_id="acme")
+                == "row 1 of acme"
+            )
+            assert await repository.row(1) == "row 1 of None"
+            assert await repository.row.invalidate(1, "acme")
+            assert repository.row.key(1) == "row:1"
+
+    run(main())
+
+
+def test_a_decorated_coroutine_function_looks_like_one(run: Run) -> None:
+    cache = AsyncCache()
+
+    @cache.cached("x:{n}")
+    async def function(n: int) -> int:
+        """Documented."""
+        return n
+
+    assert (function.__name__, function.__doc__) == ("function", "Documented.")  # type: ignore[attr-defined]
+    assert asyncio.iscoroutine(waiting := function(1))
+    assert run(waiting) == 1

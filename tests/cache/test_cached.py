@@ -5,11 +5,12 @@ import pickle
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
 
-from stoker.cache.cached import CachedDecorator, cached_by
+from stoker.cache.cached import CachedDecorator, CachedFunction, cached_by
 from stoker.cache.errors import LoaderError
 from stoker.cache.loaders import Registry
 
@@ -45,7 +46,9 @@ shared_registry = Registry()
 def cached(
     cache: RecordingCache, template: str, registry: Registry | None = None, **settings: Any
 ) -> CachedDecorator:
-    return cached_by(cache, registry or Registry(), template, **settings)
+    wrap = partial(CachedFunction[..., Any], cache)
+    decorator: CachedDecorator = cached_by(wrap, registry or Registry(), template, **settings)
+    return decorator
 
 
 @cached(

@@ -3,10 +3,12 @@
 import asyncio
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from stoker.cache.aio_transport import AioTransport
+from stoker.cache.cached import AsyncCachedDecorator, AsyncCachedFunction, cached_by
 from stoker.cache.core import Core
 from stoker.cache.engine import Cache
 from stoker.cache.evict import EvictReport
@@ -72,9 +74,12 @@ class AsyncCache:
         loop = asyncio.get_running_loop()
         here = self._by_loop.get(loop)
         if here is None:
-            transport = AioTransport(self.config) if self.backend == "redis" else None
-            run = _run_at_once if transport is None else transport.run
-            here = self._by_loop[loop] = _Here(Loop(self.config, run, self._core.backend.renew), transport)
+            if self.backend == "memory":
+                here = _Here(Loop(self.config, _run_at_once, None), None)
+            else:
+                transport = AioTransport(self.config)
+                here = _Here(Loop(self.config, transport.run, self._core.backend.renew), transport)
+            self._by_loop[loop] = here
         return here
 
     async def _do(self, program: Program[T]) -> T:
@@ -157,6 +162,21 @@ class AsyncCache:
     async def invalidate_tenant(self, tenant_id: str | None) -> None:
         """See `Cache.invalidate_tenant`."""
         await self._do(self._core.invalidate_tenant(tenant_id))
+
+    def cached(
+        self,
+        template: str,
+        *,
+        ttl: Seconds | None = None,
+        soft_ttl: Seconds | None = None,
+        tags: Iterable[str] = (),
+    ) -> AsyncCachedDecorator:
+        """See `Cache.cached`; what it makes is awaited, whether the function is a coroutine function or not."""
+        wrap = partial(AsyncCachedFunction[..., Any], self)
+        decorator: AsyncCachedDecorator = cached_by(
+            wrap, self._core.registry, template, ttl=ttl, soft_ttl=soft_ttl, tags=tuple(tags)
+        )
+        return decorator
 
     # -- the long verbs ----------------------------------------------------------------------------------------
 

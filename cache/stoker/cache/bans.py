@@ -2,6 +2,7 @@
 
 Nothing here does I/O. A `View` is what one process knows of one shard's ban log; it is replaced as a whole when bans
 retire or the incarnation changes, and only ever gains bans otherwise, so a reader that holds an old one stays right.
+Rules that a later ban of their tenant makes needless are let go with the table they are in, never out of it.
 """
 
 import re
@@ -120,16 +121,15 @@ class _TenantBans:
 
     __slots__ = ("patterns", "prefixes", "seq", "tags")
 
-    def __init__(self) -> None:
-        self.seq = 0
+    def __init__(self, seq: int = 0) -> None:
+        self.seq = seq
         self.tags: dict[str, int] = {}
         self.prefixes: tuple[tuple[int, dict[str, int]], ...] = ()
         self.patterns: tuple[tuple[int, str, Callable[[str], bool]], ...] = ()
 
     def add(self, rule: Rule, seq: int) -> None:
-        if rule.kind is Kind.TENANT:
-            self.seq = max(self.seq, seq)
-        elif rule.kind is Kind.TAG:
+        """Take in any rule but one of the whole tenant."""
+        if rule.kind is Kind.TAG:
             self.tags[rule.argument] = max(seq, self.tags.get(rule.argument, 0))
         elif rule.kind is Kind.PREFIX:
             self._add_prefix(rule.argument, seq)
@@ -157,33 +157,56 @@ class _TenantBans:
         return any(ban_seq > seq and matches(key) for ban_seq, _, matches in self.patterns)
 
     def above(self, floor: int) -> "_TenantBans":
-        kept = _TenantBans()
-        kept.seq = self.seq if self.seq > floor else 0
+        """A copy without the rules up to `floor`."""
+        kept = _TenantBans(self.seq if self.seq > floor else 0)
         kept.tags = {tag: seq for tag, seq in self.tags.items() if seq > floor}
         tables = ((n, {p: seq for p, seq in table.items() if seq > floor}) for n, table in self.prefixes)
         kept.prefixes = tuple((n, table) for n, table in tables if table)
         kept.patterns = tuple(p for p in self.patterns if p[0] > floor)
         return kept
 
+    @property
+    def named(self) -> int:
+        """Rules that are found by name: prefixes and tags."""
+        return len(self.tags) + sum(len(table) for _, table in self.prefixes)
+
     def __len__(self) -> int:
-        named = len(self.tags) + sum(len(table) for _, table in self.prefixes) + len(self.patterns)
-        return named + bool(self.seq)
+        return self.named + len(self.patterns) + bool(self.seq)
+
+
+class TenantSize(NamedTuple):
+    """How many live rules a tenant has, its ban as a whole left out; `named` are prefixes and tags."""
+
+    tenant: str
+    patterns: int
+    named: int
 
 
 class BanTable:
-    """Live rules by tenant."""
+    """Live rules by tenant. Its length costs nothing: every read asks for it."""
 
-    __slots__ = ("_tenants",)
+    __slots__ = ("_length", "_tenants")
 
     def __init__(self) -> None:
         self._tenants: dict[str, _TenantBans] = {}
+        self._length = 0
 
     def add(self, rule: Rule, seq: int) -> None:
         """Take in a rule. The caller holds a lock; readers need none."""
         bans = self._tenants.get(rule.tenant)
         if bans is None:
             bans = self._tenants[rule.tenant] = _TenantBans()
-        bans.add(rule, seq)
+        if seq <= bans.seq:
+            return  # a ban of the tenant kills all that this one does
+        before = len(bans)
+        if rule.kind is Kind.TENANT:
+            # In place of the rules that it makes needless, not into them: a reader among those has not seen this one.
+            bans = bans.above(seq)
+            bans.seq = seq
+            self._tenants[rule.tenant] = bans
+        else:
+            bans.add(rule, seq)
+        self._length += len(bans) - before
 
     def kills(self, tenant: str, key: str, tags: Iterable[str], seq: int) -> bool:
         """Whether a rule newer than `seq` matches the entry."""
@@ -195,14 +218,24 @@ class BanTable:
         kept = BanTable()
         tables = ((tenant, bans.above(floor)) for tenant, bans in self._tenants.items())
         kept._tenants = {tenant: bans for tenant, bans in tables if len(bans)}
+        kept._length = sum(len(bans) for bans in kept._tenants.values())
         return kept
 
     def has_tags(self) -> bool:
         """Whether any tag rule lives, so that names alone cannot tell what is dead."""
-        return any(bans.tags for bans in self._tenants.values())
+        return any(bans.tags for bans in list(self._tenants.values()))
+
+    def size_of(self, tenant: str) -> TenantSize:
+        """How many rules the tenant has."""
+        bans = self._tenants.get(tenant)
+        return TenantSize(tenant, len(bans.patterns) if bans else 0, bans.named if bans else 0)
+
+    def sizes(self) -> list[TenantSize]:
+        """How many rules each tenant has."""
+        return [self.size_of(tenant) for tenant in list(self._tenants)]
 
     def __len__(self) -> int:
-        return sum(len(bans) for bans in self._tenants.values())
+        return self._length
 
 
 NO_CONTROL = Control(b"", b"", 0, b"", 0, 0, 0, b"", frozenset())

@@ -1,4 +1,4 @@
-"""Keeping up with a shard's control record, without I/O: the boot fence and the view (rules 3, 5, 6).
+"""A shard's ban log, without I/O: keeping up with it, adding to it, keeping it short (rules 3, 5, 6, 7 and 10).
 
 `protocol.Shard` is a `BanLog` that also reads and writes entries. May be shared by threads; its lock is never held
 across a yield.
@@ -10,24 +10,45 @@ from threading import Lock
 from typing import Any
 
 from stoker.cache import scripts
-from stoker.cache.bans import MAX_SEQ, Control, Rule, View, sentinel
+from stoker.cache.bans import MAX_SEQ, BanTable, Control, Kind, Rule, TenantSize, View, sentinel
+from stoker.cache.caps import CAPS, BanNews, Caps, Coalesced, ManyBans
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.keys import ShardKeys
 from stoker.cache.shards import MOST_SHARDS, Agreement
+from stoker.cache.tenancy import tenant_of
 from stoker.cache.wire import Call, Operation, refusal
 
 ATTEMPTS = 4
 """How often an operation catches up with moving control state before it gives up."""
 
 
-class BanLog:
-    """What this process knows of one shard's ban log, and how it keeps up with it."""
+_PAGE = 1000
+"""Most rules that one script looks at, so that none holds the server for long."""
 
-    def __init__(self, keys: ShardKeys, agreement: Agreement, on_cold: Callable[[str], None]) -> None:
+
+class BanLog:
+    """What this process knows of one shard's ban log, and how it keeps up with it.
+
+    Args:
+        on_cold: Told the reason when this process began a new incarnation.
+        on_bans: Told when a sweep is due, and which tenants were banned as a whole to keep the log short.
+    """
+
+    caps: Caps = CAPS
+    """Apart so that the checker can make them tiny."""
+
+    def __init__(
+        self,
+        keys: ShardKeys,
+        agreement: Agreement,
+        on_cold: Callable[[str], None],
+        on_bans: Callable[[BanNews], None] = lambda _: None,
+    ) -> None:
         self.keys = keys
         self.agreement = agreement
         self.view = View()
         self._on_cold = on_cold
+        self._on_bans = on_bans
         self._lock = Lock()
 
     def sync(self, raw: bytes | None, server: bytes, known: View) -> Operation[View]:
@@ -172,6 +193,65 @@ class BanLog:
     def repair(self) -> Operation[View]:
         """After a script refused the control record: replace it if it is bad, then catch up."""
         return (yield from self.sync(*(yield from self.fence(b"", "refused"))))
+
+    # -- adding, and keeping it short (rules 7, 10) -------------------------------------------------------------
+
+    def ban(self, rules: Sequence[Rule]) -> Operation[int]:
+        """Add rules to the ban log; when this returns they rule every later read.
+
+        Returns 0, or the log's length if it is this caller's turn to `shorten` it. That is an operation of its own, so
+        that its failure does not make an acknowledged invalidation look like a failed one.
+        """
+        for _ in range(ATTEMPTS):
+            answer = yield (
+                Call(
+                    scripts.BAN,
+                    (self.keys.ctl, self.keys.bans, self.keys.marks),
+                    (self.digest, os.urandom(4).hex(), *(rule.member() for rule in rules)),
+                ),
+            )
+            reply = answer.reply()
+            if reply:
+                head, length = reply
+                turn = head % self.caps.stride == 0 and length > self.caps.least
+                return length if turn else 0
+            yield from self.repair()
+        raise CacheUnavailable("redis", "the control record keeps changing; try again")
+
+    def shorten(self, length: int) -> Operation[None]:
+        """See to a ban log that was `length` rules long: tell when a sweep is due, and enforce the caps.
+
+        A tenant beyond its cap gets one rule in place of all. What such rules make needless is removed once it is most
+        of the log. May end anywhere: the next turn sees to the rest.
+        """
+        bans = (yield from self.catch_up()).bans
+        sizes = bans.sizes()
+        patterns = max((size.patterns for size in sizes), default=0)
+        if length > self.caps.many_bans or patterns > self.caps.many_patterns:
+            self._on_bans(ManyBans(length, patterns))
+        crowded = [size for size in sizes if self.caps.exceeded_by(size)]
+        if crowded:
+            bans = yield from self._coalesce(crowded)
+            length += len(crowded)
+        needless = length - len(bans)
+        if needless > max(len(bans), self.caps.patterns):
+            yield from self._prune(length)
+
+    def _coalesce(self, crowded: Sequence[TenantSize]) -> Operation[BanTable]:
+        """Ban each of the tenants as a whole."""
+        yield from self.ban([Rule(Kind.TENANT, size.tenant, "") for size in crowded])
+        for size in crowded:
+            self._on_bans(Coalesced(tenant_of(size.tenant), size.patterns + size.named))
+        return (yield from self.catch_up()).bans
+
+    def _prune(self, length: int) -> Operation[None]:
+        """Remove the rules that a ban of their tenant makes needless.
+
+        From the newest page to the oldest: ranks only ever fall, so none falls past a page that is still to come.
+        """
+        for start in range(length - length % _PAGE, -1, -_PAGE):
+            answer = yield (Call(scripts.PRUNE, (self.keys.bans,), (self.digest, start, start + _PAGE - 1)),)
+            answer.reply()
 
 
 def _both(replies: list[Any]) -> tuple[bytes | None, list[tuple[bytes, float]]]:

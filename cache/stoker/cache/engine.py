@@ -3,13 +3,14 @@
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from stoker.cache import transport
 from stoker.cache.backends.memory import MemoryBackend
 from stoker.cache.backends.redis import RedisBackend
-from stoker.cache.cached import CachedDecorator, cached_by
+from stoker.cache.cached import CachedDecorator, CachedFunction, cached_by
 from stoker.cache.core import Core
 from stoker.cache.evict import EvictReport
 from stoker.cache.loaders import Registry, default_registry
@@ -51,7 +52,7 @@ class Cache:
         self._core = Core(config or CacheConfig(), hooks or Hooks(), registry)
         self.config = self._core.config
         self._transport = Transport(self.config) if self.config.backend == "redis" else None
-        self._threads = Threads(self.config, self._run, self._core.backend.renew)
+        self._threads = Threads(self.config, self._run, self._core.backend.renew if self._transport else None)
         self._do = self._threads.perform
         _CACHES.add(self)
 
@@ -197,7 +198,11 @@ class Cache:
         tags: Iterable[str] = (),
     ) -> CachedDecorator:
         """Cache a function or method by a key made from its arguments, such as `"user:{user_id}"`."""
-        return cached_by(self, self._core.registry, template, ttl=ttl, soft_ttl=soft_ttl, tags=tuple(tags))
+        wrap = partial(CachedFunction[..., Any], self)
+        decorator: CachedDecorator = cached_by(
+            wrap, self._core.registry, template, ttl=ttl, soft_ttl=soft_ttl, tags=tuple(tags)
+        )
+        return decorator
 
     # -- the long verbs ----------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from stoker.cache.wire import Operation
 
 T = TypeVar("T")
 R = TypeVar("R")
+Renew = Callable[[list[Lease]], Operation[None]]
 log = logging.getLogger(__name__)
 _loading: ContextVar["Loop | None"] = ContextVar("stoker_loading", default=None)
 """Whose place among the loads the present task has."""
@@ -37,7 +38,7 @@ class Loop:
         self,
         config: CacheConfig,
         run: Callable[[Operation[Any]], Awaitable[Any]],
-        renew: Callable[[list[Lease]], Operation[None]],
+        renew: Renew | None,
     ) -> None:
         self._config = config
         self._run = run
@@ -125,10 +126,10 @@ class Loop:
             self._loads.release()
 
     def _begin_renewing(self) -> None:
-        if self._renewer is None or self._renewer.done():
-            self._renewer = asyncio.create_task(self._renewing(), name="stoker-leases")
+        if self._renew is not None and (self._renewer is None or self._renewer.done()):
+            self._renewer = asyncio.create_task(self._renewing(self._renew), name="stoker-leases")
 
-    async def _renewing(self) -> None:
+    async def _renewing(self, renew: Renew) -> None:
         held = self.under_way.leases
         while True:
             await asyncio.sleep(held.every)
@@ -138,7 +139,7 @@ class Loop:
                 return
             if leases:
                 try:
-                    await self._run(self._renew(leases))
+                    await self._run(renew(leases))
                 except CacheUnavailable as error:
                     log.warning("leases of %d loads were not renewed: %s", len(leases), error)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from stoker.cache import entry, scripts
-from stoker.cache.bans import Control, Rule, View
+from stoker.cache.bans import Control, View
 from stoker.cache.control import ATTEMPTS, BanLog
 from stoker.cache.entry import Meta, Stamp
 from stoker.cache.errors import CacheUnavailable
@@ -243,19 +243,4 @@ class Shard(BanLog):
             if done:
                 return bool(value)
             yield from self.sync(value, answer.server, known)
-        raise CacheUnavailable("redis", "the control record keeps changing; try again")
-
-    def ban(self, rules: Sequence[Rule]) -> Operation[None]:
-        """Add rules to the ban log; when this returns they rule every later read."""
-        for _ in range(ATTEMPTS):
-            answer = yield (
-                Call(
-                    scripts.BAN,
-                    (self.keys.ctl, self.keys.bans, self.keys.marks),
-                    (self.digest, os.urandom(4).hex(), *(rule.member() for rule in rules)),
-                ),
-            )
-            if answer.reply() == 1:
-                return
-            yield from self.repair()
         raise CacheUnavailable("redis", "the control record keeps changing; try again")

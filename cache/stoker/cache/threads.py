@@ -24,6 +24,7 @@ from stoker.cache.wire import Operation
 
 T = TypeVar("T")
 R = TypeVar("R")
+Renew = Callable[[list[Lease]], Operation[None]]
 log = logging.getLogger(__name__)
 _REFRESHERS = 2
 """Threads that run what was spawned."""
@@ -34,14 +35,14 @@ class Threads:
 
     Args:
         run: Drives an operation.
-        renew: Makes the operation that renews leases.
+        renew: Makes the operation that renews leases; None where they need no renewal.
     """
 
     def __init__(
         self,
         config: CacheConfig,
         run: Callable[[Operation[Any]], Any],
-        renew: Callable[[list[Lease]], Operation[None]],
+        renew: Renew | None,
     ) -> None:
         self._config = config
         self._run = run
@@ -132,15 +133,18 @@ class Threads:
             self._refreshers.submit(self.perform, program)
 
     def _begin_renewing(self) -> None:
-        if self._renewer is None:
+        if self._renewer is None and self._renew is not None:
             with self._lock:
                 if self._renewer is None:
                     self._renewer = threading.Thread(
-                        target=self._renewing, args=(self._closed,), name="stoker-leases", daemon=True
+                        target=self._renewing,
+                        args=(self._closed, self._renew),
+                        name="stoker-leases",
+                        daemon=True,
                     )
                     self._renewer.start()
 
-    def _renewing(self, closed: threading.Event) -> None:
+    def _renewing(self, closed: threading.Event, renew: Renew) -> None:
         held = self.under_way.leases
         while not closed.wait(held.every):
             with self._lock:
@@ -150,7 +154,7 @@ class Threads:
                     return
             if leases:
                 try:
-                    self._run(self._renew(leases))
+                    self._run(renew(leases))
                 except CacheUnavailable as error:
                     log.warning("leases of %d loads were not renewed: %s", len(leases), error)
 

@@ -10,7 +10,7 @@
 if redis.call('GET', KEYS[4]) ~= ARGV[6] then return {false, 0} end
 local raw = redis.call('GET', KEYS[1])
 local c = parse(raw)
-if c and raw ~= ARGV[3] and c.inc ~= ARGV[4] and accepts(c, ARGV[1], ARGV[2])
+if c and raw ~= ARGV[3] and c.inc ~= ARGV[4] and c.head < 9007199254740991 and accepts(c, ARGV[1], ARGV[2])
   and redis.call('ZSCORE', KEYS[2], sentinel_of(c)) then return {raw, 0} end
 local time = redis.call('TIME')
 local inc = string.sub(redis.sha1hex(ARGV[5] .. time[1] .. '.' .. time[2]), 1, 16)
