@@ -25,6 +25,8 @@ from stoker.cache.options import masked_url
         ({"namespace": ""}, "namespace=''"),
         ({"lease": 61}, "lease=61: give a number from 0.1 to 60"),
         ({"max_load": 0}, "max_load=0: give a number from 0.1 to 3600"),
+        ({"max_loads": 0}, "max_loads=0: give a whole number, at least 1"),
+        ({"early_refresh": -1}, "early_refresh=-1: give a number from 0 to 100"),
         ({"ttl_jitter": 1}, "ttl_jitter=1: give a number from 0 to 0.5"),
         ({"timeout": 0}, "timeout=0"),
         ({"max_connections": 0}, "max_connections=0"),

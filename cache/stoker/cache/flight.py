@@ -1,4 +1,4 @@
-"""One load per key: leaders, followers, and whose value may be passed on (rules 1, 2, 9, 14).
+"""One load per key: leaders, followers, and whose value may be passed on (rules 1, 2, 9, 13).
 
 Programs (see `programs`): in a process the first caller that misses leads a `Flight` and the others follow it; across
 processes the lease decides who loads. Without the server, callers of one process still share loads.
@@ -225,7 +225,7 @@ def _load(flight: Flight, attempt: Attempt, lease: Lease | None) -> Program[tupl
 
 
 def _load_apart(flights: Flights, attempt: Attempt, deadline: float) -> Program[Any]:
-    """Rule 14: nothing can be stored, but one load serves all callers who asked before it began.
+    """Rule 13: nothing can be stored, but one load serves all callers who asked before it began.
 
     While a load is under way, those who come later are gathered for the next, but no longer than GATHER_S: a value
     loaded before one's own call may have been invalidated since, by a process that does reach the server.

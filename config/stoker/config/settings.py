@@ -40,6 +40,8 @@ _CACHE_FIELDS = {  # the setting -> its field of CacheConfig
     "max_size": "max_size",
     "lease": "lease",
     "max_load": "max_load",
+    "max_loads": "max_loads",
+    "early_refresh": "early_refresh",
     "ttl_jitter": "ttl_jitter",
     "cache_connect_timeout": "connect_timeout",
     "cache_timeout": "timeout",
@@ -91,6 +93,13 @@ class Settings(BaseSettings):
     )
     max_load: float = Field(
         default=_CACHE.max_load, description="Seconds a load may take to be stored; 0.1 to 3600."
+    )
+    max_loads: int = Field(
+        default=_CACHE.max_loads, description="Loads that one process runs at once; 1 or more."
+    )
+    early_refresh: float = Field(
+        default=_CACHE.early_refresh,
+        description="How early, by chance and load cost, values are refreshed; 0 (never) to 100.",
     )
     ttl_jitter: float = Field(
         default=_CACHE.ttl_jitter, description="Share by which loaders' TTLs vary; 0 to 0.5."
