@@ -18,6 +18,7 @@ from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.bans import Rule
 from stoker.cache.codec import check_type
 from stoker.cache.errors import (
+    CacheError,
     CacheUnavailable,
     ConfigError,
     InvalidationNotAcknowledged,
@@ -180,8 +181,17 @@ class Core:
         return self._ban("invalidate_tenant", [invalidate.tenant_rule(tenant_id)])
 
     def _ban(self, name: str, rules: list[Rule]) -> Program[None]:
-        yield from self._acknowledged(name, self.backend.ban(rules))
+        then = yield from self._acknowledged(name, self.backend.ban(rules))
         self.counters.invalidations += 1
+        if then is not None:
+            yield from self._keep_short(then)
+
+    def _keep_short(self, operation: Operation[None]) -> Program[None]:
+        """The invalidation was acknowledged: what fails here is no failure of it."""
+        try:
+            yield operation
+        except CacheError as error:
+            log.warning("the ban log was not kept short: %s; one of the next invalidations sees to it", error)
 
     def _acknowledged(self, name: str, operation: Operation[T]) -> Program[T]:
         try:

@@ -38,7 +38,8 @@ class HeldLeases:
         mark = object()
         self._used_at = time.monotonic()
         self._held[mark] = (leases, self._used_at + self._max_load)
-        self._begin()
+        if leases:
+            self._begin()
         try:
             yield
         finally:

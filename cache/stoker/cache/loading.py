@@ -60,7 +60,7 @@ class Loading:
         if hit.stale:
             return True
         scale_ms = hit.load_us * self._config.early_refresh / 1000
-        if hit.left_ms > scale_ms * 40:  # less likely than 1 in e**40
+        if not 0 < hit.left_ms < scale_ms * 40:  # the clocks differ; or it is less likely than 1 in e**40
             return False
         return hit.left_ms < -scale_ms * math.log(1 - random.random())
 

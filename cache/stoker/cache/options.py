@@ -29,7 +29,8 @@ class Hooks:
     Attributes:
         on_refresh: Called with `(key, tenant_id)` when a reader was served an entry past its soft expiry.
             Without it the entry is refreshed in this process.
-        on_event: Called with a name and its facts: `cache.cold` after a new incarnation was begun.
+        on_event: Called with a name and its facts: `cache.cold` after a new incarnation was begun; `bans.many` when a
+            sweep is due; `bans.coalesced` when a tenant had so many bans that all of it was invalidated instead.
 
     A hook that raises is logged; the read or write it belongs to goes on.
     """

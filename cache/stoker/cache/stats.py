@@ -17,6 +17,7 @@ class Counters:
     sets: int = 0
     deletes: int = 0
     invalidations: int = 0
+    coalesced: int = 0
     undecodable: int = 0
     unavailable: int = 0
     evictions: int = 0
@@ -34,6 +35,7 @@ class CacheStats:
         fills: Loaded values that were stored; `refused_fills` those that were not, because the key was invalidated or
             set under the load, the lease had ended, or there was no memory.
         sets, deletes, invalidations: Acknowledged ones.
+        coalesced: Tenants whose many bans became one of all they had; on several shards, counted for each.
         undecodable: Entries that could not be read and counted as misses.
         unavailable: Operations that found no server.
         evictions: Entries dropped to make room.
@@ -52,6 +54,7 @@ class CacheStats:
     sets: int
     deletes: int
     invalidations: int
+    coalesced: int
     undecodable: int
     unavailable: int
     evictions: int

@@ -10,11 +10,12 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from stoker.cache.backends import Write
-from stoker.cache.bans import BanTable, Rule
+from stoker.cache.bans import BanTable, Kind, Rule
+from stoker.cache.caps import CAPS
 from stoker.cache.entry import Stamp
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
@@ -30,8 +31,6 @@ from stoker.cache.traffic import Counts, Group
 from stoker.cache.usage import Usage
 from stoker.cache.wire import asking_nobody
 
-_MOST_BANS = 2000
-"""Bans kept before a sweep runs inside the invalidation, so that no thread is needed to stay bounded."""
 _SAMPLE = 1000
 """Values whose size stands for all."""
 _MOST_LEASES = 1000
@@ -75,6 +74,8 @@ class MemoryBackend:
         self._leases: dict[Place, tuple[Lease, float]] = {}
         self._lease_limit = _MOST_LEASES
         self._bans = BanTable()
+        self._most_bans = CAPS.many_bans
+        """Kept before a sweep runs inside an invalidation, so that no thread is needed to stay bounded."""
         self._head = 1
         self._floor = 0
 
@@ -196,8 +197,19 @@ class MemoryBackend:
             self._head += 1
             for rule in rules:
                 self._bans.add(rule, self._head)
-            if len(self._bans) > _MOST_BANS:
+            self._keep_short({rule.tenant for rule in rules})
+
+    def _keep_short(self, tenants: Iterable[str]) -> None:
+        """Sweep when there are many bans; what a lease that is held for long keeps alive becomes one ban a tenant."""
+        if len(self._bans) > self._most_bans:
+            self._sweep()
+            self._most_bans = max(CAPS.many_bans, 2 * len(self._bans))
+        for tenant in tenants:
+            if CAPS.exceeded_by(self._bans.size_of(tenant)):
                 self._sweep()
+                if CAPS.exceeded_by(self._bans.size_of(tenant)):
+                    self._bans.add(Rule(Kind.TENANT, tenant, ""), self._head)
+                    self._counters.coalesced += 1
 
     @asking_nobody
     def explain(self, tenant_id: str | None, key: str) -> dict[str, Any]:

@@ -8,12 +8,14 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
 from stoker.cache import entry, evict, keys, scan, sweep, traffic
 from stoker.cache.backends import Write
 from stoker.cache.bans import Rule
+from stoker.cache.caps import BanNews, ManyBans
 from stoker.cache.codec import MSGPACK, Codec, Undecodable
 from stoker.cache.entry import Stamp
 from stoker.cache.errors import ConfigError
@@ -87,13 +89,28 @@ class RedisBackend:
         self.shards = [self._make_shard(n, agreement) for n in range(placement.num_shards)]
 
     def _make_shard(self, number: int, agreement: Agreement) -> Shard:
-        return Shard(ShardKeys(self._config.namespace, number), agreement, partial(self._cold, number))
+        keys = ShardKeys(self._config.namespace, number)
+        return Shard(keys, agreement, partial(self._cold, number), partial(self._long, number))
 
     def _cold(self, shard: int, reason: str) -> None:
         level = logging.INFO if reason == "missing" else logging.WARNING
         namespace = self._config.namespace
         log.log(level, "namespace %s begins cold (%s): what was stored before is a miss", namespace, reason)
         self._on_event("cache.cold", {"namespace": namespace, "shard": shard, "reason": reason})
+
+    def _long(self, shard: int, news: BanNews) -> None:
+        facts = {"namespace": self._config.namespace, "shard": shard, **asdict(news)}
+        if isinstance(news, ManyBans):
+            self._on_event("bans.many", facts)
+            return
+        self._counters.coalesced += 1
+        log.warning(
+            "tenant %s had %d live bans in namespace %s: all of it was invalidated instead; sweep more often",
+            news.tenant_id,
+            news.rules,
+            self._config.namespace,
+        )
+        self._on_event("bans.coalesced", facts)
 
     def shard_of(self, name: Name) -> Shard:
         """The shard that the key lives in."""
@@ -194,8 +211,13 @@ class RedisBackend:
     def delete(self, tenant_id: str | None, key: str) -> Operation[bool]:
         return self.shard_of((tenant_id, key)).delete(tenant_id, key)
 
-    def ban(self, rules: Sequence[Rule]) -> Operation[None]:
-        yield from together([shard.ban(rules) for shard in self.shards])
+    def ban(self, rules: Sequence[Rule]) -> Operation[Operation[None] | None]:
+        lengths = yield from together([shard.ban(rules) for shard in self.shards])
+        return self._shorten(lengths) if any(lengths) else None
+
+    def _shorten(self, lengths: Sequence[int]) -> Operation[None]:
+        long = [(shard, length) for shard, length in zip(self.shards, lengths, strict=True) if length]
+        yield from together([shard.shorten(length) for shard, length in long])
 
     def explain(self, tenant_id: str | None, key: str) -> Operation[dict[str, Any]]:
         shard = self.shard_of((tenant_id, key))

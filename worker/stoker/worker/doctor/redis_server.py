@@ -85,6 +85,7 @@ def _harmless(namespace: str) -> list[tuple[Any, ...]]:
         ("GET", none),
         ("SET", none, "", "XX"),
         ("ZADD", none, "XX", 1, ""),
+        ("ZREM", none, ""),
         ("ZSCORE", none, ""),
         ("ZRANGE", none, 0, 0),
         ("ZCOUNT", none, 0, 0),
