@@ -40,20 +40,20 @@ def check(system: System) -> Iterator[Finding]:
     try:
         yield from _with_canary(system, key)
     finally:
-        backend.delete(TENANT, key)
+        system.run(backend.delete(TENANT, key))
 
 
 def _with_canary(system: System, key: str) -> Iterator[Finding]:
     backend = system.backend
     canary = Write("canary", _CANARY_TTL_MS, 0, (), 0)
-    if not backend.store(TENANT, [(key, canary)])[0]:
+    if not system.run(backend.store(TENANT, [(key, canary)]))[0]:
         yield error(
             "the server has no memory left to store one small entry",
             "maxmemory is reached, and nothing is evicted",
             "more maxmemory, maxmemory-policy volatile-lru, or shorter TTLs",
         )
         return
-    if backend.read(TENANT, key) is None:
+    if system.run(backend.read(TENANT, key)) is None:
         yield error(
             "an entry that was stored a moment ago is not there",
             "the namespace began cold in between, or two servers answer at one address",
@@ -63,7 +63,7 @@ def _with_canary(system: System, key: str) -> Iterator[Finding]:
     took = _invalidate(system, key)
     if isinstance(took, Finding):
         yield took
-    elif backend.read(TENANT, key) is not None:
+    elif system.run(backend.read(TENANT, key)) is not None:
         yield _ELSEWHERE
     elif took > SLOW_S:
         yield warning(

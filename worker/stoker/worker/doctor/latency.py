@@ -41,15 +41,15 @@ def check(system: System) -> Iterator[Finding]:
 def _reads(system: System) -> list[float]:
     """Milliseconds of each read of one small entry."""
     backend, key = system.backend, f"latency:{token_hex(8)}"
-    backend.store(TENANT, [(key, Write("canary", _CANARY_TTL_MS, 0, (), 0))])
+    system.run(backend.store(TENANT, [(key, Write("canary", _CANARY_TTL_MS, 0, (), 0))]))
     try:
-        backend.read(TENANT, key)  # opens the connection
+        system.run(backend.read(TENANT, key))  # opens the connection
         took: list[float] = []
         until = monotonic() + AT_MOST_S
         while len(took) < READS and (not took or monotonic() < until):
             began = perf_counter()
-            backend.read(TENANT, key)
+            system.run(backend.read(TENANT, key))
             took.append((perf_counter() - began) * 1000)
         return took
     finally:
-        backend.delete(TENANT, key)
+        system.run(backend.delete(TENANT, key))

@@ -4,11 +4,12 @@ import json
 from collections.abc import Callable
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from stoker.cache import Cache, CacheMonitor, ConfigError, PlacementMismatch
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.keys import EntryNames, ShardKeys
+from stoker.cache.wire import Operation
 from stoker.config import Settings, open_cache
 from stoker.tasks import JobStatus, configure, names, runtime
 from stoker.tasks.job import JobStore
@@ -16,6 +17,8 @@ from stoker.worker.doctor import nodes
 from stoker.worker.doctor.check import CannotCheck, Finding, error, note, warning
 from stoker.worker.doctor.nodes import Nodes
 from stoker.worker.doctor.server import ANSWERS_WITHIN_S, Server, replica
+
+T = TypeVar("T")
 
 TENANT = "stoker-doctor"
 """Holds what the doctor writes, and nothing else."""
@@ -70,6 +73,10 @@ class System:
             return open_cache(self.settings.model_copy(update=impatient))
         except ConfigError as refused:
             raise CannotCheck(_unusable(refused)) from refused
+
+    def run(self, operation: Operation[T]) -> T:
+        """Let the cache's server carry out one of the backend's operations."""
+        return self._cache._run(operation)
 
     @property
     def backend(self) -> RedisBackend:
