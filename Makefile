@@ -13,10 +13,10 @@ PYTHON ?= $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) $(FITS) && ec
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types build clean
+.PHONY: help demo test test-all lint types bench-consistency build clean
 
 help:  ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: .venv/demo.stamp  ## run a cache, a worker, beat and Flower on real data, and look for stale reads
 	@$(BIN)/stoker demo
@@ -35,6 +35,9 @@ lint: .venv/dev.stamp  ## check style, format and the direction of imports
 types: .venv/dev.stamp  ## check types with mypy and pyright, sources and tests
 	@$(BIN)/mypy
 	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench-consistency: .venv/bench.stamp  ## count stale reads of other caches and of Stoker, some seven minutes
+	@$(BIN)/python -m benchmarks.consistency
 
 build: .venv/dev.stamp  ## build the wheel and the source archive into dist/
 	@rm -rf dist
@@ -68,3 +71,8 @@ clean:  ## remove .venv, caches and what was built
 	@echo 'installing what pyproject.toml asks for: the demo, the tests and the linters'
 	@$(PIP) install --editable '.[demo]' --group dev
 	@touch $@ .venv/test.stamp .venv/demo.stamp
+
+.venv/bench.stamp: .venv/pip.stamp pyproject.toml
+	@echo 'installing what pyproject.toml asks for: the workers and the caches to compare with'
+	@$(PIP) install --editable '.[worker]' --group bench
+	@touch $@

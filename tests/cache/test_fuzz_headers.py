@@ -67,7 +67,11 @@ def planted(cache_server: str, namespace: str, client: Client) -> Iterator[Plant
     registry = Registry()
     registry.add(Loader("fuzz:{number}", load))
     config = CacheConfig(
-        backend="redis", redis_url=cache_server, namespace=namespace, max_value_bytes=LIMIT, compress_above=1000
+        backend="redis",
+        redis_url=cache_server,
+        namespace=namespace,
+        max_value_bytes=LIMIT,
+        compress_above=1000,
     )
     with Cache(config, registry=registry) as cache:
         cache.set(KEY, VALUE, tags=["plain", "é"])
@@ -267,13 +271,26 @@ def test_a_payload_is_the_value_it_encodes_or_a_miss(planted: Planted, thorough:
             is_a_miss(planted, blob, type)
             return
         planted.plant(blob)
-        assert repr(planted.cache.get(KEY, default=MISS, type=type)) == repr(value)  # NaN is not equal to itself
+        assert repr(planted.cache.get(KEY, default=MISS, type=type)) == repr(
+            value
+        )  # NaN is not equal to itself
 
     rule()
 
 
 def test_a_value_of_another_type_than_the_wanted_is_a_miss_and_loaded_anew(planted: Planted) -> None:
-    for value in (None, True, 7, 2**64 - 1, -(2**63), "text", b"\xff", [VALUE], {"name": 1, "langs": []}, {1: 2}):
+    for value in (
+        None,
+        True,
+        7,
+        2**64 - 1,
+        -(2**63),
+        "text",
+        b"\xff",
+        [VALUE],
+        {"name": 1, "langs": []},
+        {1: 2},
+    ):
         is_a_miss(planted, rebuilt(planted.whole, msgspec.msgpack.encode(value)), User)
 
 
@@ -359,13 +376,17 @@ def test_something_else_under_an_entrys_name_is_a_miss_and_makes_room(planted: P
 
 
 @pytest.mark.parametrize("lease", [b"", b"\xff", b"l", b"t" * 1000])
-def test_a_lease_that_nobody_took_costs_no_caller_its_value(planted: Planted, namespace: str, lease: bytes) -> None:
+def test_a_lease_that_nobody_took_costs_no_caller_its_value(
+    planted: Planted, namespace: str, lease: bytes
+) -> None:
     name = ShardKeys(namespace).lease(None, "fuzz:3")
     planted.client.set(name, lease, px=50)
     assert planted.cache.get_or_load("fuzz:3", lambda: LOADED) == LOADED
 
 
-def test_something_else_under_a_leases_name_costs_no_caller_its_value(planted: Planted, namespace: str) -> None:
+def test_something_else_under_a_leases_name_costs_no_caller_its_value(
+    planted: Planted, namespace: str
+) -> None:
     name = ShardKeys(namespace).lease(None, KEY)
     planted.cache.delete(KEY)
     planted.client.rpush(name, "x")

@@ -11,6 +11,7 @@ import pytest
 from stoker.cache import Cache, CacheConfig
 from stoker.cache.backends.memory import MemoryBackend
 from stoker.cache.flight import Flights, Hit, load_once
+from stoker.cache.loaders import Registry
 from stoker.cache.loading import Loading
 from stoker.cache.programs import Program
 from stoker.cache.protocol import Lease
@@ -23,7 +24,7 @@ SEED = 7
 
 def loading(**fields: Any) -> Loading:
     config = CacheConfig(**fields)
-    return Loading(config, MemoryBackend(config, Counters()), Counters())
+    return Loading(config, MemoryBackend(config, Counters()), Counters(), Registry(), None)
 
 
 @pytest.mark.parametrize("left_ms", [0.5, 5, 10, 20, 50])

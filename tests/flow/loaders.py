@@ -49,3 +49,8 @@ def load_never(number: int) -> object:
 def load_and_die(number: int) -> object:
     os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+@loader("fresh:{number}", ttl=600, soft_ttl=0.2)
+def load_with_pid(number: int) -> object:
+    return {"number": number, "pid": os.getpid(), "at": time.time()}

@@ -103,7 +103,7 @@ def test_the_doctor_finds_nothing_while_all_is_well_and_each_part_as_it_breaks(
     arguments = ("worker", "--name", "b", "--concurrency", "1", "-q", "invalidate")
     deployment.start("b", *arguments, ready=" ready.", STOKER_CACHE_URL=elsewhere)
     *unserved, clock, effect = found("workers", "beat", "invalidation")
-    queues = [names.queue(deployment.settings.namespace, name) for name in ("warm", "maintenance")]
+    queues = [names.queue(deployment.settings.namespace, name) for name in ("refresh", "warm", "maintenance")]
     assert [seen.partition(",")[0] for _, _, seen in unserved] == [
         f"no worker serves the queue {q}" for q in queues
     ]

@@ -216,3 +216,13 @@ def test_a_job_ends_whoever_waits_within_milliseconds() -> None:
     ran = time.monotonic() - began
     job.wait(timeout=1)
     assert time.monotonic() - began - ran < 0.2
+
+
+def test_a_refresh_is_a_task_without_a_job_that_ends_with_the_lease(producer: Settings) -> None:
+    send.refresh("user:1", "acme")
+    [message] = messages(producer, "refresh")
+    assert message["task"] == names.REFRESH
+    assert message["expires"] is not None
+    assert runtime.current().jobs.recent(10) == []
+    with pytest.raises(tasks.InvalidArguments, match="key"):
+        send.refresh("")

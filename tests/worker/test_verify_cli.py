@@ -59,7 +59,13 @@ def outcome(plan: Plan | None = None, **figures: Any) -> Outcome:
     totals = dict.fromkeys(COUNTS, 0) | good | with_jobs
     for name in set(figures) & set(totals):
         totals[name] = figures.pop(name)
-    rest = {"struck": {}, "notes": [], "seconds": 10.0, "unstopped": 0, "unexpired": []} | figures
+    rest: dict[str, Any] = {
+        "struck": {},
+        "notes": [],
+        "seconds": 10.0,
+        "unstopped": 0,
+        "unexpired": [],
+    } | figures
     return Outcome(plan or Plan(seconds=10), totals, **rest)
 
 
@@ -69,6 +75,7 @@ def outcome(plan: Plan | None = None, **figures: Any) -> Outcome:
         (["--faults=kill,rain"], "there is no 'rain': choose of kill, pause, restart"),
         (["--break=sloth"], "there is no 'sloth': choose of lease, stamp"),
         (["--url=redis://127.0.0.1:1/0", "--faults=kill"], "leave out the url"),
+        (["--url=localhost"], "must specify one of the following schemes"),
         (["--faults=broker", "--no-jobs"], "the fault 'broker' needs jobs"),
         (["--strangers", "--jobs"], "strangers go without jobs"),
     ],
@@ -115,7 +122,8 @@ def test_a_run_prints_its_seed_and_figures_in_one_line() -> None:
     line, *rest = ended.stdout.splitlines()
     assert rest == []
     assert re.match(
-        r"seed=\d+ seconds=2\.\d shards=1 faults=kill reads=\d+ hits=\d+ loads=\d+ stale=0 ", line
+        r"seed=\d+ seconds=2\.\d shards=1 faults=kill reads=\d+ hits=\d+ loads=\d+ refreshes=\d+ stale=0 ",
+        line,
     )
     assert re.search(r" kills=[1-9]", line)
     assert re.search(r" hit_rate=\d\d% ", line)
@@ -140,6 +148,12 @@ def test_a_server_that_runs_already_is_left_as_it_was(cache_server: str) -> None
         ended = run("--seconds=2", f"--url={cache_server}")
         assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout
         assert set(client.scan_iter()) == before
+
+
+def test_a_server_that_does_not_answer_is_told_in_one_line() -> None:
+    ended = run("--seconds=2", "--url=redis://127.0.0.1:1/0")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert re.fullmatch(r"stoker verify: .+127\.0\.0\.1:1.+\n", ended.stderr)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -114,6 +114,10 @@ class AsyncCache:
         request = self._core.requests.read(key, load, tenant_id, ttl, soft_ttl, tags, type)
         return await self._do(self._core.get_or_load(request, self._here().loop.under_way))
 
+    async def refresh(self, key: str, tenant_id: str | None = None) -> None:
+        """See `Cache.refresh`."""
+        await self._do(self._core.refresh(key, tenant_id, self._here().loop.under_way))
+
     # -- writing ----------------------------------------------------------------------------------------------
 
     async def set(

@@ -56,7 +56,7 @@ class Core:
             self.backend = RedisBackend(config, self.counters, self._tell)
         self.traffic = Traffic(shared=config.backend == "redis")
         self._hooks = hooks
-        self._loading = Loading(config, self.backend, self.counters)
+        self._loading = Loading(config, self.backend, self.counters, registry, hooks.on_refresh)
         _CORES.add(self)
 
     # -- reading ----------------------------------------------------------------------------------------------
@@ -107,17 +107,12 @@ class Core:
         if hit is None:
             return (yield from self._loading.load(request, under_way))
         if self._loading.wants_refresh(hit):
-            yield from self._refresh(request, under_way, hit)
+            yield from self._loading.refresh(request, under_way, hit)
         return hit.value
 
-    def _refresh(self, request: Request, under_way: UnderWay, hit: Hit) -> Program[None]:
-        if self._hooks.on_refresh is None:
-            yield from self._loading.refresh(request, under_way, hit)
-            return
-        try:
-            self._hooks.on_refresh(request.key, request.tenant_id)
-        except Exception:
-            log.exception("the on_refresh hook failed for key %r", request.key)
+    def refresh(self, key: str, tenant_id: str | None, under_way: UnderWay) -> Program[None]:
+        request = self.requests.read(key, None, tenant_id, None, None, (), None)
+        return self._loading.reload(request, under_way)
 
     # -- writing ----------------------------------------------------------------------------------------------
 

@@ -107,6 +107,15 @@ class Cache:
         request = self._core.requests.read(key, load, tenant_id, ttl, soft_ttl, tags, type)
         return self._do(self._core.get_or_load(request, self._threads.under_way))
 
+    def refresh(self, key: str, tenant_id: str | None = None) -> None:
+        """Load the key's value anew by its registered loader; until that is stored the old one is served.
+
+        Raises:
+            LoaderError: No loader is registered for the key, or it has no value.
+            Exception: Whatever the loader raises; the old value stays.
+        """
+        self._do(self._core.refresh(key, tenant_id, self._threads.under_way))
+
     # -- writing ----------------------------------------------------------------------------------------------
 
     def set(

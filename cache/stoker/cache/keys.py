@@ -15,7 +15,17 @@ from stoker.cache.tenancy import tenant_field
 class ShardKeys:
     """The keys of one shard, with their types beside them."""
 
-    __slots__ = ("_namespace", "bans", "ctl", "entry_prefix", "lease_prefix", "map", "marks", "tag")
+    __slots__ = (
+        "_namespace",
+        "bans",
+        "ctl",
+        "entry_prefix",
+        "lease_prefix",
+        "map",
+        "marks",
+        "refresh_prefix",
+        "tag",
+    )
 
     def __init__(self, namespace: str, shard: int = 0) -> None:
         self._namespace = namespace
@@ -26,6 +36,7 @@ class ShardKeys:
         self.marks = f"{self.tag}:marks".encode()  # sorted set: head -> server time in ms
         self.entry_prefix = f"{self.tag}:e:"
         self.lease_prefix = f"{self.tag}:l:"
+        self.refresh_prefix = f"{self.tag}:r:"
 
     def every_ctl(self, most: int) -> tuple[bytes, ...]:
         """The control records of every shard that this namespace may have."""
@@ -38,6 +49,10 @@ class ShardKeys:
     def lease(self, tenant_id: str | None, key: str) -> bytes:
         """String, PX at most `max_load`: the token of whoever may fill the entry."""
         return f"{self.lease_prefix}{tenant_field(tenant_id)}:{key}".encode()
+
+    def refresh(self, tenant_id: str | None, key: str) -> bytes:
+        """String, PX ten leases: the server time in ms when the entry's refresh was asked for."""
+        return f"{self.refresh_prefix}{tenant_field(tenant_id)}:{key}".encode()
 
 
 def traffic(namespace: str) -> bytes:

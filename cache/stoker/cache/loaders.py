@@ -14,7 +14,7 @@ What a template is stands in `templates`; leases, storing and the warming of man
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from stoker.cache.errors import ConfigError, LoaderError
 from stoker.cache.options import Seconds, ttl_ms
@@ -24,6 +24,7 @@ from stoker.cache.templates import Template
 from stoker.cache.tenancy import check_tags
 
 F = TypeVar("F", bound=Callable[..., Any])
+RefreshIn = Literal["worker", "process"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,9 @@ class Loader:
         soft_ttl: Seconds after which they are refreshed while they are still served; below `ttl`.
         tags: Of each value. They may be templates too: `"user:{user_id}"`.
         many: The function is called with a list of `LoadKey` and returns a mapping of key to value.
+        ttl_jitter: Share by which the TTLs vary, 0 to 0.5; None takes the cache's.
+        stale_on_error: Whether a value that could not be refreshed is served until it expires; else it is dropped.
+        refresh_in: Who loads values anew: a `"worker"`, where the cache's hooks reach one, or the reader's `"process"`.
 
     Attributes:
         name: `module:qualname` of the function.
@@ -79,7 +83,20 @@ class Loader:
         InvalidName: A tag is not usable.
     """
 
-    __slots__ = ("_tags_vary", "function", "many", "name", "signature", "soft_ttl", "tags", "template", "ttl")
+    __slots__ = (
+        "_tags_vary",
+        "function",
+        "many",
+        "name",
+        "refresh_in",
+        "signature",
+        "soft_ttl",
+        "stale_on_error",
+        "tags",
+        "template",
+        "ttl",
+        "ttl_jitter",
+    )
 
     def __init__(
         self,
@@ -90,6 +107,9 @@ class Loader:
         soft_ttl: Seconds | None = None,
         tags: Sequence[str] = (),
         many: bool = False,
+        ttl_jitter: float | None = None,
+        stale_on_error: bool = True,
+        refresh_in: RefreshIn = "worker",
     ) -> None:
         fields = Template(template).fields
         self.signature = Signature(function, fields if many else None)
@@ -102,6 +122,9 @@ class Loader:
         self.tags = check_tags(tags)
         self._tags_vary = any("{" in tag for tag in self.tags)
         self.many = many
+        self.ttl_jitter = ttl_jitter
+        self.stale_on_error = stale_on_error
+        self.refresh_in = refresh_in
         self._check_ttls()
         self._check_tags()
 
@@ -110,6 +133,10 @@ class Loader:
         soft_ms = None if self.soft_ttl is None else ttl_ms(self.soft_ttl, "soft_ttl")
         if hard_ms is not None and soft_ms is not None and soft_ms >= hard_ms:
             raise ConfigError("soft_ttl", self.soft_ttl, f"must be below ttl={self.ttl!r}")
+        if self.ttl_jitter is not None and not 0 <= self.ttl_jitter <= 0.5:
+            raise ConfigError("ttl_jitter", self.ttl_jitter, "give a number from 0 to 0.5, or None")
+        if self.refresh_in not in ("worker", "process"):
+            raise ConfigError("refresh_in", self.refresh_in, "choose 'worker' or 'process'")
 
     def _check_tags(self) -> None:
         for tag in self.tags:
@@ -270,6 +297,9 @@ def loader(
     soft_ttl: Seconds | None = None,
     tags: Sequence[str] = (),
     many: bool = False,
+    ttl_jitter: float | None = None,
+    stale_on_error: bool = True,
+    refresh_in: RefreshIn = "worker",
 ) -> Callable[[F], F]:
     """Register the decorated function as the loader of a template; the function itself is not changed.
 
@@ -283,7 +313,18 @@ def loader(
         reason = why_not_importable(function)
         if reason is not None:
             raise LoaderError(f"no worker could import {name_of(function)}: {reason}")
-        default_registry.add(Loader(template, function, ttl=ttl, soft_ttl=soft_ttl, tags=tags, many=many))
+        made = Loader(
+            template,
+            function,
+            ttl=ttl,
+            soft_ttl=soft_ttl,
+            tags=tags,
+            many=many,
+            ttl_jitter=ttl_jitter,
+            stale_on_error=stale_on_error,
+            refresh_in=refresh_in,
+        )
+        default_registry.add(made)
         return function
 
     return register

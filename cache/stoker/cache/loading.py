@@ -7,16 +7,19 @@ import logging
 import math
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from stoker.cache.backends import Backend, Write
 from stoker.cache.errors import CacheUnavailable, LoaderError
 from stoker.cache.flight import Flights, Hit, load_once
 from stoker.cache.leases import HeldLeases
+from stoker.cache.loaders import Registry
 from stoker.cache.options import CacheConfig
-from stoker.cache.programs import Program, Spawn
-from stoker.cache.protocol import Busy, Lease, Name
+from stoker.cache.programs import Aside, Program, Spawn
+from stoker.cache.protocol import Asked, Busy, Lease, Name
 from stoker.cache.requests import Request
 from stoker.cache.stats import Counters
 
@@ -39,12 +42,21 @@ class UnderWay:
 
 
 class Loading:
-    """Loads and refreshes values of one cache."""
+    """Loads and refreshes values of one cache; `ask` asks a worker to refresh a key of a tenant."""
 
-    def __init__(self, config: CacheConfig, backend: Backend, counters: Counters) -> None:
+    def __init__(
+        self,
+        config: CacheConfig,
+        backend: Backend,
+        counters: Counters,
+        registry: Registry,
+        ask: Callable[[str, str | None], object] | None,
+    ) -> None:
         self._config = config
         self._backend = backend
         self._counters = counters
+        self._registry = registry
+        self._ask = ask
 
     def load(self, request: Request, under_way: UnderWay, seen: Hit | None = None) -> Program[Any]:
         """The key's value, loaded by this caller or by the one it follows; `seen` is what is to be refreshed."""
@@ -74,20 +86,61 @@ class Loading:
                 if until <= now:
                     under_way.refreshing.pop(old, None)
         under_way.refreshing[name] = math.inf
+        self._counters.refreshes += 1
         yield Spawn(self._refresh(request, under_way, seen))
 
     def _refresh(self, request: Request, under_way: UnderWay, seen: Hit) -> Program[None]:
+        found = self._registry.find(request.key)
         again_at = 0.0
         try:
-            yield from self.load(request, under_way, seen)
-        except Exception:
+            if found is not None and found[0].refresh_in == "worker" and (yield from self._asked(request)):
+                again_at = time.monotonic() + self._config.lease
+            else:
+                yield from self.load(request, under_way, seen)
+        except Exception as error:
             again_at = time.monotonic() + RETRY_S
-            log.exception("refreshing key %r failed; the old value is served until it expires", request.key)
+            yield from self._failed(request, error, stale_on_error=found is None or found[0].stale_on_error)
         finally:
             if again_at:
                 under_way.refreshing[request.name] = again_at
             else:
                 under_way.refreshing.pop(request.name, None)
+
+    def _asked(self, request: Request) -> Program[bool]:
+        """Have a worker refresh the key; tells whether that was asked for, now or lately."""
+        if self._ask is None:
+            return False
+        try:
+            asked = yield self._backend.ask_refresh(*request.name)
+            if asked is Asked.AGAIN:
+                self._counters.lost_refreshes += 1
+            if asked is not Asked.ALREADY:
+                yield Aside(partial(self._ask, request.key, request.tenant_id))
+        except Exception as error:
+            log.warning(
+                "no worker was asked to refresh key %r, so it is refreshed here: %s", request.key, error
+            )
+            return False
+        return True
+
+    def reload(self, request: Request, under_way: UnderWay) -> Program[None]:
+        """Load a key's value anew, whatever is stored, while that is served."""
+        yield from self.load(request, under_way, Hit(None, stale=True))
+        try:
+            yield self._backend.refreshed(*request.name)
+        except CacheUnavailable as error:
+            log.debug("the note that key %r was to be refreshed runs out by itself: %s", request.key, error)
+
+    def _failed(self, request: Request, error: Exception, *, stale_on_error: bool) -> Program[None]:
+        if stale_on_error:
+            what = "the old value is served until it expires"
+        else:
+            what = "the old value is dropped"
+            try:
+                yield self._backend.delete(*request.name)
+            except CacheUnavailable as unavailable:
+                what = f"the old value could not be dropped: {unavailable}"
+        log.error("refreshing key %r failed; %s", request.key, what, exc_info=error)
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from stoker.cache.flight import Flights
 from stoker.cache.leases import HeldLeases
 from stoker.cache.loading import UnderWay, all_loading
 from stoker.cache.options import CacheConfig
-from stoker.cache.programs import Effect, Load, Program, Sleep, Spawn, Steps, Wait
+from stoker.cache.programs import Aside, Effect, Load, Program, Sleep, Spawn, Steps, Wait
 from stoker.cache.protocol import Lease
 from stoker.cache.steps import Step
 from stoker.cache.wire import Operation
@@ -99,6 +99,8 @@ class Loop:
                 await _wait(cast("asyncio.Event", landed), seconds)
             case Sleep(seconds):
                 await asyncio.sleep(seconds)
+            case Aside(call):
+                await asyncio.to_thread(call)
             case Spawn(program):
                 self._spawn(program)
         return None

@@ -27,12 +27,13 @@ class Hooks:
     """What the surrounding program does on the cache's behalf; the engine itself starts no tasks.
 
     Attributes:
-        on_refresh: Called with `(key, tenant_id)` when a reader was served an entry past its soft expiry.
-            Without it the entry is refreshed in this process.
+        on_refresh: Called with `(key, tenant_id)`, to have a worker call `refresh`, when a reader was served an entry
+            that should be loaded anew and has a registered loader: once for all readers within a lease. Without it, and
+            where it raises, the entry is refreshed in this process. It may block for a moment.
         on_event: Called with a name and its facts: `cache.cold` after a new incarnation was begun; `bans.many` when a
             sweep is due; `bans.coalesced` when a tenant had so many bans that all of it was invalidated instead.
 
-    A hook that raises is logged; the read or write it belongs to goes on.
+    A hook that raises is logged; what it belongs to goes on.
     """
 
     on_refresh: Callable[[str, str | None], None] | None = None

@@ -42,13 +42,19 @@ class Sleep(NamedTuple):
     seconds: float
 
 
+class Aside(NamedTuple):
+    """Call a function that may block for a moment, where it holds up nobody else."""
+
+    call: Callable[[], object]
+
+
 class Spawn(NamedTuple):
     """Run a program beside the caller. Its errors are its own."""
 
     program: "Program[None]"
 
 
-Effect = Operation[Any] | Load | Wait | Sleep | Spawn
+Effect = Operation[Any] | Load | Wait | Sleep | Aside | Spawn
 Program = Generator[Effect, Any, T]
 Steps = Generator[Effect | Step[R], Any, None]
 """A program that also yields what it has done so far; that has no answer."""

@@ -6,6 +6,7 @@ sync engine. The rules and their numbers are in docs/design.md; those of the con
 
 import os
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import NamedTuple
 
 from stoker.cache import entry, scripts
@@ -49,6 +50,14 @@ class Filling(NamedTuple):
     blob: bytes
     ttl_ms: int
     tags: tuple[str, ...]
+
+
+class Asked(IntEnum):
+    """What became of asking for a refresh. AGAIN: an earlier one was not done within a lease."""
+
+    ALREADY = 0
+    NOW = 1
+    AGAIN = 2
 
 
 LEASE, TOKEN = b"l", b"t"
@@ -191,6 +200,15 @@ class Shard(BanLog):
         secrets = (lease.secret for lease in leases)
         (yield (Call(scripts.RENEW, names, (self.digest, lease_ms, *secrets)),)).reply()
         return [None] * len(leases)
+
+    def ask_refresh(self, tenant_id: str | None, key: str, lease_ms: int) -> Operation[Asked]:
+        """Note that the entry is to be refreshed elsewhere."""
+        call = Call(scripts.ASK, (self.keys.refresh(tenant_id, key),), (self.digest, lease_ms))
+        return Asked((yield (call,)).reply())
+
+    def refreshed(self, tenant_id: str | None, key: str) -> Operation[None]:
+        """Take that note back."""
+        (yield (("UNLINK", self.keys.refresh(tenant_id, key)),)).reply()
 
     # -- changing (rules 7, 11, 12) ---------------------------------------------------------------------------
 

@@ -76,9 +76,11 @@ class Requests:
             ttl = loader.ttl if ttl is None else ttl
             soft_ttl = loader.soft_ttl if soft_ttl is None else soft_ttl
             checked = checked or loader.tags_for(args)
+            jitter = self._jitter if loader.ttl_jitter is None else loader.ttl_jitter
         else:
-            how = partial(_load_given, load)
-        return Request(key, tenant_id, how, *self._jittered(*self._checked(ttl, soft_ttl)), checked, type)
+            how, jitter = partial(_load_given, load), self._jitter
+        lifetimes = _jittered(*self._checked(ttl, soft_ttl), jitter)
+        return Request(key, tenant_id, how, *lifetimes, checked, type)
 
     def write(self, value: Any, ttl: Seconds | None, soft_ttl: Seconds | None, tags: Iterable[str]) -> Write:
         """A value to be stored as it is, for exactly as long as the caller says."""
@@ -86,7 +88,8 @@ class Requests:
 
     def lifetimes(self, loader: Loader) -> tuple[int, int]:
         """(ttl, soft ttl) in ms of a value that the loader loads now."""
-        return self._jittered(*self._checked(loader.ttl, loader.soft_ttl))
+        jitter = self._jitter if loader.ttl_jitter is None else loader.ttl_jitter
+        return _jittered(*self._checked(loader.ttl, loader.soft_ttl), jitter)
 
     def _loader_of(self, key: str) -> tuple[Loader, dict[str, Any]]:
         found = self._registry.find(key)
@@ -102,10 +105,11 @@ class Requests:
             raise ConfigError("soft_ttl", soft_ttl, f"must be below the ttl of {hard / 1000:g} s")
         return hard, soft
 
-    def _jittered(self, hard: int, soft: int) -> tuple[int, int]:
-        """Shorter by up to `ttl_jitter`, so that what was loaded together does not expire together."""
-        share = 1 - random.random() * self._jitter
-        return (max(1, round(hard * share)) if hard else 0, max(1, round(soft * share)) if soft else 0)
+
+def _jittered(hard: int, soft: int, jitter: float) -> tuple[int, int]:
+    """Shorter by up to that share, so that what was loaded together does not expire together."""
+    share = 1 - random.random() * jitter
+    return (max(1, round(hard * share)) if hard else 0, max(1, round(soft * share)) if soft else 0)
 
 
 def _load_given(load: Callable[[], Any]) -> Program[tuple[Any, int]]:

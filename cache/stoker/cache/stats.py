@@ -11,6 +11,8 @@ class Counters:
     misses: int = 0
     stale_hits: int = 0
     loads: int = 0
+    refreshes: int = 0
+    lost_refreshes: int = 0
     load_errors: int = 0
     fills: int = 0
     refused_fills: int = 0
@@ -32,6 +34,8 @@ class CacheStats:
         hits, misses: Reads answered from the cache, and not; each key of `get_many` is a read.
         stale_hits: Hits past their soft expiry.
         loads: Loader calls that returned; `load_errors` those that raised.
+        refreshes: Values that this process began to load anew, or asked a worker to; `lost_refreshes` those that no
+            worker had loaded within a lease, so that they were asked for again.
         fills: Loaded values that were stored; `refused_fills` those that were not, because the key was invalidated or
             set under the load, the lease had ended, or there was no memory.
         sets, deletes, invalidations: Acknowledged ones.
@@ -48,6 +52,8 @@ class CacheStats:
     misses: int
     stale_hits: int
     loads: int
+    refreshes: int
+    lost_refreshes: int
     load_errors: int
     fills: int
     refused_fills: int

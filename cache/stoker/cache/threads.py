@@ -17,7 +17,7 @@ from stoker.cache.flight import Flights
 from stoker.cache.leases import HeldLeases
 from stoker.cache.loading import UnderWay, all_loading
 from stoker.cache.options import CacheConfig
-from stoker.cache.programs import Effect, Load, Program, Sleep, Spawn, Steps, Wait
+from stoker.cache.programs import Aside, Effect, Load, Program, Sleep, Spawn, Steps, Wait
 from stoker.cache.protocol import Lease
 from stoker.cache.steps import Step
 from stoker.cache.wire import Operation
@@ -108,6 +108,8 @@ class Threads:
                 cast("threading.Event", landed).wait(seconds)
             case Sleep(seconds):
                 time.sleep(seconds)
+            case Aside(call):
+                call()
             case Spawn(program):
                 self._spawn(program)
         return None

@@ -17,6 +17,8 @@ from stoker.config.groups import BeatSettings, FlowerSettings, JobSettings, Work
 from stoker.config.logging import setup_logging
 from stoker.config.open_cache import open_cache
 from stoker.config.settings import Settings
+from stoker.config.timing import Timing
+from stoker.config.warm_plans import WarmPlan
 
 __all__ = [
     "BeatSettings",
@@ -25,6 +27,8 @@ __all__ = [
     "InvalidSettings",
     "JobSettings",
     "Settings",
+    "Timing",
+    "WarmPlan",
     "WorkerSettings",
     "effective",
     "open_cache",

@@ -96,6 +96,7 @@ class BeatSettings(Group):
     reap_every: Every = Field(
         default=10, description="Seconds between two looks for orphaned jobs, which are sent again."
     )
+    tick_every: Every = Field(default=5, description="Seconds between two looks for warm plans that are due.")
     sweep_every: Every | None = Field(
         default=60, description="Seconds between two scheduled sweeps; none: no such sweeps."
     )

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     Field,
     ValidationError,
     field_validator,
@@ -30,6 +31,7 @@ from stoker.cache.shards import MOST_SHARDS
 from stoker.config import names, problems
 from stoker.config.errors import InvalidSettings
 from stoker.config.groups import BeatSettings, FlowerSettings, JobSettings, WorkerSettings
+from stoker.config.warm_plans import WarmPlan, parse_plans
 
 _CACHE = CacheConfig()
 
@@ -162,6 +164,9 @@ class Settings(BaseSettings):
     )
     loaders: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Modules that register loaders, imported by workers: a comma list or JSON."
+    )
+    warm_plans: Annotated[tuple[WarmPlan, ...], NoDecode, BeforeValidator(parse_plans)] = Field(
+        default=(), description="Sets of keys that workers warm by the clock, as JSON; see docs/warming.md."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least severity that is logged."

@@ -11,6 +11,7 @@ except ModuleNotFoundError as missing:
         f"stoker.tasks needs {missing.name}: run  pip install 'stoker[tasks]'", name=missing.name
     ) from missing
 
+from stoker.cache import Hooks
 from stoker.tasks import send
 from stoker.tasks.app import configure
 from stoker.tasks.errors import (
@@ -27,9 +28,13 @@ from stoker.tasks.evict import evict
 from stoker.tasks.handle import JobHandle
 from stoker.tasks.invalidate import invalidate
 from stoker.tasks.reap import reap
+from stoker.tasks.refresh import refresh
 from stoker.tasks.status import JobStatus
 from stoker.tasks.sweep import sweep
 from stoker.tasks.warm import warm
+
+hooks = Hooks(on_refresh=send.refresh)
+"""For `open_cache`: lets workers refresh what this process's readers find stale."""
 
 __all__ = [
     "InvalidArguments",
@@ -44,8 +49,10 @@ __all__ = [
     "TaskError",
     "configure",
     "evict",
+    "hooks",
     "invalidate",
     "reap",
+    "refresh",
     "send",
     "sweep",
     "warm",

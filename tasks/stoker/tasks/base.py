@@ -7,7 +7,7 @@ from celery import Task
 from kombu.exceptions import OperationalError
 
 from stoker.tasks import names, runtime
-from stoker.tasks.errors import InvalidArguments, NotSent
+from stoker.tasks.errors import InvalidArguments, NotSent, StateUnavailable
 from stoker.tasks.job import ANY
 
 log = logging.getLogger(__name__)
@@ -62,20 +62,27 @@ class JobTask(CeleryTask):
         Raises:
             InvalidArguments: They do not fit the task's model.
         """
-        rest = dict(message)
-        job_id = rest.pop("job_id", None)
-        if job_id is not None and not rest.keys() - {"version"}:
-            return str(job_id), None
-        return job_id, names.check(self.name, rest)
+        return names.accept(self.name, message)
 
     def accept_in_worker(self, message: dict[str, Any]) -> tuple[str | None, names.Arguments | None]:
-        """As `accept`; a job whose message is refused is dead, or it would be sent again and again."""
+        """As `accept`; a job whose message is refused is dead, or it would be sent again and again.
+
+        One that has no record gets one, so that it is listed: what was asked for has not been done.
+        """
         try:
             return self.accept(message)
         except InvalidArguments as error:
-            if "job_id" in message:
-                self.give_up(str(message["job_id"]), str(error))
+            self._refuse(message.get("job_id"), str(error))
             raise
+
+    def _refuse(self, job_id: Any, reason: str) -> None:
+        if not isinstance(job_id, str) or not 0 < len(job_id) <= names.MAX_JOB_ID:
+            job_id = str(self.request.id)
+        try:
+            runtime.current().jobs.open(job_id, names.kind(self.name), {}, None)
+            self.give_up(job_id, reason)
+        except StateUnavailable as error:
+            log.warning("that job %s is refused (%s) could not be written down: %s", job_id, reason, error)
 
     def accept_stored(self, job_id: str, arguments: dict[str, Any]) -> names.Arguments:
         """The arguments in a job's record, which may be of another version of ours; refused as in a message."""

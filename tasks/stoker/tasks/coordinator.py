@@ -89,7 +89,7 @@ def _claim(task: JobTask, jobs: JobStore, job_id: str) -> Claim:
     if claim.reason == "lost":
         raise JobLost(job_id, "the state server does not know it; it was flushed or has expired")
     if claim.reason == "busy":  # whoever runs it may be alive or dead: look again when its lock has ended
-        task.send_again(job_id, claim.wait + HAND_OVER_DELAY)
+        task.send_again(job_id, min(claim.wait, jobs.lock_ttl) + HAND_OVER_DELAY)
     raise Ignore(f"job {job_id} is {claim.reason}")
 
 
@@ -103,6 +103,7 @@ class Run:
         self._claim = claim
         self._began = self._last_sign = time.monotonic()
         self._announced = float("-inf")
+        self._stepped = False
         self._pace = Pace(claim.done, self._began)
 
     def to_its_end(self, steps: Steps, why_failed: Verdict) -> dict[str, Any]:
@@ -126,6 +127,8 @@ class Run:
             raise
         except Exception as error:
             reason = error.reason if isinstance(error, JobFailed) else _text(error)
+            if not self._stepped and self._claim.cursor is not None:
+                reason += f"; it went on from cursor={names.shown(self._claim.cursor)}"
             self._jobs.finish(job_id, "failed", self._claim.token, {"error": reason})
             raise
 
@@ -145,6 +148,7 @@ class Run:
 
     def _tell(self, step: Step[Any]) -> dict[str, Any]:
         """Write a batch down, show it in Flower, and stop if the job is no longer ours to run."""
+        self._stepped = True
         now = time.monotonic()
         self._pace.add(step, now)
         report = asdict(step.report)

@@ -31,8 +31,7 @@ def invalidate(self: JobTask, /, **message: Any) -> dict[str, Any]:
     failed, and what it names may be stale.
     """
     here = runtime.current()
-    job_id = str(message.get("job_id") or self.request.id)
-    arguments = _arguments(self, job_id, message)
+    job_id, arguments = _arguments(self, message)
     try:
         report = apply(here.cache, arguments)
     except CacheUnavailable as error:
@@ -74,20 +73,21 @@ def apply(cache: Cache, arguments: names.Invalidate) -> dict[str, Any]:
     return {"done": bans + len(arguments.keys), "deleted": deleted, "bans": bans}
 
 
-def _arguments(task: JobTask, job_id: str, message: dict[str, Any]) -> names.Invalidate:
-    """What to invalidate, from the message; one from the reaper leaves it in the job."""
+def _arguments(task: JobTask, message: dict[str, Any]) -> tuple[str, names.Invalidate]:
+    """The job and what to invalidate, from the message; one from the reaper leaves that in the job."""
     jobs = runtime.current().jobs
-    _, arguments = task.accept_in_worker(message)
+    given, arguments = task.accept_in_worker(message)
+    job_id = given or str(task.request.id)
     if arguments is None:
         stored = jobs.arguments(job_id)
         if stored is None:
             raise JobLost(job_id, "the state server does not know it, or it is over")
         arguments = task.accept_stored(job_id, stored)
     with _even_without_its_record(job_id):
-        if "job_id" not in message:
+        if given is None:
             jobs.open(job_id, names.kind(task.name), arguments.model_dump(), None)
         _begin(task, job_id)
-    return cast("names.Invalidate", arguments)
+    return job_id, cast("names.Invalidate", arguments)
 
 
 def _begin(task: JobTask, job_id: str) -> None:
@@ -101,7 +101,7 @@ def _begin(task: JobTask, job_id: str) -> None:
 
 def _try_again(task: JobTask, job_id: str, error: CacheUnavailable) -> NoReturn:
     tries = int(task.request.retries or 0)
-    wait = min(2.0**tries, LONGEST_WAIT)
+    wait = min(2.0 ** min(tries, MAX_TRIES), LONGEST_WAIT)
     with _even_without_its_record(job_id):
         if tries >= MAX_TRIES:
             task.give_up(job_id, str(error))

@@ -20,12 +20,14 @@ from redis.retry import Retry
 
 from stoker.cache import keys
 from stoker.config import JobSettings
-from stoker.tasks.errors import StateUnavailable
-from stoker.tasks.status import FIELDS, JobStatus, State, from_hash
+from stoker.tasks import record
+from stoker.tasks.errors import JobFailed, StateUnavailable
+from stoker.tasks.status import FIELDS, FINAL, JobStatus, State, from_hash
 
 ANY, NOBODY = "any", "none"  # in place of a token, see finish.lua
 CONNECT_TIMEOUT = 0.5
 TIMEOUT = 1.0
+_CLAIMED = ("args", "cursor", "done", "tries")
 _MOST_DOUBLINGS = 6  # of the time between two looks of the reaper at one job
 
 
@@ -88,6 +90,7 @@ class JobStore:
         self._redis: Any = redis.Redis.from_url(
             url,
             decode_responses=True,
+            encoding_errors="backslashreplace",  # what somebody else wrote there must not end a call
             socket_connect_timeout=CONNECT_TIMEOUT,
             socket_timeout=TIMEOUT,
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
@@ -144,36 +147,55 @@ class JobStore:
             pipeline.execute()
 
     def claim(self, job_id: str) -> Claim | NotClaimed:
-        """Take the job's lock, which lives `lock_ttl` from now."""
+        """Take the job's lock, which lives `lock_ttl` from now.
+
+        Raises:
+            JobFailed: The job's record cannot be read, which has ended the job.
+        """
         with self._bounded():
-            target = self._redis.hget(self._job(job_id), "target")
-            if target is None:
-                return NotClaimed("lost")
+            target = self._redis.hget(self._job(job_id), "target") or job_id
             names = [self._job(job_id), self._lock(target), keys.jobs_unfinished(self._namespace)]
             answer = self._claim(keys=names, args=[job_id, token_hex(8), self._lock_ms])
             if answer[0] == "busy":
                 return NotClaimed("busy", max(answer[1], 0) / 1000)
+            if answer[0] == "damaged":
+                raise self._damaged(job_id, f"its {answer[1]} is not known to this version")
             if answer[0] != "claimed":
                 return NotClaimed(answer[0])
-            arguments, cursor, done, tries = self._redis.hmget(
-                self._job(job_id), "args", "cursor", "done", "tries"
+            row = self._redis.hmget(self._job(job_id), _CLAIMED)
+        found = dict(zip(_CLAIMED, row, strict=True))
+        try:
+            return Claim(
+                *(job_id, target, answer[1]),
+                arguments=record.needed(found, "args", record.mapping),
+                cursor=record.read(found, "cursor", record.mapping, None),
+                done=record.read(found, "done", record.whole, 0),
+                starts=int(answer[2]),
+                tries=record.read(found, "tries", record.whole, 0),
             )
-        if arguments is None:
-            return NotClaimed("lost")
-        return Claim(
-            *(job_id, target, answer[1]),
-            arguments=json.loads(arguments),
-            cursor=json.loads(cursor) if cursor else None,
-            done=int(done or 0),
-            starts=int(answer[2]),
-            tries=int(tries or 0),
-        )
+        except record.Damaged as damage:
+            raise self._damaged(job_id, str(damage)) from damage
 
     def arguments(self, job_id: str) -> dict[str, Any] | None:
-        """What the task of an unfinished job is given; None if the job is over or not known."""
+        """What the task of an unfinished job is given; None if the job is over or not known.
+
+        Raises:
+            JobFailed: They cannot be read, which has ended the job.
+        """
         with self._bounded():
-            text = self._redis.hget(self._job(job_id), "args")
-        return json.loads(text) if text else None
+            state, text = self._redis.hmget(self._job(job_id), "state", "args")
+        if state is None or state in FINAL:
+            return None
+        try:
+            return record.needed({"args": text}, "args", record.mapping)
+        except record.Damaged as damage:
+            raise self._damaged(job_id, str(damage)) from damage
+
+    def _damaged(self, job_id: str, problem: str) -> JobFailed:
+        """End a job whose record no run can go on from; otherwise it would be sent again until the record expires."""
+        reason = f"its record is damaged: {problem}"
+        self.finish(job_id, "failed", ANY, {"error": reason}, dead=True)
+        return JobFailed(job_id, reason)
 
     def begin(self, job_id: str) -> tuple[str, int]:
         """Count a run of a job that needs no lock.
@@ -223,13 +245,11 @@ class JobStore:
             keep_ms = max(keep_ms, self._ttl_ms)
         with self._bounded():
             target, shared = self._redis.hmget(self._job(job_id), "target", "shared")
-            if target is None:
-                return "lost"
             names = [
-                *(self._job(job_id), self._lock(target), keys.jobs_unfinished(self._namespace)),
+                *(self._job(job_id), self._lock(target or job_id), keys.jobs_unfinished(self._namespace)),
                 *(keys.job_done(self._namespace, job_id), keys.jobs_dead(self._namespace)),
             ]
-            if shared == "1":
+            if target and shared == "1":
                 names.append(keys.job_target(self._namespace, target))
             given = [job_id, state, keep_ms, token, int(dead), *_pairs(fields or {})]
             return str(self._finish(keys=names, args=given))
@@ -283,10 +303,13 @@ class JobStore:
             pipeline = self._redis.pipeline(transaction=False)
             for job_id in wanted:
                 pipeline.hmget(self._job(job_id), FIELDS)
-            rows = pipeline.execute()
+            rows = pipeline.execute(raise_on_error=False)
+            for row in rows:
+                if isinstance(row, redis.RedisError) and not _is_no_record(row):
+                    raise row
         for job_id, row in zip(wanted, rows, strict=True):
-            found = dict(zip(FIELDS, row, strict=True))
-            if found["state"] is not None:
+            found = {} if isinstance(row, Exception) else dict(zip(FIELDS, row, strict=True))
+            if found.get("state") is not None:
                 yield from_hash(job_id, found)
 
     def _job(self, job_id: str) -> str:
@@ -305,6 +328,11 @@ class JobStore:
             yield
         except redis.RedisError as error:
             raise StateUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+def _is_no_record(error: redis.RedisError) -> bool:
+    """Whether something else stands under the name of a job's record."""
+    return "WRONGTYPE" in str(error)
 
 
 def _pairs(fields: Mapping[str, Any]) -> Iterator[Any]:

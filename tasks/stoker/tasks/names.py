@@ -5,7 +5,7 @@ the version of its shape, so that a worker refuses what it does not understand i
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -27,10 +27,12 @@ INVALIDATE = "stoker.invalidate"
 SWEEP = "stoker.sweep"
 WARM = "stoker.warm"
 EVICT = "stoker.evict"
+REFRESH = "stoker.refresh"
 REAP = "stoker.reap"
 
 QUEUE_OF = {
     INVALIDATE: "invalidate",  # never behind warming
+    REFRESH: "refresh",
     WARM: "warm",
     SWEEP: "maintenance",
     EVICT: "maintenance",
@@ -38,8 +40,12 @@ QUEUE_OF = {
 }
 QUEUES = tuple(dict.fromkeys(QUEUE_OF.values()))
 
+MAX_JOB_ID = 255
 MAX_WARM_KEYS = 100_000
 MAX_INVALIDATE_KEYS = 10_000
+MOST_BYTES = 2**63 - 1
+_MOST_PROBLEMS = 5
+_MOST_SHOWN = 80
 
 
 def queue(namespace: str, name: str) -> str:
@@ -52,8 +58,14 @@ def kind(task: str) -> str:
     return task.removeprefix("stoker.")
 
 
+def is_kind(kind: str) -> bool:
+    """Whether jobs of this kind can be run."""
+    return f"stoker.{kind}" in QUEUE_OF
+
+
 def _tenant(value: Any) -> Any:
-    tenant_field(value)
+    if isinstance(value, str):  # what is not is refused by the model
+        tenant_field(value)
     return value
 
 
@@ -67,9 +79,13 @@ def _pattern(value: Any) -> Any:
     return value
 
 
+JobId = Annotated[str, Field(min_length=1, max_length=MAX_JOB_ID)]
 Tenant = Annotated[str | None, BeforeValidator(_tenant)]
 Key = Annotated[str, BeforeValidator(_key)]
 Pattern = Annotated[str | None, BeforeValidator(_pattern)]
+
+
+M = TypeVar("M", bound="Arguments")
 
 
 class Arguments(BaseModel):
@@ -86,6 +102,12 @@ class Arguments(BaseModel):
     def wants_another_pass(self) -> bool:
         """Whether a running job that this request joins shall do its work once more."""
         return False
+
+
+class Continued(Arguments):
+    """A message without arguments: those in the job's record are meant."""
+
+    job_id: JobId
 
 
 class Invalidate(Arguments):
@@ -147,10 +169,17 @@ class Warm(Arguments):
 class Evict(Arguments):
     """`target_bytes`: go down to this; None: to the low watermark."""
 
-    target_bytes: int | None = Field(default=None, ge=0)
+    target_bytes: int | None = Field(default=None, ge=0, le=MOST_BYTES)
 
     def target(self) -> dict[str, Any]:
         return {}
+
+
+class Refresh(Arguments):
+    """One key."""
+
+    key: Key
+    tenant_id: Tenant = None
 
 
 class Reap(Arguments):
@@ -162,6 +191,7 @@ MODEL_OF: dict[str, type[Arguments]] = {
     SWEEP: Sweep,
     WARM: Warm,
     EVICT: Evict,
+    REFRESH: Refresh,
     REAP: Reap,
 }
 
@@ -178,18 +208,48 @@ def check(task: str, arguments: Mapping[str, Any]) -> Arguments:
     Raises:
         InvalidArguments: They do not fit it; the text names each field, its value and the remedy.
     """
+    return _checked(task, MODEL_OF[task], arguments)
+
+
+def accept(task: str, message: Mapping[str, Any]) -> tuple[str | None, Arguments | None]:
+    """The job's id and the arguments in a message; either may be missing, but not both.
+
+    Raises:
+        InvalidArguments: As `check`.
+    """
+    if "job_id" not in message:
+        return None, check(task, message)
+    if not message.keys() - {"job_id", "version"}:
+        return _checked(task, Continued, message).job_id, None
+    rest = {name: value for name, value in message.items() if name != "job_id"}
+    return _checked(task, Continued, {"job_id": message["job_id"]}).job_id, check(task, rest)
+
+
+def _checked(task: str, model: type[M], given: Mapping[str, Any]) -> M:
     try:
-        return MODEL_OF[task].model_validate(arguments)
+        return model.model_validate(given)
     except ValidationError as error:
-        raise InvalidArguments(task, "; ".join(_problem(found) for found in error.errors())) from None
+        problems = [_problem(found) for found in error.errors()[:_MOST_PROBLEMS]]
+        more = error.error_count() - len(problems)
+        raise InvalidArguments(task, "; ".join(problems) + (f"; and {more} more" if more else "")) from None
 
 
 def _problem(found: Any) -> str:
     refusal = found.get("ctx", {}).get("error")
     if isinstance(refusal, CacheError):  # names the field and shows the value by itself
         return str(refusal)
-    field = ".".join(str(part) for part in found["loc"])
+    field = _short(repr(".".join(str(part) for part in found["loc"]))[1:-1])
     text = found["msg"].removeprefix("Value error, ")
-    shown = repr(found["input"])
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    return f"{field}={shown}: {text}" if field else text
+    return f"{field}={shown(found['input'])}: {text}" if field else text
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it: short, and printable whatever it is."""
+    try:
+        return _short(repr(value))
+    except (ValueError, RecursionError):  # an int of thousands of digits has no repr
+        return f"({type(value).__name__})"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 3] + "..."

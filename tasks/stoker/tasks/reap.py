@@ -1,10 +1,13 @@
 """Orphaned jobs: the task of beat that sends again what nobody runs any more."""
 
+import logging
 from typing import Any
 
 from stoker.tasks import names, runtime, send
 from stoker.tasks.app import app
 from stoker.tasks.base import JobTask
+
+log = logging.getLogger(__name__)
 
 
 @app.task(name=names.REAP, bind=True, shared=False, base=JobTask)
@@ -17,6 +20,9 @@ def reap(self: JobTask, /, **message: Any) -> dict[str, Any]:
     self.accept(message)
     sent = 0
     for job_id, kind in runtime.current().jobs.orphans():
-        send.again(job_id, kind)
-        sent += 1
+        if names.is_kind(kind):
+            send.again(job_id, kind)
+            sent += 1
+        else:
+            log.error("job %s is of kind %s, which this version does not know: it is not run", job_id, names.shown(kind))
     return {"sent": sent}

@@ -81,6 +81,24 @@ def evict(target_bytes: int | None = None) -> JobHandle:
     return _send(names.EVICT, {"target_bytes": target_bytes})
 
 
+def refresh(key: str, tenant_id: str | None = None) -> None:
+    """Have a worker load the key's value anew. Not a job: one that is not begun within a lease is dropped.
+
+    Raises:
+        InvalidArguments: The key or the tenant cannot be used.
+        NotSent: The broker did not take it.
+    """
+    arguments = names.check(names.REFRESH, {"key": key, "tenant_id": tenant_id})
+    try:
+        app.send_task(
+            names.REFRESH,
+            kwargs=arguments.model_dump(exclude_defaults=True),
+            expires=runtime.current().settings.lease,
+        )
+    except OperationalError as error:
+        raise NotSent(names.REFRESH, str(error)) from error
+
+
 def again(job_id: str, kind: str) -> None:
     """Publish an unfinished job once more."""
     _publish(f"stoker.{kind}", job_id, None, 0)

@@ -1,9 +1,12 @@
 """A job as it stands, for those who ask: producers, the command line, tests. It is read from the job's hash."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast, get_args
+
+from stoker.tasks import record
+
+T = TypeVar("T")
 
 State = Literal["queued", "running", "succeeded", "failed", "aborted"]
 
@@ -55,29 +58,37 @@ FIELDS = (  # everything but the arguments and the cursor, which can be large
 )
 
 
-def _loaded(text: str | None) -> Any:
-    return json.loads(text) if text else None
+def state(text: str) -> State:
+    """one that this version knows"""
+    if text not in get_args(State):
+        raise ValueError
+    return cast("State", text)
 
 
-def _seconds(ms: str | None) -> float | None:
-    return int(ms) / 1000 if ms else None
+def from_hash(job_id: str, found: Mapping[str, str | None]) -> JobStatus:
+    """The status that `found`, the hash's `FIELDS`, speak of. What cannot be read is left out, and `error` says so."""
+    problems = [found["error"]] if found["error"] else []
 
+    def field(name: str, convert: Callable[[str], T], missing: T) -> T:
+        try:
+            return record.read(found, name, convert, missing)
+        except record.Damaged as damage:
+            problems.append(f"its record is damaged: {damage}")
+            return missing
 
-def from_hash(job_id: str, found: Mapping[str, Any]) -> JobStatus:
-    """The status that `found`, the hash's `FIELDS`, speak of."""
     return JobStatus(
         id=job_id,
-        kind=found["kind"],
-        state=found["state"],
-        done=int(found["done"] or 0),
-        total=int(found["total"]) if found["total"] else None,
-        failed=int(found["failed"] or 0),
-        rate=float(found["rate"] or 0),
-        eta=float(found["eta"]) if found["eta"] else None,
-        report=_loaded(found["report"]) or {},
-        error=found["error"] or "",
-        created_at=_seconds(found["created_at"]) or 0.0,
-        started_at=_seconds(found["started_at"]),
-        updated_at=_seconds(found["updated_at"]) or 0.0,
-        finished_at=_seconds(found["finished_at"]),
+        kind=found["kind"] or "",
+        state=field("state", state, "failed"),
+        done=field("done", record.whole, 0),
+        total=field("total", record.whole, None),
+        failed=field("failed", record.whole, 0),
+        rate=field("rate", record.real, 0.0),
+        eta=field("eta", record.real, None),
+        report=field("report", record.mapping, {}),
+        created_at=field("created_at", record.seconds, 0.0),
+        started_at=field("started_at", record.seconds, None),
+        updated_at=field("updated_at", record.seconds, 0.0),
+        finished_at=field("finished_at", record.seconds, None),
+        error="; ".join(problems),
     )

@@ -7,7 +7,7 @@ from stoker.cache.bans import Rule
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
 from stoker.cache.programs import Steps
-from stoker.cache.protocol import Busy, Lease, Name
+from stoker.cache.protocol import Asked, Busy, Lease, Name
 from stoker.cache.shards import Placement
 from stoker.cache.sweep import SweepReport
 from stoker.cache.traffic import Counts, Group
@@ -59,6 +59,14 @@ class Backend(Protocol):
 
     def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> Operation[list[bool]]:
         """Store each value as true now; False for those there was no memory for."""
+        ...
+
+    def ask_refresh(self, tenant_id: str | None, key: str) -> Operation[Asked]:
+        """Note that the entry is to be refreshed elsewhere, once for all who notice within a lease."""
+        ...
+
+    def refreshed(self, tenant_id: str | None, key: str) -> Operation[None]:
+        """Take that note back."""
         ...
 
     def delete(self, tenant_id: str | None, key: str) -> Operation[bool]: ...

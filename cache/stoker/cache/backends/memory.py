@@ -21,7 +21,7 @@ from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
 from stoker.cache.options import CacheConfig
 from stoker.cache.programs import Steps
-from stoker.cache.protocol import LEASE, TOKEN, Busy, Lease, Name
+from stoker.cache.protocol import LEASE, TOKEN, Asked, Busy, Lease, Name
 from stoker.cache.shards import Placement
 from stoker.cache.stats import Counters
 from stoker.cache.steps import Step
@@ -181,6 +181,14 @@ class MemoryBackend:
                 self._leases.pop((field, key), None)
                 self._put((field, key), write, self._head)
         return [True] * len(writes)
+
+    @asking_nobody
+    def ask_refresh(self, tenant_id: str | None, key: str) -> Asked:  # noqa: ARG002
+        return Asked.NOW  # this process remembers by itself
+
+    @asking_nobody
+    def refreshed(self, tenant_id: str | None, key: str) -> None:
+        """There is no note of it."""
 
     @asking_nobody
     def delete(self, tenant_id: str | None, key: str) -> bool:

@@ -24,7 +24,7 @@ from stoker.cache.flight import Hit
 from stoker.cache.keys import EntryNames, ShardKeys
 from stoker.cache.options import CacheConfig
 from stoker.cache.programs import Steps
-from stoker.cache.protocol import Busy, Filling, Found, Lease, Name, Shard
+from stoker.cache.protocol import Asked, Busy, Filling, Found, Lease, Name, Shard
 from stoker.cache.shards import Agreement, Map, Placement
 from stoker.cache.stats import Counters
 from stoker.cache.sweep import SweepReport
@@ -207,6 +207,12 @@ class RedisBackend:
     def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> Operation[list[bool]]:
         items = [((tenant_id, key), self._pack(key, _NO_STAMP, write), write.ttl_ms) for key, write in writes]
         return (yield from self._spread(items, lambda item: item[0], Shard.store))
+
+    def ask_refresh(self, tenant_id: str | None, key: str) -> Operation[Asked]:
+        return self.shard_of((tenant_id, key)).ask_refresh(tenant_id, key, self._lease_ms)
+
+    def refreshed(self, tenant_id: str | None, key: str) -> Operation[None]:
+        return self.shard_of((tenant_id, key)).refreshed(tenant_id, key)
 
     def delete(self, tenant_id: str | None, key: str) -> Operation[bool]:
         return self.shard_of((tenant_id, key)).delete(tenant_id, key)

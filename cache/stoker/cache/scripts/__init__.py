@@ -27,6 +27,7 @@ def _load(name: str) -> Script:
     return Script(name, f"{shebang}\n{prelude}\n{body}".encode())
 
 
+ASK = _load("ask")
 BAN = _load("ban")
 CLOSE = _load("close")
 DELETE = _load("delete")

@@ -14,7 +14,7 @@ local state = redis.call('HGET', KEYS[1], 'state')
 if not state then
   return 'lost'
 end
-if state ~= 'queued' and state ~= 'running' then
+if state == 'succeeded' or state == 'failed' or state == 'aborted' then
   return state
 end
 local holder = redis.call('GET', KEYS[2])

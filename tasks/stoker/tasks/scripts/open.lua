@@ -10,10 +10,10 @@
 -- Returns the id of the job that stands for the request: this one, or the one it joined.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local other = KEYS[4] and redis.call('GET', KEYS[4])
-if other and other ~= ARGV[1] then
+local other = KEYS[4] and redis.pcall('GET', KEYS[4])
+if type(other) == 'string' and other ~= ARGV[1] then
   local hash = ARGV[5] .. other -- the state server is one node, so a key need not be declared
-  local state = redis.call('HGET', hash, 'state')
+  local state = redis.pcall('HGET', hash, 'state') -- of another type: it is no job's
   if state == 'running' and ARGV[6] == '1' then
     redis.call('HSET', hash, 'again', '1')
   end

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import redis
+
 from stoker.worker.processes import ChildEnded, NotReady
 from stoker.worker.up import stop_on_signals
 from stoker.worker.verify import full, verdict
@@ -75,7 +77,7 @@ def _until_interrupted(play: Callable[[], bool]) -> int:
     stop_on_signals()
     try:
         return 0 if play() else 1
-    except (ChildEnded, NotReady) as error:
+    except (ChildEnded, NotReady, redis.RedisError) as error:
         sys.stderr.write(f"stoker verify: {error}\n")
         return 1
     except KeyboardInterrupt:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from stoker.cache import PlacementMismatch
-from stoker.worker.verify import guards, readers, source, writers
+from stoker.cache.caps import Caps
+from stoker.cache.control import BanLog
+from stoker.worker.verify import async_readers, guards, readers, source, writers
 from stoker.worker.verify.plan import Plan
 from stoker.worker.verify.post import Post
 from stoker.worker.verify.producer import produce
@@ -16,14 +18,21 @@ from stoker.worker.verify.world import TENANTS, World
 
 Role = Callable[[Post], None]
 
-READERS: tuple[Role, ...] = (readers.read, readers.crowd)
+READERS: tuple[Role, ...] = (
+    readers.read,
+    async_readers.read_on_asyncio,
+    async_readers.read_on_uvloop,
+    readers.crowd,
+)
 """Those that the fault `cut` may cut off: nobody else has to go on without a server."""
+TINY = Caps(patterns=1, named=4, many_patterns=1, many_bans=4, stride=2)
+"""Of a ban log: no tenant has more rules than this for long."""
 
 
 def crew(plan: Plan) -> tuple[Role, ...]:
     """A plan's roles; the place is the slot. A writer's slot is also its tenant; the last one may be the producer's."""
-    tellers = [*[writers.write] * (len(TENANTS) - 1), produce if plan.jobs else writers.write]
-    return (*tellers, readers.read, readers.read, readers.crowd, writers.warm, writers.sweep)
+    tellers = [*[writers.write] * (len(TENANTS) - 2), writers.write_async]
+    return (*tellers, produce if plan.jobs else writers.write, *READERS, writers.warm, writers.sweep)
 
 
 def be(role: Role, post: Post, broken: Sequence[str]) -> NoReturn:
@@ -48,8 +57,10 @@ def be(role: Role, post: Post, broken: Sequence[str]) -> NoReturn:
 
 
 def alter(seed: int, broken: Sequence[str]) -> None:
-    """Let answers come late in this process, and take guards away."""
+    """Let answers come late in this process, let every third one keep ban logs tiny, and take guards away."""
     guards.delay_answers(random.Random(seed))
+    if seed % 3 == 0:
+        BanLog.caps = TINY
     for name in broken:
         guards.GUARDS[name]()
 

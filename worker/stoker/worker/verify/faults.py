@@ -1,6 +1,7 @@
 """What goes wrong in a run, each fault by name, at random moments that the run's seed decides.
 
-A fault is one step that is repeated; what it has to undo or finish it gives to `Stage.after`.
+A fault is one step that is repeated; what it has to undo or finish it gives to `Stage.after`. It is counted when it
+has happened.
 """
 
 import os
@@ -50,6 +51,9 @@ class Stage(Protocol):
     def replace(self, slot: int) -> None:
         """Start the role of a killed process anew, in a new process."""
 
+    def happened(self, fault: str) -> None:
+        """Count it, now that it has."""
+
 
 class Fault(NamedTuple):
     """A step, the seconds between two of them, from and to, and what they are called when they are counted."""
@@ -64,16 +68,19 @@ def kill(stage: Stage) -> None:
     """SIGKILL anybody, at any instruction: one of the crew, seldom a worker with all its processes."""
     if stage.workers is not None and stage.chance.random() < WORKERS_SHARE:
         stage.workers.kill(stage.chance.randrange(WORKERS), stage.chance.randrange(2**32))
+        stage.happened("kill")
         return
     slot = stage.chance.randrange(len(stage.pids))
     os.kill(stage.pids[slot], signal.SIGKILL)
     os.waitpid(stage.pids[slot], 0)
     stage.replace(slot)
+    stage.happened("kill")
 
 
 def pause(stage: Stage) -> None:
     """Stop a process, or a worker, for up to 1.2 s: longer than a lease, a job's lock and a message's."""
     seconds = stage.chance.uniform(0.05, 1.2)
+    stage.happened("pause")
     if stage.workers is not None and stage.chance.random() < WORKERS_SHARE:
         workers = stage.workers
         child = workers.pause(stage.chance.randrange(WORKERS))
@@ -98,6 +105,7 @@ def restart(stage: Stage) -> None:
     def crash() -> None:
         if stage.server is server:
             server.restart()
+            stage.happened("restart")
 
     stage.after(stage.chance.uniform(0.2, 1.2), crash)
 
@@ -112,6 +120,7 @@ def failover(stage: Stage) -> None:
         old.crash()
         new.take(stage.address)
         stage.server = new
+        stage.happened("failover")
 
     stage.after(stage.chance.uniform(0.2, 1.2), promote)
 
@@ -121,16 +130,19 @@ def control(stage: Stage) -> None:
     some = stage.chance.choice(_SOME_CONTROL)
     shard = stage.chance.randrange(stage.plan.shards)
     stage.server.admin.delete(*(name.replace(":0}", f":{shard}}}") for name in some))
+    stage.happened("control")
 
 
 def scripts(stage: Stage) -> None:
     """Lose the scripts."""
     stage.server.admin.script_flush()
+    stage.happened("scripts")
 
 
 def flush(stage: Stage) -> None:
     """Lose everything."""
     stage.server.admin.flushall()
+    stage.happened("flush")
 
 
 def evict(stage: Stage) -> None:
@@ -138,6 +150,7 @@ def evict(stage: Stage) -> None:
     admin = stage.server.admin
     admin.config_set("maxmemory-policy", stage.chance.choice(_POLICIES))
     admin.config_set("maxmemory", int(admin.info("memory")["used_memory"] * 0.85))
+    stage.happened("evict")
     stage.after(0.3, lambda: _unlimited(stage))
 
 
@@ -146,6 +159,7 @@ def full(stage: Stage) -> None:
     admin = stage.server.admin
     admin.config_set("maxmemory-policy", "noeviction")
     admin.config_set("maxmemory", int(admin.info("memory")["used_memory"] * 0.85))
+    stage.happened("full")
     stage.after(stage.chance.uniform(0.1, 0.4), lambda: _unlimited(stage))
 
 
@@ -157,6 +171,7 @@ def cut(stage: Stage) -> None:
     """Cut one reader off from the server, while all others go on."""
     reader, server = stage.chance.choice(stage.readers), stage.server
     server.admin.acl_deluser(reader)
+    stage.happened("cut")
 
     def heal() -> None:
         if stage.server is server:
@@ -174,6 +189,7 @@ def broker(stage: Stage) -> None:
 
     def crash() -> None:
         server.crash()
+        stage.happened("broker")
         if chance.random() < 0.3:
             server.forget()
         stage.after(chance.uniform(0.0, 0.8), server.start)

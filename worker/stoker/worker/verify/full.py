@@ -1,4 +1,4 @@
-"""`stoker verify --full`: ten minutes of faults in several mixes, a long run without, and what all of it must come to."""
+"""`stoker verify --full`: ten minutes of faults in mixes, a long run without, and what all of it must come to."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping

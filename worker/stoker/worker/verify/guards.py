@@ -67,18 +67,18 @@ def stamp_after_load() -> None:
 
 def no_closing() -> None:
     """Let fills that began before a sweep go on into what it has passed, and do not wait until they have ended."""
-    _any_age()
+    any_age()
     _edit("CLOSE", "c.closing = mark", "")
     _edit("RETIRE", " or c.closing < mark", "")
 
 
 def no_second_read() -> None:
     """Judge an answer with a view from which the bans against it have retired."""
-    _any_age()
+    any_age()
     _put(Shard, "retired_under", _always(False))
 
 
-def _any_age() -> None:
+def any_age() -> None:
     """Retire bans as soon as a sweep is complete: the guards of loads under way must hold without the clock."""
     _put(sweep, "least_mark_age_ms", _always(0))
 
@@ -165,6 +165,7 @@ GUARDS: dict[str, Callable[[], None]] = {
     "set-ends-lease": set_keeps_lease,
     "delete-ends-lease": delete_keeps_lease,
     "map-life": no_new_life,
+    "mark-age": any_age,  # no guard: nothing stale may come of this
 }
 
 

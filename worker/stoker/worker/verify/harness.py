@@ -19,7 +19,7 @@ import redis
 from stoker.worker.processes import Processes
 from stoker.worker.verify import readers
 from stoker.worker.verify.crew import READERS, be, crew
-from stoker.worker.verify.faults import FAULTS, NAMESPACE, Fault, control_keys
+from stoker.worker.verify.faults import FAULTS, NAMESPACE, control_keys
 from stoker.worker.verify.plan import Plan
 from stoker.worker.verify.post import Post
 from stoker.worker.verify.server import Server
@@ -87,7 +87,10 @@ class Run:
     def open(self) -> None:
         """Start the servers and the workers."""
         most = len(self._crew) + 1 + WORKERS  # the last look has a slot too
-        if not self.plan.url:
+        if self.plan.url:
+            with redis.Redis.from_url(self.plan.url) as client:
+                client.ping()
+        else:
             users = [_user(slot) for slot in range(most)]
             self.server = Server(self._processes, self.folder / "server", users, self.plan.binary)
             self.servers.append(self.server)
@@ -112,13 +115,17 @@ class Run:
         """Start the role of a slot in a new process."""
         self.pids[slot] = self._start(slot)
 
+    def happened(self, fault: str) -> None:
+        """Count it."""
+        self._struck[fault] = self._struck.get(fault, 0) + 1
+
     def play(self) -> Outcome:
         """Do it all, but `close`."""
         began = time.monotonic()
         for slot in range(len(self._crew)):
             self.pids.append(self._start(slot))
         for name in self.plan.faults:
-            self._again(name, FAULTS[name])
+            self._again(name, 0.0, FAULTS[name].least)
         while time.monotonic() < began + self.plan.seconds:
             if self.plan.until_stale and self._world.totals()["stale"]:
                 break
@@ -132,18 +139,27 @@ class Run:
         return Outcome(self.plan, world.totals(), self._struck, world.notes(), seconds, unstopped, unexpired)
 
     def close(self) -> None:
-        """End every member of the crew that has not ended; `processes` end with their block."""
+        """End every member of the crew that has not ended, and leave nothing on a server that is not ours.
+
+        `processes` end with their block.
+        """
         for pid in self.pids:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+        if self.plan.url:
+            with redis.Redis.from_url(self.plan.url) as client:
+                names = list(client.scan_iter(f"{{{self._namespace}*", count=1000))
+                if names:
+                    client.unlink(*names)
 
-    def _again(self, name: str, fault: Fault) -> None:
+    def _again(self, name: str, least: float, most: float) -> None:
+        fault = FAULTS[name]
+
         def strike() -> None:
             fault.step(self)
-            self._struck[name] = self._struck.get(name, 0) + 1
-            self._again(name, fault)
+            self._again(name, fault.least, fault.most)
 
-        self.after(self.chance.uniform(fault.least, fault.most), strike)
+        self.after(self.chance.uniform(least, most), strike)
 
     def _start(self, slot: int) -> int:
         post = self._post(slot)
@@ -192,10 +208,7 @@ class Run:
         with redis.Redis.from_url(post.url, decode_responses=True) as client:
             names = list(client.scan_iter(f"{{{self._namespace}*", count=1000))
             kept = control_keys(self._namespace)
-            unexpired = [name for name in names if name not in kept and client.ttl(name) == -1]
-            if self.plan.url and names:
-                client.delete(*names)
-        return unexpired
+            return [name for name in names if name not in kept and client.ttl(name) == -1]
 
 
 def _user(slot: int) -> str:
@@ -207,6 +220,7 @@ def play(plan: Plan) -> Outcome:
 
     Raises:
         ChildEnded: A server or worker has ended by itself; NotReady: one has not begun.
+        RedisError: The server at the plan's URL does not answer.
     """
     for name in [name for name in os.environ if name.startswith("STOKER_")]:
         del os.environ[name]

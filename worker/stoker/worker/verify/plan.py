@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from redis import Redis
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -32,6 +34,8 @@ class Plan:
         if self.url and self.faults:
             names = ",".join(self.faults)
             raise ValueError(f"the faults {names} need a server of their own: leave out the url {self.url!r}")
+        if self.url:
+            Redis.from_url(self.url).close()  # so that a URL that is none is told at once
         if self.strangers and self.jobs:
             raise ValueError("strangers go without jobs: workers would be refused for most of the run")
         if "broker" in self.faults and not self.jobs:

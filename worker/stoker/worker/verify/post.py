@@ -3,6 +3,7 @@
 import random
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from stoker.cache import Cache, CacheConfig, CacheSharder, CacheShardingConfig
@@ -12,6 +13,9 @@ from stoker.worker.verify.world import World
 LEASE_S = 0.4
 MAX_LOAD_S = 1.2
 """Short, so that bans retire within a run; the slowest load is 0.5 s, so that most are stored."""
+
+EARLY_REFRESH = 5.0
+"""More than anybody needs: most values with a short TTL are refreshed before they expire."""
 
 
 class Post(NamedTuple):
@@ -36,6 +40,7 @@ class Post(NamedTuple):
             namespace=self.namespace,
             lease=LEASE_S,
             max_load=MAX_LOAD_S,
+            early_refresh=EARLY_REFRESH,
         )
 
     def cache(self) -> Cache:
@@ -46,7 +51,8 @@ class Post(NamedTuple):
         return cache
 
 
-class Desk(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Desk:
     """What one thread or task of a role has to itself."""
 
     post: Post

@@ -1,11 +1,12 @@
 """Who reads and judges: threads that want everything, threads that want the same, and a last look after the run."""
 
+import threading
 import time
 from typing import Any
 
 from stoker.cache import Cache, PlacementMismatch
 from stoker.worker.verify.post import Desk, Post, in_threads
-from stoker.worker.verify.source import TTL_S, load, often_the_same
+from stoker.worker.verify.source import TTL_S, count_loads, load, often_the_same, short_or_long
 from stoker.worker.verify.world import KEYS, TENANTS, tag_of
 
 READER_THREADS = 3
@@ -51,11 +52,11 @@ class Reader:
         time.sleep(desk.chance.random() * CROWD_PAUSE_S)
 
     def _get_or_load(self, desk: Desk, tenant: int, key: int, longest: float = 0.0) -> None:
-        loads = 0
+        caller, loads = threading.get_ident(), count_loads()
 
         def ours() -> dict[str, Any]:
-            nonlocal loads
-            loads += 1
+            if threading.get_ident() != caller:
+                desk.judge.add("refreshes")
             return load(desk.post.world, desk.chance, tenant, key, longest)
 
         kind = desk.chance.random()
@@ -67,13 +68,13 @@ class Reader:
                 KEYS[key],
                 ours,
                 TENANTS[tenant],
-                TTL_S,
+                short_or_long(desk.chance),
                 soft_ttl=SOFT_TTL_S if kind < 0.6 else None,
                 tags=[tag_of(key)],
             )
         desk.judge.served("get_or_load", tenant, key, least, got)
         desk.judge.add("reads")
-        desk.judge.add("loads" if loads else "hits")
+        desk.judge.add("loads" if loads[0] else "hits")
 
     def _get(self, desk: Desk, tenant: int, key: int) -> None:
         least = desk.post.world.acknowledged(tenant, key)

@@ -1,13 +1,16 @@
 """Where values come from: slow loaders that read the truth, registered and not."""
 
+import asyncio
 import random
 import time
+from contextvars import ContextVar
 from typing import Any
 
 from stoker.cache import LoadKey, loader
 from stoker.worker.verify.world import KEYS, TENANTS, World, value
 
-TTL_S = 60
+TTL_S = 60.0
+SHORT_TTL_S = 1.0
 
 
 def loader_pause(chance: random.Random) -> float:
@@ -23,11 +26,41 @@ def often_the_same(chance: random.Random) -> int:
     return min(int(chance.expovariate(1 / 15)), len(KEYS) - 1)
 
 
+def short_or_long(chance: random.Random) -> float:
+    """A TTL in seconds: now and then one that a value outlives in a run, and before that is refreshed early."""
+    return SHORT_TTL_S if chance.random() < 0.3 else TTL_S
+
+
+_loads: ContextVar[list[int] | None] = ContextVar("loads", default=None)
+
+
+def count_loads() -> list[int]:
+    """A number that grows with each load for this caller, in this thread or task, until this is called again."""
+    mine = [0]
+    _loads.set(mine)
+    return mine
+
+
+def _counted() -> None:
+    if (mine := _loads.get()) is not None:
+        mine[0] += 1
+
+
 def load(world: World, chance: random.Random, tenant: int, key: int, longest: float = 0.0) -> dict[str, Any]:
     """Read the source of truth, slowly: what matters is when the version is read. `longest` seconds slower still."""
+    _counted()
     time.sleep(loader_pause(chance) / 4)
     version = world.version(tenant, key)
     time.sleep(loader_pause(chance) + chance.random() * longest)
+    return value(tenant, key, version)
+
+
+async def load_async(world: World, chance: random.Random, tenant: int, key: int) -> dict[str, Any]:
+    """As `load`, for an event loop."""
+    _counted()
+    await asyncio.sleep(loader_pause(chance) / 4)
+    version = world.version(tenant, key)
+    await asyncio.sleep(loader_pause(chance))
     return value(tenant, key, version)
 
 

@@ -25,6 +25,7 @@ COUNTS: tuple[str, ...] = (
     "reads",
     "hits",
     "loads",
+    "refreshes",
     "stale",
     "wrong",
     "acks",
@@ -40,6 +41,7 @@ COUNTS: tuple[str, ...] = (
     "unavailable",
     "errors",
     "refused",
+    "cancelled",
 )
 SLOTS = 20
 _STOP, _COUNTS_AT = 2 * NAMES, 2 * NAMES + 1

@@ -1,11 +1,12 @@
 """Who changes the truth and tells the cache, and who warms and sweeps it, against the public `Cache` only."""
 
+import asyncio
 import random
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from stoker.cache import Cache, CacheUnavailable, InvalidationNotAcknowledged
+from stoker.cache import AsyncCache, Cache, CacheUnavailable, InvalidationNotAcknowledged
 from stoker.worker.verify.post import Desk, Post, in_threads
 from stoker.worker.verify.source import TTL_S, load, often_the_same
 from stoker.worker.verify.world import (
@@ -91,7 +92,30 @@ def write(post: Post) -> None:
         in_threads(post, Writer(post.slot, choose, (InvalidationNotAcknowledged,), ("acks",)).write)
 
 
-def _change(cache: Cache, chance: random.Random, tenant: int, key: int) -> Change:
+def write_async(post: Post) -> None:
+    """As `write`, with an `AsyncCache`."""
+    with asyncio.Runner() as runner:
+        cache = _Awaited(runner, AsyncCache(post.cache()))
+
+        def choose(chance: random.Random, tenant: int, key: int) -> Change:
+            return _change(cache, chance, tenant, key)
+
+        in_threads(post, Writer(post.slot, choose, (InvalidationNotAcknowledged,), ("acks",)).write)
+        cache.close()
+
+
+class _Awaited:
+    """The methods of a `Cache`, each of which waits for that of an `AsyncCache`."""
+
+    def __init__(self, runner: asyncio.Runner, cache: AsyncCache) -> None:
+        self._runner = runner
+        self._cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: self._runner.run(getattr(self._cache, name)(*args, **kwargs))
+
+
+def _change(cache: Cache | _Awaited, chance: random.Random, tenant: int, key: int) -> Change:
     name = TENANTS[tenant]
     kind = chance.random()
     if kind < 0.3:

@@ -1,0 +1,68 @@
+"""The benchmarks run, with whichever of the other libraries are installed, and count what they are to count."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from benchmarks.consistency.__main__ import main, table
+from benchmarks.consistency.peers import CONTENDERS
+from benchmarks.consistency.stage import MIXES, Result
+from tests.project.distribution import ROOT
+
+OURS = ("stoker", "stoker-async")
+COMMAND = [sys.executable, "-m", "benchmarks.consistency", "--seconds=0.6", "--json"]
+
+
+def measured(contender: str, *options: str) -> dict[str, Any]:
+    """What came of one contender in a short run. Forks, so it has a process of its own."""
+    command = [*COMMAND, f"--contenders={contender}", *options]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    if run.returncode == 2:
+        pytest.skip(run.stderr.splitlines()[-1])
+    assert run.returncode == 0, run.stderr
+    [result] = json.loads(run.stdout)["results"]
+    return dict(result)
+
+
+@pytest.mark.parametrize(
+    "contender",
+    [
+        pytest.param(name, marks=[] if name in ("stoker", "redis-py") else pytest.mark.slow)
+        for name in CONTENDERS
+    ],
+)
+def test_a_contender_reads_loads_and_forgets(contender: str) -> None:
+    result = measured(contender, "--mixes=quiet")
+    counts = result["counts"]
+    assert min(counts[name] for name in ("reads", "loads", "acks")) > 0, result
+    assert (counts["wrong"], counts["errors"], counts["unacked"], result["hung"]) == (0, 0, 0, 0), result
+    if contender in OURS:
+        assert counts["stale"] == 0, result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mix", [mix for mix, faults in MIXES.items() if faults])
+def test_what_is_to_go_wrong_goes_wrong_and_stoker_serves_nothing_stale(mix: str) -> None:
+    result = measured("stoker", f"--mixes={mix}", "--seconds=5")
+    assert set(result["struck"]) == set(MIXES[mix])
+    assert (result["counts"]["stale"], result["counts"]["wrong"], result["counts"]["errors"]) == (0, 0, 0), (
+        result
+    )
+
+
+def test_the_table_shows_every_count() -> None:
+    counts = {"reads": 1000, "hits": 250, "stale": 7, "wrong": 0, "loads": 800, "acks": 90, "errors": 3}
+    [*_, line] = table([Result("redis-py", "quiet", counts, {}, 0, "valkey 9", [])]).splitlines()
+    assert line == "| quiet | redis-py | 1,000 | 250 | 25% | 7 | 0 | 800 | 90 | 3 |"
+
+
+@pytest.mark.parametrize("option", ["--contenders=nobody", "--mixes=quiet,nothing"])
+def test_an_unknown_name_is_refused_with_those_there_are(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([option])
+    assert "choose of" in capsys.readouterr().err
