@@ -7,6 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from stoker.cache import AsyncCache, Cache, CacheConfig, LoaderError
+from stoker.cache import AsyncCache, Cache, CacheConfig
 from stoker.cache.loaders import Loader, LoadKey, Registry
 from tests.cache.conftest import MakeCache
 from tests.cache.proxy import SlowProxy
@@ -168,7 +169,7 @@ def test_coroutine_functions_are_awaited_and_others_hold_up_nobody(run: Run) -> 
     run(main())
 
 
-def test_registered_loaders_may_be_coroutine_functions_and_a_sync_cache_says_so(run: Run) -> None:
+def test_registered_loaders_may_be_coroutine_functions_whoever_calls(run: Run) -> None:
     async def one(n: int) -> int:
         await asyncio.sleep(0)
         return n
@@ -190,10 +191,20 @@ def test_registered_loaders_may_be_coroutine_functions_and_a_sync_cache_says_so(
 
     run(main())
     cache = Cache(registry=registry)
-    with pytest.raises(LoaderError, match="read its keys through AsyncCache"):
-        cache.get_or_load("one:1")
-    with pytest.raises(LoaderError, match="returned a coroutine"):
-        cache.get_or_load("k", lambda: one(1))
+    assert cache.get_or_load("one:1") == 1
+    assert cache.get_or_load("k", lambda: one(2)) == 2
+    assert cache.warm([f"one:{n}" for n in range(10, 20)] + [f"many:{n}" for n in range(10)]).written == 20
+
+
+def test_coroutine_functions_called_by_threads_share_one_loop() -> None:
+    cache = Cache()
+
+    async def loop() -> int:
+        await asyncio.sleep(0.01)
+        return id(asyncio.get_running_loop())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len({*pool.map(lambda n: cache.get_or_load(f"k{n}", loop), range(8))}) == 1
 
 
 def test_several_loops_may_share_one_one_after_the_other_and_at_once(config: CacheConfig) -> None:

@@ -195,6 +195,14 @@ def test_template_and_parameters_must_agree_when_the_function_is_decorated(
             return one
 
 
+def test_a_coroutine_function_is_for_the_cache_that_is_awaited(cache: RecordingCache) -> None:
+    with pytest.raises(LoaderError, match=r"decorate it with AsyncCache\.cached"):
+
+        @cached(cache, "x:{one}")
+        async def function(one: int) -> int:
+            return one
+
+
 # -- looks like the function ----------------------------------------------------------------------------------
 
 

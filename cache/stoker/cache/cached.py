@@ -11,6 +11,7 @@ make what distinguishes it a parameter.
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import cached_property, partial, update_wrapper
+from inspect import iscoroutinefunction
 from types import MethodType
 from typing import (
     Any,
@@ -169,6 +170,8 @@ class CachedFunction(CachedBase[P], Generic[P, R_co]):
     __wrapped__: Callable[P, R_co]
 
     def __init__(self, cache: KeepsResults, loader: Loader, *, of_class: bool = False) -> None:
+        if iscoroutinefunction(loader.function):
+            raise LoaderError(f"{loader.name} is a coroutine function: decorate it with AsyncCache.cached")
         super().__init__(loader, of_class=of_class)
         self._cache = cache
 
@@ -328,11 +331,12 @@ def cached_by(
     def decorate(function: Any, /) -> Any:
         plain = function.__func__ if isinstance(function, staticmethod | classmethod) else function
         loader = Loader(template, plain, ttl=ttl, soft_ttl=soft_ttl, tags=tags)
+        made = wrap(loader, of_class=isinstance(function, classmethod))
         reason = why_not_importable(plain)
         if reason is None:
             registry.add(loader)
         else:
             registry.refuse(template, f"no worker could import {loader.name}: {reason}")
-        return wrap(loader, of_class=isinstance(function, classmethod))
+        return made
 
     return decorate

@@ -64,8 +64,8 @@ class Loader:
 
     Args:
         template: Such as `"user:{user_id}"`. Each parameter but `tenant_id` (and `self`, `cls`) must be a field.
-        function: Called with the fields by name, and with `tenant_id` if it has such a parameter. A coroutine function
-            can be used through `AsyncCache` only.
+        function: Called with the fields by name, and with `tenant_id` if it has such a parameter. It may be a
+            coroutine function.
         ttl: Seconds its values live; None takes the cache's `default_ttl`.
         soft_ttl: Seconds after which they are refreshed while they are still served; below `ttl`.
         tags: Of each value. They may be templates too: `"user:{user_id}"`.

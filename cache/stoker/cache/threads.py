@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from types import GeneratorType
 from typing import Any, TypeVar, cast
 
-from stoker.cache.errors import CacheUnavailable, LoaderError
+from stoker.cache import coroutines
+from stoker.cache.errors import CacheUnavailable
 from stoker.cache.flight import Flights
 from stoker.cache.leases import HeldLeases
 from stoker.cache.loading import UnderWay, all_loading
@@ -173,13 +174,8 @@ class Threads:
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, int]:
-    if inspect.iscoroutinefunction(call):
-        raise LoaderError(f"{call!r} is a coroutine function: read its keys through AsyncCache")
     began = time.perf_counter()
     value = call()
     if inspect.iscoroutine(value):
-        value.close()
-        raise LoaderError(
-            f"{call!r} returned a coroutine: pass it to AsyncCache, or a function that returns the value"
-        )
+        value = coroutines.result_of(value)
     return value, round((time.perf_counter() - began) * 1e6)
