@@ -55,7 +55,7 @@ def cache(request: pytest.FixtureRequest, registry: Registry, cache_server: str,
         backend=request.param,
         redis_url=cache_server,
         namespace=namespace,
-        lease=0.3,
+        lease=0.5,
         max_load=5,
         max_size=10_000,
     )
@@ -159,3 +159,74 @@ def test_a_stream_of_unknown_length_has_no_total(cache: Cache) -> None:
     steps = list(cache.warm_steps((f"item:{i}" for i in range(300)), batch=100))
     assert [step.total for step in steps] == [None, None, None, 300]
     assert steps[-1].report.written == 300
+
+
+def test_a_key_whose_loader_raises_is_loaded_again_twice(cache: Cache) -> None:
+    tries: dict[str, int] = {}
+
+    def unsteady(n: str) -> str:
+        tries[n] = tries.get(n, 0) + 1
+        if tries[n] <= int(n):
+            raise RuntimeError(f"{n} is not ready")
+        return n
+
+    cache._core.registry.add(Loader("unsteady:{n}", unsteady))
+    report = cache.warm([f"unsteady:{n}" for n in range(4)])
+    assert (report.written, report.failed) == (3, 1)
+    assert tries == {"0": 1, "1": 2, "2": 3, "3": 3}
+    assert report.errors == (("unsteady:3", "RuntimeError: 3 is not ready"),)
+
+
+def test_a_warm_stops_when_most_loads_fail_and_says_so(cache: Cache) -> None:
+    calls: list[str] = []
+
+    def fail(n: str) -> None:
+        calls.append(n)
+        raise RuntimeError("the origin is down")
+
+    cache._core.registry.add(Loader("down:{n}", fail))
+    report = cache.warm([f"down:{n}" for n in range(5000)], batch=100)
+    assert len(calls) == 100
+    assert report.stopped == "100 of 100 loads failed"
+    assert (report.asked, report.failed) == (100, 100)
+
+
+def test_what_is_warmed_together_does_not_expire_together(cache: Cache) -> None:
+    cache.warm([f"item:{n}" for n in range(50)])
+    left = [cache.explain(f"item:{n}")["ttl_ms"] for n in range(50)]
+    assert max(left) - min(left) > 1000  # of 60 s, by a tenth
+
+
+class Counted:
+    """A budget that lets every second batch wait, and remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.told: list[tuple[int, int, int]] = []
+
+    def ask(self, loader: Loader, keys: int) -> float:
+        assert loader.rate == 40
+        self.asked.append(keys)
+        return 0.01 if len(self.asked) % 2 else 0.0
+
+    def done(self, loader: Loader, *, asked: int, loaded: int, failed: int, seconds: float) -> float:
+        assert loader.rate == 40
+        assert seconds >= 0
+        self.told.append((asked, loaded, failed))
+        return 0.0
+
+
+def test_a_budget_is_asked_before_each_batch_and_told_how_it_went(cache: Cache) -> None:
+    def load(n: str) -> str:
+        if n == "bad":
+            raise RuntimeError
+        return n
+
+    cache._core.registry.add(Loader("paced:{n}", load, rate=40))
+    cache.set("paced:0", "fresh")
+    budget = Counted()
+    *_, last = cache.warm_steps([f"paced:{n}" for n in (*range(14), "bad")], budget=budget)
+    assert (last.report.written, last.report.fresh, last.report.failed) == (13, 1, 1)
+    assert budget.told[:2] == [(10, 9, 0), (5, 4, 1)], "a quarter of a second's keys at once"
+    assert budget.told[2:] == [(1, 0, 1)] * 2
+    assert len(budget.asked) == 2 * len(budget.told)

@@ -54,3 +54,24 @@ def load_and_die(number: int) -> object:
 @loader("fresh:{number}", ttl=600, soft_ttl=0.2)
 def load_with_pid(number: int) -> object:
     return {"number": number, "pid": os.getpid(), "at": time.time()}
+
+
+METERED_RATE = 200
+METERED_AT_ONCE = 2
+
+
+@loader("metered:{number}", ttl=600, many=True, rate=METERED_RATE, concurrency=METERED_AT_ONCE)
+def load_metered(keys: list[LoadKey]) -> dict[str, object]:
+    """Writes down when each call begins and ends, and how many keys it is for."""
+    meter = meter_key(os.environ["STOKER_NAMESPACE"])
+    with redis.Redis.from_url(os.environ["STOKER_CACHE_URL"]) as client:
+        call = f"{os.getpid()}.{time.monotonic_ns()}"
+        client.rpush(meter, json.dumps([call, time.time(), len(keys)]))
+        time.sleep(0.1)
+        client.rpush(meter, json.dumps([call, time.time(), 0]))
+        client.expire(meter, 600)
+    return {key.key: key.args["number"] for key in keys}
+
+
+def meter_key(namespace: str) -> str:
+    return f"{namespace}:test:meter"

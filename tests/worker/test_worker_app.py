@@ -46,7 +46,7 @@ def test_the_module_of_the_app_reads_no_settings_until_the_app_is_asked_for() ->
 
 def test_everything_that_beat_sends_expires_before_its_next_turn() -> None:
     entries = beat_schedule(Settings(beat=BeatSettings(reap_every=3, sweep_every=None)))
-    assert set(entries) == {names.REAP, names.EVICT}
+    assert set(entries) == {names.REAP, names.TICK, names.EVICT}
     assert all(entry["options"]["expires"] <= entry["schedule"] for entry in entries.values())
     for entry in entries.values():
         names.check(entry["task"], entry["kwargs"])

@@ -21,7 +21,8 @@ from stoker.cache.stats import CacheStats
 from stoker.cache.steps import Step
 from stoker.cache.sweep import SweepReport
 from stoker.cache.tenancy import check_key
-from stoker.cache.warm import Keys, WarmReport
+from stoker.cache.warm import Keys
+from stoker.cache.warm_progress import WarmReport
 from stoker.cache.wire import Operation, finished
 
 T = TypeVar("T")

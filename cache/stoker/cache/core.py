@@ -16,6 +16,7 @@ from stoker.cache.backends import Backend, Write
 from stoker.cache.backends.memory import MemoryBackend
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.bans import Rule
+from stoker.cache.budget import Budget, Unlimited
 from stoker.cache.codec import check_type
 from stoker.cache.errors import (
     CacheError,
@@ -34,7 +35,8 @@ from stoker.cache.requests import Request, Requests, Token
 from stoker.cache.stats import CacheStats, Counters
 from stoker.cache.tenancy import check_key, check_tags
 from stoker.cache.traffic import Traffic
-from stoker.cache.warm import Keys, Warmer, WarmReport
+from stoker.cache.warm import Keys, Warmer
+from stoker.cache.warm_progress import WarmReport
 from stoker.cache.wire import Operation
 
 T = TypeVar("T")
@@ -205,9 +207,15 @@ class Core:
         batch: int,
         cursor: dict[str, Any] | None,
         under_way: UnderWay,
+        budget: Budget | None = None,
     ) -> Steps[WarmReport]:
         warmer = Warmer(
-            self.backend, self.registry, under_way.leases, self.requests.lifetimes, self.config.lease
+            self.backend,
+            self.registry,
+            under_way.leases,
+            self.requests.lifetimes,
+            self.config.lease,
+            budget or Unlimited(),
         )
         return warmer.steps(keys, tenant_id, batch, cursor)
 

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 from stoker.cache import transport
 from stoker.cache.backends.memory import MemoryBackend
 from stoker.cache.backends.redis import RedisBackend
+from stoker.cache.budget import Budget
 from stoker.cache.cached import CachedDecorator, CachedFunction, cached_by
 from stoker.cache.core import Core
 from stoker.cache.evict import EvictReport
@@ -22,7 +23,8 @@ from stoker.cache.sweep import SweepReport
 from stoker.cache.tenancy import check_key
 from stoker.cache.threads import Threads
 from stoker.cache.transport import Transport
-from stoker.cache.warm import Keys, WarmReport
+from stoker.cache.warm import Keys
+from stoker.cache.warm_progress import WarmReport
 from stoker.cache.wire import Operation, finished
 
 T = TypeVar("T")
@@ -234,10 +236,16 @@ class Cache:
         *,
         batch: int = 500,
         cursor: dict[str, Any] | None = None,
+        budget: Budget | None = None,
     ) -> Iterator[Step[WarmReport]]:
-        """As `warm`, yielding after each batch; `cursor` of an earlier step skips what it had done."""
+        """As `warm`, yielding after each batch.
+
+        Args:
+            cursor: Of an earlier step: skips what had been done.
+            budget: Asked before each batch; None: as fast as the loaders are.
+        """
         return self._threads.steps(
-            self._core.warm_steps(keys, tenant_id, batch, cursor, self._threads.under_way)
+            self._core.warm_steps(keys, tenant_id, batch, cursor, self._threads.under_way, budget)
         )
 
     def sweep(self) -> SweepReport:

@@ -114,3 +114,18 @@ def jobs_dead(namespace: str) -> str:
 def job_done(namespace: str, job_id: str) -> str:
     """Stream, PX: one entry once the job is over; whoever waits for it blocks on this."""
     return f"{namespace}:done:{job_id}"
+
+
+def plans(namespace: str) -> str:
+    """Hash, PX from the last look at it: name of a warm plan -> what is known of it, as JSON; also `:life` and `:lost`."""
+    return f"{namespace}:plans"
+
+
+def budget(namespace: str, template: str) -> str:
+    """Hash, PX an hour from the last use: the tokens of a loader, and how it has been doing."""
+    return f"{namespace}:budget:{template}"
+
+
+def under_way(namespace: str, template: str) -> str:
+    """Sorted set, PX likewise: batch of a loader that is being loaded -> when it counts as over."""
+    return f"{namespace}:batches:{template}"

@@ -72,6 +72,8 @@ class Loader:
         many: The function is called with a list of `LoadKey` and returns a mapping of key to value.
         ttl_jitter: Share by which the TTLs vary, 0 to 0.5; None takes the cache's.
         stale_on_error: Whether a value that could not be refreshed is served until it expires; else it is dropped.
+        rate: Keys a second that all workers together may load when they warm; None: any.
+        concurrency: Batches that they may load at once; None: any.
         refresh_in: Who loads values anew: a `"worker"`, where the cache's hooks reach one, or the reader's `"process"`.
 
     Attributes:
@@ -85,9 +87,11 @@ class Loader:
 
     __slots__ = (
         "_tags_vary",
+        "concurrency",
         "function",
         "many",
         "name",
+        "rate",
         "refresh_in",
         "signature",
         "soft_ttl",
@@ -110,6 +114,8 @@ class Loader:
         ttl_jitter: float | None = None,
         stale_on_error: bool = True,
         refresh_in: RefreshIn = "worker",
+        rate: float | None = None,
+        concurrency: int | None = None,
     ) -> None:
         fields = Template(template).fields
         self.signature = Signature(function, fields if many else None)
@@ -125,6 +131,8 @@ class Loader:
         self.ttl_jitter = ttl_jitter
         self.stale_on_error = stale_on_error
         self.refresh_in = refresh_in
+        self.rate = rate
+        self.concurrency = concurrency
         self._check_ttls()
         self._check_tags()
 
@@ -137,6 +145,10 @@ class Loader:
             raise ConfigError("ttl_jitter", self.ttl_jitter, "give a number from 0 to 0.5, or None")
         if self.refresh_in not in ("worker", "process"):
             raise ConfigError("refresh_in", self.refresh_in, "choose 'worker' or 'process'")
+        if self.rate is not None and not 0.01 <= self.rate <= 10**9:
+            raise ConfigError("rate", self.rate, "give keys a second, 0.01 or more, or None")
+        if self.concurrency is not None and not 1 <= self.concurrency <= 10**6:
+            raise ConfigError("concurrency", self.concurrency, "give a number of batches, 1 or more, or None")
 
     def _check_tags(self) -> None:
         for tag in self.tags:
@@ -300,6 +312,8 @@ def loader(
     ttl_jitter: float | None = None,
     stale_on_error: bool = True,
     refresh_in: RefreshIn = "worker",
+    rate: float | None = None,
+    concurrency: int | None = None,
 ) -> Callable[[F], F]:
     """Register the decorated function as the loader of a template; the function itself is not changed.
 
@@ -323,6 +337,8 @@ def loader(
             ttl_jitter=ttl_jitter,
             stale_on_error=stale_on_error,
             refresh_in=refresh_in,
+            rate=rate,
+            concurrency=concurrency,
         )
         default_registry.add(made)
         return function

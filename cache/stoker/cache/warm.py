@@ -7,53 +7,29 @@ anywhere: finished batches are in the cursor, and keys whose leases a killed war
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 from stoker.cache.backends import Backend, Write
+from stoker.cache.budget import Budget, most_keys
 from stoker.cache.errors import InvalidName, ValueNotSerializable
 from stoker.cache.flight import Hit
 from stoker.cache.leases import HeldLeases
 from stoker.cache.loaders import Loaded, Loader, LoadKey, Registry
 from stoker.cache.programs import Program, Sleep, Steps
 from stoker.cache.protocol import Busy, Lease, Name
-from stoker.cache.steps import Step
 from stoker.cache.tenancy import check_key, tenant_field
+from stoker.cache.warm_progress import Progress, WarmReport
 
-MOST_ERRORS = 10
+N = TypeVar("N", bound=Name | InvalidName)
 SAMPLE = 5
 """Written keys of each batch that are read back."""
 _AGAIN_S = 0.2
+_RETRY_S = 0.25
+"""Pause before the keys whose loader raised are loaded again; it doubles."""
 
-Keys = Iterable[str] | Mapping[str, Iterable[str]]
-
-
-@dataclass(frozen=True, slots=True)
-class WarmReport:
-    """What a warm did; every key asked for is in exactly one of `written` to `failed`.
-
-    Attributes:
-        asked: Keys handled.
-        written: Loaded and stored.
-        fresh: Already there.
-        busy: Being loaded by somebody else to the end.
-        refused: Loaded, but invalidated or set meanwhile, twice.
-        missing: The loader had no value.
-        failed: The loader raised, no loader is registered, or the value cannot be encoded.
-        checked, readable: Written keys that were read back, and those of them that were there.
-        errors: The first few (key, message).
-    """
-
-    asked: int = 0
-    written: int = 0
-    fresh: int = 0
-    busy: int = 0
-    refused: int = 0
-    missing: int = 0
-    failed: int = 0
-    checked: int = 0
-    readable: int = 0
-    errors: tuple[tuple[str, str], ...] = ()
+Keys = Iterable[str] | Iterable[tuple[str | None, str]] | Mapping[str, Iterable[str]]
+"""Keys of one tenant, or (tenant, key) pairs, or keys by tenant. Of pairs, a malformed one fails alone."""
 
 
 class Policy(Protocol):
@@ -71,17 +47,33 @@ class Warmer:
     leases: HeldLeases
     policy: Policy
     lease: float
+    budget: Budget
 
     def steps(
         self, keys: Keys, tenant_id: str | None, batch: int, cursor: dict[str, Any] | None
     ) -> Steps[WarmReport]:
         """Warm, yielding after each batch."""
         names, total = _names(keys, tenant_id)
-        state = _State.resume(cursor)
-        for chunk in _chunks(itertools.islice(names, state.at, None), batch):
-            yield from self._batch(state, chunk, first=True, last=False)
+        state = Progress.resume(cursor)
+        for chunk in self._pages(itertools.islice(names, state.at, None), batch):
+            yield from self._batch(state, state.usable(chunk), first=True, last=False)
             state.at += len(chunk)
+            if state.too_many_failed():
+                break
             yield state.step(total, last=False)
+        yield from self._held(state, total, batch)
+        while state.failing and not state.report.stopped:
+            yield Sleep(_RETRY_S * 2**state.round)
+            for part in self._pages(iter(state.next_round()), batch):
+                yield from self._batch(state, part, first=False, last=False)
+            yield state.step(total, last=False)
+            yield from self._held(state, total, batch)
+        for _, key in state.next_round():
+            state.fail(key, "its loader raised")
+        yield state.step(total if total is not None else state.at, last=True)
+
+    def _held(self, state: Progress, total: int | None, batch: int) -> Steps[WarmReport]:
+        """Try those keys again that somebody else was loading, or that were invalidated under the load."""
         deadline = time.monotonic() + 1.5 * self.lease
         while state.again:
             last = time.monotonic() >= deadline
@@ -91,10 +83,57 @@ class Warmer:
             yield state.step(total, last=False)
             if len(state.again) == left + len(chunk):  # all still held, perhaps by a killed load
                 yield Sleep(_AGAIN_S)
-        yield state.step(total if total is not None else state.at, last=True)
 
-    def _batch(self, state: "_State", names: Sequence[Name], *, first: bool, last: bool) -> Program[None]:
-        """Warm some keys. Held ones are tried again until the last try, refused ones after their first."""
+    def _batch(self, state: Progress, names: Sequence[Name], *, first: bool, last: bool) -> Program[None]:
+        """Warm some keys. Held ones are tried again until the last try, refused ones after their first.
+
+        What the loaders may be asked for is settled before any lease is taken: nobody waits for a waiting warmer.
+        """
+        calls = self._calls_of(names)
+        for call in calls.values():
+            while wait := self.budget.ask(call.loader, call.keys):
+                yield Sleep(wait)
+            call.granted = True
+        try:
+            yield from self._lease_and_load(state, names, calls, first=first, last=last)
+        finally:
+            rest = [call.tell(self.budget) for call in calls.values() if call.granted]
+        yield Sleep(max(rest, default=0.0))
+
+    def _calls_of(self, names: Sequence[Name]) -> dict[str, "_Call"]:
+        calls: dict[str, _Call] = {}
+        for _, key in names:
+            found = self.registry.find(key)
+            if found is not None:
+                calls.setdefault(found[0].name, _Call(found[0])).keys += 1
+        return dict(sorted(calls.items()))  # two warmers that need the same loaders ask in the same order
+
+    def _pages(self, names: Iterator[N], batch: int) -> Iterator[list[N]]:
+        """The names in batches, none with more keys of a loader than it may be asked for at once."""
+        page: list[N] = []
+        counts: dict[str, int] = {}
+        for name in names:
+            found = self.registry.find(name[1]) if isinstance(name, tuple) else None
+            page.append(name)
+            full = len(page) >= batch
+            if found is not None:
+                counts[found[0].name] = counts.get(found[0].name, 0) + 1
+                full = full or counts[found[0].name] >= most_keys(found[0], batch)
+            if full:
+                yield page
+                page, counts = [], {}
+        if page:
+            yield page
+
+    def _lease_and_load(
+        self,
+        state: Progress,
+        names: Sequence[Name],
+        calls: dict[str, "_Call"],
+        *,
+        first: bool,
+        last: bool,
+    ) -> Program[None]:
         outcome = yield self.backend.acquire(names)
         leased: list[Lease] = []
         spare: list[Lease] = []
@@ -111,13 +150,13 @@ class Warmer:
             else:
                 leased.append(lease)
         with self.leases.holding(leased):
-            fills, unused = yield from self._load(state, leased)
+            fills, unused = yield from self._load(state, leased, calls)
             if spare or unused:
                 yield self.backend.release([*spare, *unused])
             yield from self._fill(state, fills, first=first)
 
     def _load(
-        self, state: "_State", leases: Sequence[Lease]
+        self, state: Progress, leases: Sequence[Lease], calls: dict[str, "_Call"]
     ) -> Program[tuple[list[tuple[Lease, Write]], list[Lease]]]:
         """Load the leased keys, one loader after the other. Returns what to fill, and leases without a value."""
         groups: dict[int, tuple[Loader, list[tuple[Lease, LoadKey]]]] = {}
@@ -135,22 +174,27 @@ class Warmer:
             group[1].append((lease, LoadKey(lease.key, args, lease.tenant_id)))
         for loader, members in groups.values():
             for part in _by_unique_key(members):
+                began = time.monotonic()
                 loaded = yield from loader.load([key for _, key in part])
+                if loader.name in calls:
+                    calls[loader.name].add(loaded, time.monotonic() - began)
                 self._sort(state, loader, part, loaded, fills, unused)
         return fills, unused
 
     def _sort(
         self,
-        state: "_State",
+        state: Progress,
         loader: Loader,
         members: Sequence[tuple[Lease, LoadKey]],
         loaded: Loaded,
         fills: list[tuple[Lease, Write]],
         unused: list[Lease],
     ) -> None:
-        ttl_ms, soft_ms = self.policy(loader)
         for lease, key in members:
             if key.key in loaded.values:
+                ttl_ms, soft_ms = self.policy(
+                    loader
+                )  # for each key: what is warmed together shall not expire so
                 tags = loader.tags_for(key.args)
                 cost = loaded.cost_us.get(key.key, 0)
                 fills.append((lease, Write(loaded.values[key.key], ttl_ms, soft_ms, tags, round(cost))))
@@ -160,9 +204,9 @@ class Warmer:
             if error is None:
                 state.count(missing=1)
             else:
-                state.fail(key.key, f"{type(error).__name__}: {error}")
+                state.raised((key.tenant_id, key.key), error)
 
-    def _fill(self, state: "_State", fills: list[tuple[Lease, Write]], *, first: bool) -> Program[None]:
+    def _fill(self, state: Progress, fills: list[tuple[Lease, Write]], *, first: bool) -> Program[None]:
         stored: list[bool] = []
         while fills:
             try:
@@ -189,43 +233,32 @@ class Warmer:
 
 
 @dataclass(slots=True)
-class _State:
-    """How far a warm is."""
+class _Call:
+    """What a batch asks of one loader, and how that went."""
 
-    at: int = 0
-    again: list[Name] = field(default_factory=list)
-    report: WarmReport = WarmReport()
+    loader: Loader
+    keys: int = 0
+    granted: bool = False
+    loaded: int = 0
+    failed: int = 0
+    seconds: float = 0.0
 
-    @classmethod
-    def resume(cls, cursor: dict[str, Any] | None) -> "_State":
-        if not cursor:
-            return cls()
-        report = cursor["report"]
-        errors = tuple((key, message) for key, message in report["errors"])
-        again = [(tenant, key) for tenant, key in cursor["again"]]
-        return cls(cursor["at"], again, WarmReport(**{**report, "errors": errors}))
+    def add(self, loaded: Loaded, seconds: float) -> None:
+        self.loaded += len(loaded.values) + len(loaded.missing)
+        self.failed += len(loaded.errors)
+        self.seconds += seconds
 
-    def count(self, **more: int) -> None:
-        self.report = replace(
-            self.report, **{name: getattr(self.report, name) + n for name, n in more.items()}
+    def tell(self, budget: Budget) -> float:
+        return budget.done(
+            self.loader, asked=self.keys, loaded=self.loaded, failed=self.failed, seconds=self.seconds
         )
-
-    def fail(self, key: str, message: str) -> None:
-        self.count(failed=1)
-        if len(self.report.errors) < MOST_ERRORS:
-            self.report = replace(self.report, errors=(*self.report.errors, (key, message)))
-
-    def step(self, total: int | None, *, last: bool) -> Step[WarmReport]:
-        report = replace(self.report, asked=self.at)
-        cursor = {"at": self.at, "again": [list(name) for name in self.again], "report": asdict(report)}
-        return Step(self.at - len(self.again), total, report.failed, cursor, report, last)
 
 
 def _is_fresh(hit: Hit | None) -> bool:
     return hit is not None and not hit.stale
 
 
-def _names(keys: Keys, tenant_id: str | None) -> tuple[Iterator[Name], int | None]:
+def _names(keys: Keys, tenant_id: str | None) -> tuple[Iterator[Name | InvalidName], int | None]:
     """The keys with their tenants, in order, and how many, if that is known."""
     if isinstance(keys, str):
         raise InvalidName("keys", keys, "give a list of keys, or a dict of tenant to keys, not one str")
@@ -239,12 +272,22 @@ def _names(keys: Keys, tenant_id: str | None) -> tuple[Iterator[Name], int | Non
             tenant_field(tenant)
         return names, total if sized else None
     tenant_field(tenant_id)
-    return ((tenant_id, check_key(key)) for key in keys), len(keys) if isinstance(keys, Sized) else None
+    return (_name(key, tenant_id) for key in keys), len(keys) if isinstance(keys, Sized) else None
 
 
-def _chunks(names: Iterator[Name], size: int) -> Iterator[list[Name]]:
-    while chunk := list(itertools.islice(names, size)):
-        yield chunk
+def _name(key: str | tuple[str | None, str], tenant_id: str | None) -> Name | InvalidName:
+    if not isinstance(key, tuple):
+        return tenant_id, check_key(key)
+    if len(key) != 2:
+        return InvalidName("key", key, "give (tenant, key)")
+    tenant, name = key
+    try:
+        if tenant is not None and not isinstance(tenant, str):
+            raise InvalidName("tenant_id", tenant, "must be a str, or None for the shared key space")
+        tenant_field(tenant)
+        return tenant, check_key(name)
+    except InvalidName as refused:
+        return refused
 
 
 def _by_unique_key(members: Sequence[tuple[Lease, LoadKey]]) -> Iterator[Sequence[tuple[Lease, LoadKey]]]:

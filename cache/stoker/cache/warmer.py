@@ -12,7 +12,7 @@ from stoker.cache.engine import Cache
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.protocol import Busy, Lease
 from stoker.cache.tenancy import check_key
-from stoker.cache.warm import MOST_ERRORS, WarmReport
+from stoker.cache.warm_progress import MOST_ERRORS, WarmReport
 
 WarmFunction = Callable[[], tuple[str, Any] | Awaitable[tuple[str, Any]]]
 """Returns the key and its value; sync functions run in a thread."""

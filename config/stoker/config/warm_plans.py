@@ -9,6 +9,7 @@ What a plan in code is, and how plans are run, is the business of `stoker.tasks.
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Self
@@ -16,8 +17,8 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from stoker.cache import CacheError
-from stoker.cache.tenancy import check_key, tenant_field
 from stoker.cache.templates import Template
+from stoker.cache.tenancy import check_key, tenant_field
 from stoker.config.timing import Timing
 
 MOST_VALUES = 10_000
@@ -95,8 +96,10 @@ class WarmPlan(Timing):
             if field not in template.fields:
                 raise ValueError(f"{field} is no field of the template ({', '.join(template.fields)})")
             for value in values:
-                template.key({**{other: "x" for other in template.fields}, field: value})
-        longest = {field: max(values, key=lambda text: len(text.encode())) for field, values in self.params.items()}
+                template.key({**dict.fromkeys(template.fields, "x"), field: value})
+        longest = {
+            field: max(values, key=lambda text: len(text.encode())) for field, values in self.params.items()
+        }
         check_key(template.key(longest))
 
     def names(self) -> Iterator[str]:
@@ -107,6 +110,10 @@ class WarmPlan(Timing):
         template = Template(self.template)
         for values in itertools.product(*(self.params[field] for field in template.fields)):
             yield template.filled(dict(zip(template.fields, values, strict=True)))
+
+    def count(self) -> int:
+        """How many keys `names` yields."""
+        return len(self.keys) or math.prod(len(values) for values in self.params.values())
 
 
 def parse_plans(value: object) -> tuple[WarmPlan, ...]:
@@ -119,11 +126,15 @@ def parse_plans(value: object) -> tuple[WarmPlan, ...]:
         try:
             value = json.loads(value)
         except json.JSONDecodeError as error:
-            raise ValueError(f'is no valid JSON object ({error}), such as {{"home": {{"keys": ["home"]}}}}') from None
+            raise ValueError(
+                f'is no valid JSON object ({error}), such as {{"home": {{"keys": ["home"]}}}}'
+            ) from None
     if isinstance(value, tuple) and all(isinstance(plan, WarmPlan) for plan in value):
         return value
     if not isinstance(value, Mapping) or not all(isinstance(plan, Mapping) for plan in value.values()):
-        raise ValueError('must be an object of plans by name, such as {"home": {"keys": ["home"], "every": "15m"}}')
+        raise ValueError(
+            'must be an object of plans by name, such as {"home": {"keys": ["home"], "every": "15m"}}'
+        )
     return tuple(make_plan(name, plan) for name, plan in value.items())
 
 

@@ -21,16 +21,19 @@ from stoker.tasks.errors import (
     JobFailed,
     JobLost,
     NotSent,
+    PlanError,
     StateUnavailable,
     TaskError,
 )
 from stoker.tasks.evict import evict
 from stoker.tasks.handle import JobHandle
 from stoker.tasks.invalidate import invalidate
+from stoker.tasks.plans import warm_plan
 from stoker.tasks.reap import reap
 from stoker.tasks.refresh import refresh
 from stoker.tasks.status import JobStatus
 from stoker.tasks.sweep import sweep
+from stoker.tasks.tick import tick
 from stoker.tasks.warm import warm
 
 hooks = Hooks(on_refresh=send.refresh)
@@ -45,6 +48,7 @@ __all__ = [
     "JobLost",
     "JobStatus",
     "NotSent",
+    "PlanError",
     "StateUnavailable",
     "TaskError",
     "configure",
@@ -55,5 +59,7 @@ __all__ = [
     "refresh",
     "send",
     "sweep",
+    "tick",
     "warm",
+    "warm_plan",
 ]

@@ -2,6 +2,7 @@
 
     TaskError
     ├── InvalidArguments (ValueError)   a task's arguments are wrong; nothing was sent or run
+    ├── PlanError (ValueError)          a warm plan cannot be used, or does not exist
     ├── NotSent                         the broker or the state server did not take a job; it does not exist
     ├── StateUnavailable                the state server did not answer; what the job does is not known
     └── JobError                        a job did not end well
@@ -28,6 +29,18 @@ class InvalidArguments(TaskError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.task}: {self.problems}"
+
+
+class PlanError(TaskError, ValueError):
+    """A warm plan cannot be used, or does not exist."""
+
+    def __init__(self, plan: str, problem: str) -> None:
+        super().__init__(plan, problem)
+        self.plan = plan
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"plan {self.plan!r}: {self.problem}"
 
 
 class NotSent(TaskError):

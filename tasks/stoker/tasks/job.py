@@ -8,25 +8,20 @@ one `send`'s. Times are the server's, in ms of Unix time; durations in seconds.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import resources
 from secrets import token_hex
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from stoker.cache import keys
 from stoker.config import JobSettings
-from stoker.tasks import record
-from stoker.tasks.errors import JobFailed, StateUnavailable
+from stoker.tasks import record, state_server
+from stoker.tasks.errors import JobFailed
+from stoker.tasks.state_server import TIMEOUT, bounded
 from stoker.tasks.status import FIELDS, FINAL, JobStatus, State, from_hash
 
 ANY, NOBODY = "any", "none"  # in place of a token, see finish.lua
-CONNECT_TIMEOUT = 0.5
-TIMEOUT = 1.0
 _CLAIMED = ("args", "cursor", "done", "tries")
 _MOST_DOUBLINGS = 6  # of the time between two looks of the reaper at one job
 
@@ -86,15 +81,7 @@ class JobStore:
         self._ttl_ms = int(settings.ttl * 1000)
         self._keep_ms = int(settings.keep * 1000)
         self.lock_ttl = settings.lock_ttl
-        # One retry, and only on a broken connection: an idle one may have been closed by a restart of the server.
-        self._redis: Any = redis.Redis.from_url(
-            url,
-            decode_responses=True,
-            encoding_errors="backslashreplace",  # what somebody else wrote there must not end a call
-            socket_connect_timeout=CONNECT_TIMEOUT,
-            socket_timeout=TIMEOUT,
-            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-        )
+        self._redis = state_server.connect(url)
         self._open = self._script("open")
         self._claim = self._script("claim")
         self._begin = self._script("begin")
@@ -131,13 +118,13 @@ class JobStore:
         look_ms = self._lock_ms + int(delay * 1000)
         fields = {"kind": kind, "target": target, "shared": int(shared), "args": json.dumps(arguments)}
         counts = [job_id, self._ttl_ms, self._keep_ms, look_ms, self._job(""), int(again)]
-        with self._bounded():
+        with bounded():
             return str(self._open(keys=names, args=[*counts, *_pairs(fields)]))
 
     def forget(self, job_id: str, kind: str, about: Mapping[str, Any] | None) -> None:
         """Take back a job that could not be published."""
         target, shared = target_of(kind, job_id, about)
-        with self._bounded():
+        with bounded():
             if shared:
                 self._drop(keys=[keys.job_target(self._namespace, target)], args=[job_id])
             pipeline = self._redis.pipeline()
@@ -152,7 +139,7 @@ class JobStore:
         Raises:
             JobFailed: The job's record cannot be read, which has ended the job.
         """
-        with self._bounded():
+        with bounded():
             target = self._redis.hget(self._job(job_id), "target") or job_id
             names = [self._job(job_id), self._lock(target), keys.jobs_unfinished(self._namespace)]
             answer = self._claim(keys=names, args=[job_id, token_hex(8), self._lock_ms])
@@ -182,7 +169,7 @@ class JobStore:
         Raises:
             JobFailed: They cannot be read, which has ended the job.
         """
-        with self._bounded():
+        with bounded():
             state, text = self._redis.hmget(self._job(job_id), "state", "args")
         if state is None or state in FINAL:
             return None
@@ -203,7 +190,7 @@ class JobStore:
         Returns:
             Its state, or `lost`, and how often it was started since a run of it last ended in order; 0 if it is over.
         """
-        with self._bounded():
+        with bounded():
             state, starts = self._begin(keys=[self._job(job_id)]) or ("lost", 0)
         return state, starts
 
@@ -216,12 +203,12 @@ class JobStore:
         """
         names = [self._job(claim.job_id), self._lock(claim.target), keys.jobs_unfinished(self._namespace)]
         given = [claim.job_id, claim.token, self._lock_ms, self._ttl_ms, *_pairs(fields or {})]
-        with self._bounded():
+        with bounded():
             return str(self._progress(keys=names, args=given))
 
     def release(self, claim: Claim) -> None:
         """Give the lock back, if it is still held."""
-        with self._bounded():
+        with bounded():
             self._drop(keys=[self._lock(claim.target)], args=[claim.token])
 
     def finish(
@@ -243,7 +230,7 @@ class JobStore:
         keep_ms = self._keep_ms if keep is None else min(int(keep * 1000), self._keep_ms)
         if dead:
             keep_ms = max(keep_ms, self._ttl_ms)
-        with self._bounded():
+        with bounded():
             target, shared = self._redis.hmget(self._job(job_id), "target", "shared")
             names = [
                 *(self._job(job_id), self._lock(target or job_id), keys.jobs_unfinished(self._namespace)),
@@ -256,7 +243,7 @@ class JobStore:
 
     def postpone(self, job_id: str, seconds: float, error: str = "") -> None:
         """Tell the reaper to leave the job alone for so long, because it will be started again by then."""
-        with self._bounded():
+        with bounded():
             names = [self._job(job_id), keys.jobs_unfinished(self._namespace)]
             self._postpone(keys=names, args=[job_id, int(seconds * 1000) + self._lock_ms, 0, error])
 
@@ -275,31 +262,31 @@ class JobStore:
     def wait(self, job_id: str, seconds: float) -> None:
         """Return when the job is over, or after so many seconds (at most half of `TIMEOUT`)."""
         block_ms = max(1, int(min(seconds, TIMEOUT / 2) * 1000))
-        with self._bounded():
+        with bounded():
             self._redis.xread({keys.job_done(self._namespace, job_id): "0"}, count=1, block=block_ms)
 
     def orphans(self, most: int = 100) -> Iterator[tuple[str, str]]:
         """Jobs without a sign of life for too long, as (id, kind). Each is named again after twice the time."""
         unfinished = keys.jobs_unfinished(self._namespace)
-        with self._bounded():
+        with bounded():
             time, micros = self._redis.time()
             now = time * 1000 + micros // 1000
             due = self._redis.zrangebyscore(unfinished, "-inf", now, start=0, num=most)
         for job_id in due:
-            with self._bounded():
+            with bounded():
                 names = [self._job(job_id), unfinished]
                 kind = self._postpone(keys=names, args=[job_id, self._lock_ms, _MOST_DOUBLINGS, ""])
             if kind:
                 yield job_id, str(kind)
 
     def _listed(self, index: str, most: int) -> list[JobStatus]:
-        with self._bounded():
+        with bounded():
             ids = self._redis.zrevrange(index, 0, most - 1)
         return list(self._statuses(ids))
 
     def _statuses(self, ids: Iterable[str]) -> Iterator[JobStatus]:
         wanted = list(ids)
-        with self._bounded():
+        with bounded():
             pipeline = self._redis.pipeline(transaction=False)
             for job_id in wanted:
                 pipeline.hmget(self._job(job_id), FIELDS)
@@ -319,15 +306,7 @@ class JobStore:
         return keys.job_lock(self._namespace, target)
 
     def _script(self, name: str) -> Any:
-        text = resources.files("stoker.tasks").joinpath("scripts", f"{name}.lua").read_text()
-        return self._redis.register_script(text)
-
-    @contextmanager
-    def _bounded(self) -> Iterator[None]:
-        try:
-            yield
-        except redis.RedisError as error:
-            raise StateUnavailable(f"{type(error).__name__}: {error}") from error
+        return state_server.script(self._redis, name)
 
 
 def _is_no_record(error: redis.RedisError) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,6 +22,7 @@ from pydantic import (
 from stoker.cache import CacheError
 from stoker.cache.patterns import classify
 from stoker.cache.tenancy import check_key, check_tags, tenant_field
+from stoker.config.warm_plans import check_plan_name
 from stoker.tasks.errors import InvalidArguments
 
 INVALIDATE = "stoker.invalidate"
@@ -29,6 +31,7 @@ WARM = "stoker.warm"
 EVICT = "stoker.evict"
 REFRESH = "stoker.refresh"
 REAP = "stoker.reap"
+TICK = "stoker.tick"
 
 QUEUE_OF = {
     INVALIDATE: "invalidate",  # never behind warming
@@ -37,6 +40,7 @@ QUEUE_OF = {
     SWEEP: "maintenance",
     EVICT: "maintenance",
     REAP: "maintenance",
+    TICK: "maintenance",
 }
 QUEUES = tuple(dict.fromkeys(QUEUE_OF.values()))
 
@@ -83,6 +87,7 @@ JobId = Annotated[str, Field(min_length=1, max_length=MAX_JOB_ID)]
 Tenant = Annotated[str | None, BeforeValidator(_tenant)]
 Key = Annotated[str, BeforeValidator(_key)]
 Pattern = Annotated[str | None, BeforeValidator(_pattern)]
+PlanName = Annotated[str, AfterValidator(check_plan_name)]
 
 
 M = TypeVar("M", bound="Arguments")
@@ -145,17 +150,25 @@ class Sweep(Arguments):
 
 
 class Warm(Arguments):
-    """Keys of one tenant as a list, or `{tenant: keys}`."""
+    """Keys of one tenant as a list, or `{tenant: keys}`, or a warm plan by its name."""
 
-    keys: Annotated[
-        Annotated[list[Key], Tag("list")]
-        | Annotated[dict[Annotated[str, BeforeValidator(_tenant)], list[Key]], Tag("by_tenant")],
-        Discriminator(lambda keys: "by_tenant" if isinstance(keys, dict) else "list"),
-    ]
+    keys: (
+        Annotated[
+            Annotated[list[Key], Tag("list")]
+            | Annotated[dict[Annotated[str, BeforeValidator(_tenant)], list[Key]], Tag("by_tenant")],
+            Discriminator(lambda keys: "by_tenant" if isinstance(keys, dict) else "list"),
+        ]
+        | None
+    ) = None
     tenant_id: Tenant = None
+    plan: PlanName | None = None
 
     @model_validator(mode="after")
     def _some_but_not_too_many(self) -> Self:
+        if self.plan is not None or self.keys is None:
+            if self.plan is None or self.keys is not None or self.tenant_id is not None:
+                raise ValueError("give keys, or a plan and nothing else")
+            return self
         if isinstance(self.keys, dict) and self.tenant_id is not None:
             raise ValueError("tenant_id: leave it out when keys are given by tenant")
         count = len(self.keys) if isinstance(self.keys, list) else sum(map(len, self.keys.values()))
@@ -164,6 +177,9 @@ class Warm(Arguments):
                 f"keys: give 1 to {MAX_WARM_KEYS:,} keys a job, not {count:,}; send several jobs"
             )
         return self
+
+    def target(self) -> dict[str, Any]:
+        return self.model_dump(exclude={"version"}, exclude_none=True)
 
 
 class Evict(Arguments):
@@ -186,6 +202,10 @@ class Reap(Arguments):
     """Takes nothing."""
 
 
+class Tick(Arguments):
+    """Takes nothing."""
+
+
 MODEL_OF: dict[str, type[Arguments]] = {
     INVALIDATE: Invalidate,
     SWEEP: Sweep,
@@ -193,6 +213,7 @@ MODEL_OF: dict[str, type[Arguments]] = {
     EVICT: Evict,
     REFRESH: Refresh,
     REAP: Reap,
+    TICK: Tick,
 }
 
 

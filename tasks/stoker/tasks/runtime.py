@@ -1,4 +1,4 @@
-"""What the tasks of one process share: its settings, its job store and its cache, each made on first use.
+"""What the tasks of one process share: its settings, jobs, plans, budgets and cache, each made on first use.
 
 Settings are read from the environment once, unless `configure` gave them before. After a fork the child makes its
 own: connections are never shared between processes.
@@ -10,7 +10,9 @@ from functools import cached_property
 
 from stoker.cache import Cache
 from stoker.config import Settings, open_cache
+from stoker.tasks.budget import FleetBudget
 from stoker.tasks.job import JobStore
+from stoker.tasks.plan_store import PlanStore
 
 
 class Runtime:
@@ -24,12 +26,20 @@ class Runtime:
         return JobStore(self.settings.state(), self.settings.namespace, self.settings.job)
 
     @cached_property
+    def plans(self) -> PlanStore:
+        return PlanStore(self.settings.state(), self.settings.namespace)
+
+    @cached_property
+    def budget(self) -> FleetBudget:
+        return FleetBudget(self.settings.state(), self.settings.namespace, self.settings.max_load)
+
+    @cached_property
     def cache(self) -> Cache:
         return open_cache(self.settings)
 
     def close(self) -> None:
         """Close what was opened."""
-        for name in ("cache", "jobs"):
+        for name in ("cache", "jobs", "plans", "budget"):
             if (opened := self.__dict__.pop(name, None)) is not None:
                 opened.close()
 

@@ -12,6 +12,7 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     beat = settings.beat
     wanted: list[tuple[str, float | None, dict[str, Any]]] = [
         (names.REAP, beat.reap_every, {}),
+        (names.TICK, beat.tick_every, {}),
         (names.SWEEP, beat.sweep_every, {"again": False}),  # a sweep that is running is enough
         (names.EVICT, beat.evict_every, {}),
     ]

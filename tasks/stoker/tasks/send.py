@@ -65,6 +65,14 @@ def warm(keys: Iterable[str] | Mapping[str, Iterable[str]], tenant_id: str | Non
     return _send(names.WARM, {"keys": wanted, "tenant_id": tenant_id})
 
 
+def warm_plan(name: str) -> JobHandle:
+    """Run a warm plan now, whatever its schedule says. Joins a run that is not over. Raises as `invalidate`.
+
+    Whether there is such a plan turns out in the worker: the job fails if not.
+    """
+    return _send(names.WARM, {"plan": name})
+
+
 def sweep(*, delay: float = 0) -> JobHandle:
     """Delete what is banned, `delay` seconds from now. Raises as `invalidate`.
 

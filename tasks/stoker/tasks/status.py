@@ -69,9 +69,9 @@ def from_hash(job_id: str, found: Mapping[str, str | None]) -> JobStatus:
     """The status that `found`, the hash's `FIELDS`, speak of. What cannot be read is left out, and `error` says so."""
     problems = [found["error"]] if found["error"] else []
 
-    def field(name: str, convert: Callable[[str], T], missing: T) -> T:
+    def field(name: str, convert: Callable[[str], T], missing: T, *, needed: bool = False) -> T:
         try:
-            return record.read(found, name, convert, missing)
+            return record.needed(found, name, convert) if needed else record.read(found, name, convert, missing)
         except record.Damaged as damage:
             problems.append(f"its record is damaged: {damage}")
             return missing
@@ -79,7 +79,7 @@ def from_hash(job_id: str, found: Mapping[str, str | None]) -> JobStatus:
     return JobStatus(
         id=job_id,
         kind=found["kind"] or "",
-        state=field("state", state, "failed"),
+        state=field("state", state, "failed", needed=True),
         done=field("done", record.whole, 0),
         total=field("total", record.whole, None),
         failed=field("failed", record.whole, 0),

@@ -19,7 +19,7 @@ except ModuleNotFoundError as missing:
 from stoker.cache import CacheError
 from stoker.config import InvalidSettings, Settings, effective
 from stoker.tasks import JobHandle, TaskError, runtime
-from stoker.worker import commands, jobs_view, lifecycle, up
+from stoker.worker import commands, jobs_view, lifecycle, plans_cli, up
 from stoker.worker import flower as flower_options
 
 MOST_JOBS = 50
@@ -31,6 +31,7 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+cli.add_typer(plans_cli.plans, name="plans")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

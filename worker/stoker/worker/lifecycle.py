@@ -1,8 +1,11 @@
 """What a worker does when it starts and stops, beyond what Celery does: refuse what cannot work, import the loaders,
-open the cache in each process, close it again, and note when an operator revokes a job's task."""
+open the cache in each process, close it again, make its warm plans known and start those that run at the start, and
+note when an operator revokes a job's task."""
 
 import importlib
 import logging
+import threading
+import time
 from typing import Any
 
 import redis
@@ -11,11 +14,14 @@ from celery.utils.dispatch import Signal
 
 from stoker.cache import ConfigError, LoaderError
 from stoker.config import Settings, setup_logging
-from stoker.tasks import runtime
-from stoker.tasks.errors import StateUnavailable
+from stoker.tasks import plans, runtime
+from stoker.tasks.errors import NotSent, PlanError, StateUnavailable
 from stoker.tasks.job import ANY
+from stoker.tasks.tick import start_up
 
 log = logging.getLogger(__name__)
+
+_STARTUP_WAITS = (1.0, 2.0, 4.0, 8.0, 15.0)
 
 
 def connect() -> None:
@@ -23,6 +29,7 @@ def connect() -> None:
     handlers: list[tuple[Signal, Any]] = [
         (signals.setup_logging, lambda **_: setup_logging(runtime.current().settings)),
         (signals.worker_init, lambda **_: start(runtime.current().settings)),
+        (signals.worker_ready, lambda **_: warm_on_startup()),
         (signals.worker_process_init, lambda **_: runtime.current().cache.ping()),
         (signals.worker_process_shutdown, lambda **_: runtime.current().close()),
         (signals.worker_shutdown, lambda **_: runtime.current().close()),
@@ -37,9 +44,28 @@ def start(settings: Settings) -> None:
     try:
         check_cache(settings)
         import_loaders(settings.loaders)
-    except (ConfigError, LoaderError) as error:
+        plans.known(settings)
+    except (ConfigError, LoaderError, PlanError) as error:
         raise SystemExit(f"stoker worker: {error}") from error
     warn_of_one_server(settings)
+
+
+def warm_on_startup() -> threading.Thread:
+    """Make this worker's plans known, and start those that run when workers start, without keeping the worker."""
+    thread = threading.Thread(target=_warm_on_startup, name="warm on startup", daemon=True)
+    thread.start()
+    return thread
+
+
+def _warm_on_startup() -> None:
+    for wait in _STARTUP_WAITS:
+        try:
+            start_up(runtime.current())
+            return
+        except (StateUnavailable, NotSent) as error:
+            log.warning("warm plans could not be started: %s; again in %g s", error, wait)
+            time.sleep(wait)
+    log.error("warm plans could not be started with this worker; ticks start them when they are due")
 
 
 def check_cache(settings: Settings) -> None:

@@ -7,8 +7,9 @@ import asyncio
 from importlib import import_module
 from typing import Any
 
-from stoker.cache import AsyncCache, CacheUnavailable, InvalidationNotAcknowledged
+from stoker.cache import AsyncCache, CacheUnavailable, Hooks, InvalidationNotAcknowledged
 from stoker.worker.verify.post import Desk, Post, in_threads
+from stoker.worker.verify.producer import workers_refresh
 from stoker.worker.verify.readers import SOFT_TTL_S, Reader
 from stoker.worker.verify.source import TTL_S, count_loads, load_async, often_the_same, short_or_long
 from stoker.worker.verify.world import KEYS, TENANTS, tag_of
@@ -21,12 +22,12 @@ _NEW = object()
 
 
 def read_on_asyncio(post: Post) -> None:
-    """Eight tasks on one event loop, and a thread beside them that shares their cache."""
-    asyncio.run(_read(post))
+    """Eight tasks on one event loop, and a thread beside them that shares their cache; workers refresh for them."""
+    asyncio.run(_read(post, workers_refresh(post)))
 
 
 def read_on_uvloop(post: Post) -> None:
-    """As `read_on_asyncio`, on uvloop if there is one."""
+    """As `read_on_asyncio`, on uvloop if there is one; what is stale it refreshes itself."""
     try:
         uvloop: Any = import_module("uvloop")
     except ModuleNotFoundError:
@@ -35,8 +36,8 @@ def read_on_uvloop(post: Post) -> None:
         uvloop.run(_read(post))
 
 
-async def _read(post: Post) -> None:
-    with post.cache() as shared:
+async def _read(post: Post, hooks: Hooks | None = None) -> None:
+    with post.cache(hooks) as shared:
         beside = asyncio.create_task(asyncio.to_thread(in_threads, post, Reader(shared).read_anything))
         async with AsyncCache(shared) as cache:
             reader = AsyncReader(cache)

@@ -7,10 +7,10 @@ from stoker.worker.verify.harness import Outcome
 from stoker.worker.verify.plan import Plan
 
 MIXES: tuple[tuple[str, int, float], ...] = (
-    ("kill,pause,restart,failover,control,scripts,flush,evict,full,cut,broker", 1, 120),
-    ("kill,pause,control,broker", 2, 100),
+    ("kill,pause,restart,failover,control,scripts,flush,evict,full,cut,broker", 1, 60),
+    ("kill,pause,control,broker", 2, 140),
     ("restart,kill,cut,pause", 1, 80),
-    ("failover,flush,kill,broker", 2, 100),
+    ("failover,flush,kill,broker", 2, 120),
     ("evict,full,pause,scripts,broker", 1, 80),
     ("kill,restart,failover,flush,control,broker", 1, 120),
 )

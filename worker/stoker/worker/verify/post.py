@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from stoker.cache import Cache, CacheConfig, CacheSharder, CacheShardingConfig
+from stoker.cache import Cache, CacheConfig, CacheSharder, CacheShardingConfig, Hooks
 from stoker.worker.verify.judge import Judge
 from stoker.worker.verify.world import World
 
@@ -43,9 +43,9 @@ class Post(NamedTuple):
             early_refresh=EARLY_REFRESH,
         )
 
-    def cache(self) -> Cache:
+    def cache(self, hooks: Hooks | None = None) -> Cache:
         """A cache as the product makes it."""
-        cache = Cache(self.config())
+        cache = Cache(self.config(), hooks=hooks)
         if self.shards > 1:
             CacheSharder(cache, CacheShardingConfig(enabled=True, num_shards=self.shards))
         return cache

@@ -5,11 +5,13 @@ It also sends what beat would: looks for orphaned jobs, and scheduled sweeps.
 
 import os
 import random
+import threading
 import time
 from collections.abc import Callable
 
 from kombu.exceptions import OperationalError
 
+from stoker.cache import Hooks
 from stoker.config import Settings
 from stoker.tasks import (
     JobFailed,
@@ -41,8 +43,8 @@ JOB_WITHIN_S = 4.0
 """Then the job counts as not acknowledged, whatever becomes of it, and another is sent."""
 BEAT_S = 1.0
 _LOOK_EVERY_S = 0.25
-_OF_FAULTS = (ALWAYS_DIES, "the cache server changed")
-"""How reasons begin for which a job may fail while workers are killed and servers come and go."""
+_OF_FAULTS = (ALWAYS_DIES, "the cache server changed", "no key was written (0 failed, 0 missing)")
+"""How reasons begin for which a job may fail while workers are killed, and servers come and go and refuse to store."""
 
 
 class NotDone(Exception):
@@ -51,15 +53,35 @@ class NotDone(Exception):
 
 def produce(post: Post) -> None:
     """Change one tenant's truth and have workers tell the cache; have them warm and sweep besides."""
-    os.environ |= post.environment
-    configure(Settings())
-    deliver_twice(app, random.Random(post.seed), lambda: post.world.count(post.slot, {"duplicates": 1}))
+    connect(post)
 
     def choose(chance: random.Random, tenant: int, key: int) -> Change:
         return _change(post.world, chance, tenant, key)
 
     writer = Writer(post.slot, choose, (NotDone,), ("acks", "job_acks"))
     in_threads(post, writer.write, Errands().run)
+
+
+def connect(post: Post) -> None:
+    """Let this process send tasks."""
+    os.environ |= post.environment
+    configure(Settings())
+    deliver_twice(app, random.Random(post.seed), lambda: post.world.count(post.slot, {"duplicates": 1}))
+
+
+def workers_refresh(post: Post) -> Hooks | None:
+    """Hooks for a cache that has workers refresh what its readers find stale; none in a run without workers."""
+    if not post.environment:
+        return None
+    connect(post)
+    counting = threading.Lock()
+
+    def ask(key: str, tenant_id: str | None) -> None:
+        send.refresh(key, tenant_id)
+        with counting:
+            post.world.count(post.slot, {"refreshes_sent": 1})
+
+    return Hooks(on_refresh=ask)
 
 
 def _change(world: World, chance: random.Random, tenant: int, key: int) -> Change:

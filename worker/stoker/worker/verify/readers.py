@@ -6,6 +6,7 @@ from typing import Any
 
 from stoker.cache import Cache, PlacementMismatch
 from stoker.worker.verify.post import Desk, Post, in_threads
+from stoker.worker.verify.producer import workers_refresh
 from stoker.worker.verify.source import TTL_S, count_loads, load, often_the_same, short_or_long
 from stoker.worker.verify.world import KEYS, TENANTS, tag_of
 
@@ -18,8 +19,8 @@ _NEW = object()
 
 
 def read(post: Post) -> None:
-    """Three threads that read everything from one cache."""
-    with post.cache() as cache:
+    """Three threads that read everything from one cache; workers refresh for them."""
+    with post.cache(workers_refresh(post)) as cache:
         in_threads(post, *[Reader(cache).read_anything] * READER_THREADS)
 
 

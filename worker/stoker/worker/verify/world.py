@@ -26,6 +26,7 @@ COUNTS: tuple[str, ...] = (
     "hits",
     "loads",
     "refreshes",
+    "refreshes_sent",
     "stale",
     "wrong",
     "acks",

@@ -1,0 +1,174 @@
+"""`stoker plans`: what an operator does with warm plans. What it means is `stoker.tasks`' business; see `plan_changes`
+there."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from stoker.tasks import JobHandle, plan_changes, runtime
+from stoker.tasks.errors import PlanError
+from stoker.tasks.plan_store import existing
+from stoker.tasks.tick import run_now
+from stoker.worker import plans_view
+
+plans = typer.Typer(help="List the warm plans, and add, change, pause or run them.", add_completion=False)
+
+Name = Annotated[str, typer.Argument(help="The plan's name.")]
+Keys = Annotated[list[str] | None, typer.Option("--keys", help="Keys, separated by commas; may be repeated.")]
+Template = Annotated[str | None, typer.Option(help="Template of the keys, such as 'product:{id}'.")]
+Params = Annotated[
+    list[str] | None,
+    typer.Option("--param", metavar="FIELD=A,B", help="Values of a field of the template; may be repeated."),
+]
+Tenants = Annotated[list[str] | None, typer.Option("--tenant", help="Whose keys; may be repeated.")]
+Every = Annotated[str | None, typer.Option(help="Time between two runs: 30s, 15m, 2h or 1d.")]
+Cron = Annotated[str | None, typer.Option(help="Or five cron fields, in UTC: '0 3 * * *'.")]
+Priority = Annotated[int | None, typer.Option(help="0 to 9; of plans due together the highest goes first.")]
+OnStartup = Annotated[
+    bool | None, typer.Option("--on-startup/--no-on-startup", help="Whether it runs when workers start.")
+]
+
+
+@plans.callback(invoke_without_command=True)
+def list_(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List the warm plans, and add, change, pause or run them."""
+    if context.invoked_subcommand is not None:
+        return
+    here = runtime.current()
+    snapshot = here.plans.read()
+    jobs = {job_id: here.jobs.status(job_id) for job_id in plans_view.latest_jobs(snapshot.plans.values())}
+    if as_json:
+        typer.echo(json.dumps(plans_view.as_json(snapshot, jobs), indent=2))
+    else:
+        Console().print(plans_view.table(snapshot, jobs))
+
+
+@plans.command()
+def add(
+    name: Name,
+    keys: Keys = None,
+    template: Template = None,
+    param: Params = None,
+    tenant: Tenants = None,
+    every: Every = None,
+    cron: Cron = None,
+    priority: Priority = None,
+    on_startup: OnStartup = None,
+) -> None:
+    """Add a plan: keys, or a template with values for its fields, and when they are warmed."""
+    fields = _fields(name, keys, template, param, tenant, every, cron, priority, on_startup)
+    plan = plan_changes.add(runtime.current().plans, name, fields)
+    typer.echo(f"plan {name} is added: {plans_view.schedule(plan)}")
+
+
+@plans.command()
+def change(
+    name: Name,
+    keys: Keys = None,
+    template: Template = None,
+    param: Params = None,
+    tenant: Tenants = None,
+    every: Every = None,
+    cron: Cron = None,
+    on_demand: Annotated[bool, typer.Option("--on-demand", help="Neither interval nor cron.")] = False,
+    priority: Priority = None,
+    on_startup: OnStartup = None,
+    as_defined: Annotated[
+        bool,
+        typer.Option("--as-defined", help="Take back what operators changed of a plan in code or settings."),
+    ] = False,
+) -> None:
+    """Change a plan. Of one in code or settings, only when it runs; that stays so until it is taken back."""
+    fields = _fields(name, keys, template, param, tenant, every, cron, priority, on_startup)
+    plan = plan_changes.change(
+        runtime.current().plans, name, fields, on_demand=on_demand, as_defined=as_defined
+    )
+    typer.echo(f"plan {name}: {plans_view.schedule(plan)}")
+
+
+@plans.command()
+def pause(name: Name) -> None:
+    """Keep the clock and starting workers from running a plan."""
+    plan_changes.pause(runtime.current().plans, name)
+    typer.echo(f"plan {name} is paused; `stoker plans run {name}` still runs it")
+
+
+@plans.command()
+def resume(name: Name) -> None:
+    """Let a paused plan run by the clock again."""
+    plan_changes.resume(runtime.current().plans, name)
+    typer.echo(f"plan {name} is resumed")
+
+
+@plans.command()
+def remove(name: Name) -> None:
+    """Remove a plan that an operator added, or one that no worker defines any more."""
+    plan_changes.remove(runtime.current().plans, name)
+    typer.echo(f"plan {name} is removed")
+
+
+@plans.command()
+def run(
+    name: Name,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until it has ended; exit code 1 if it failed.")
+    ] = False,
+) -> None:
+    """Run a plan now, whatever its schedule says. Joins a run that is not over."""
+    here = runtime.current()
+    existing(name, here.plans.read().plans.get(name))
+    job_id = run_now(here, name)
+    typer.echo(f"plan {name} runs as job {job_id}")
+    if wait:
+        status = JobHandle(job_id).wait()
+        typer.echo(f"{status.state}: {status.done:,} keys")
+
+
+@plans.command()
+def seen() -> None:
+    """Stop reporting what was lost when the state server was emptied."""
+    runtime.current().plans.forget_losses()
+
+
+def _fields(
+    name: str,
+    keys: list[str] | None,
+    template: str | None,
+    params: list[str] | None,
+    tenants: list[str] | None,
+    every: str | None,
+    cron: str | None,
+    priority: int | None,
+    on_startup: bool | None,
+) -> dict[str, Any]:
+    """What was given, as the fields of a plan."""
+    given: dict[str, Any] = {
+        "keys": _split(keys),
+        "template": template,
+        "params": _params(name, params),
+        "tenants": tenants or None,
+        "every": every,
+        "cron": cron,
+        "priority": priority,
+        "on_startup": on_startup,
+    }
+    return {field: value for field, value in given.items() if value is not None}
+
+
+def _split(keys: list[str] | None) -> list[str] | None:
+    return [key.strip() for text in keys for key in text.split(",")] if keys else None
+
+
+def _params(name: str, params: list[str] | None) -> dict[str, list[str]] | None:
+    found: dict[str, list[str]] = {}
+    for text in params or ():
+        field, equals, values = text.partition("=")
+        if not equals or not field:
+            raise PlanError(name, f"--param {text!r}: write FIELD=VALUE,VALUE, such as --param id=1,2,3")
+        found.setdefault(field, []).extend(value.strip() for value in values.split(","))
+    return found or None
