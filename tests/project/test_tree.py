@@ -12,7 +12,9 @@ from tests.project.distribution import ROOT, portions, source_files
 MOST_LINES = 400
 
 MODULES = {name: path for name, path in source_files().items() if name.endswith(".py")} | {
-    path.relative_to(ROOT).as_posix(): path for path in (ROOT / "tests").rglob("*.py")
+    path.relative_to(ROOT).as_posix(): path
+    for folder in ("tests", "benchmarks")
+    for path in (ROOT / folder).rglob("*.py")
 }
 
 

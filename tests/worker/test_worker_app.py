@@ -22,7 +22,8 @@ def test_the_app_is_made_from_the_settings_and_not_from_celerys_variables(
         Settings(broker_url=broker_server, namespace="shop", worker={"visibility_timeout": 7})
     ).conf
     assert conf.broker_read_url == conf.broker_write_url == broker_server
-    assert [queue.name for queue in conf.task_queues] == ["shop.invalidate", "shop.refresh", "shop.warm", "shop.maintenance"]
+    queues = ["shop.invalidate", "shop.refresh", "shop.warm", "shop.maintenance"]
+    assert [queue.name for queue in conf.task_queues] == queues
     assert conf.broker_transport_options["visibility_timeout"] == 7
     assert (conf.accept_content, conf.task_serializer) == (["json"], "json")
     assert (conf.task_acks_late, conf.worker_prefetch_multiplier, conf.task_ignore_result) == (True, 1, True)

@@ -117,7 +117,10 @@ def job_done(namespace: str, job_id: str) -> str:
 
 
 def plans(namespace: str) -> str:
-    """Hash, PX from the last look at it: name of a warm plan -> what is known of it, as JSON; also `:life` and `:lost`."""
+    """Hash, PX from the last look at it: name of a warm plan -> what is known of it, as JSON.
+
+    Also `:life` and `:lost`.
+    """
     return f"{namespace}:plans"
 
 
