@@ -11,6 +11,7 @@ import pytest
 from stoker.cache import Cache, CacheConfig, InvalidationNotAcknowledged, LoaderError
 from stoker.worker.embedded import free_port
 from tests.cache.conftest import How, MakeCache
+from tests.waiting import wait_until
 
 
 class Origin:
@@ -143,3 +144,43 @@ def test_who_never_gets_his_turn_is_told_why(make_cache: MakeCache) -> None:
             cache.get_or_load("other", lambda: 1)
         origin.go_on.set()
         assert slow.result(10) == "loaded"
+
+
+def test_a_loader_does_not_wait_for_a_load_that_waits_for_its_own_place(make_cache: MakeCache) -> None:
+    cache = make_cache(max_loads=1, max_load=10)
+    outer, go_on = threading.Event(), threading.Event()
+
+    def load() -> Any:
+        outer.set()
+        go_on.wait(10)
+        return cache.get_or_load("shared", lambda: "in its place")
+
+    with ThreadPoolExecutor(2) as pool:
+        nested = pool.submit(cache.get_or_load, "outer", load)
+        assert outer.wait(10)
+        queued = pool.submit(cache.get_or_load, "shared", lambda: "in its turn")
+        wait_until(lambda: cache.stats().misses == 2)
+        time.sleep(0.05)  # so that it leads, and waits for a place
+        began = time.monotonic()
+        go_on.set()
+        assert nested.result(20) == "in its place"
+        assert queued.result(20) == "in its turn"
+        assert time.monotonic() - began < 5
+
+
+def test_without_the_server_who_waits_for_a_turn_is_joined_by_others(how: How) -> None:
+    url = f"redis://127.0.0.1:{free_port()}"
+    cache = how(CacheConfig(backend="redis", redis_url=url, breaker_failures=1, max_loads=1))
+    assert cache.get("k") is None
+    busy, hot = Origin(), Origin()
+    busy.go_on.clear()
+    with ThreadPoolExecutor(11) as pool:
+        slow = pool.submit(cache.get_or_load, "slow", busy.load)
+        assert busy.began.wait(10)
+        waiting = []
+        for _ in range(10):
+            waiting.append(pool.submit(cache.get_or_load, "hot", hot.load))
+            time.sleep(0.03)  # longer than callers are gathered while an earlier load is under way
+        busy.go_on.set()
+        assert [slow.result(10), *(each.result(10) for each in waiting)] == ["loaded"] * 11
+    assert hot.calls == 1

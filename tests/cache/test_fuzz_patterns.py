@@ -6,7 +6,7 @@ from the grammar alone say whether a text is a pattern and what it names.
 
 import time
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache
 
 import pytest
 from hypothesis import assume, example, given
@@ -84,7 +84,7 @@ def _class(rest: Iterator[str]) -> Class:
 def names(pieces: tuple[Piece, ...], key: str) -> bool:
     """Try every way, remembering which have failed."""
 
-    @lru_cache(maxsize=None)
+    @cache
     def fits(piece: int, char: int) -> bool:
         if piece == len(pieces):
             return char == len(key)
@@ -131,14 +131,19 @@ def texts_and_keys(draw: st.DrawFn) -> tuple[str, list[str]]:
     alphabet = draw(ALPHABETS)
     letters = "".join(char for char in alphabet if char not in "*?[]\\^-!") or "a"
     text = draw(st.text(alphabet, min_size=1, max_size=14))
-    keys = draw(st.lists(st.text(letters + "-]", min_size=1, max_size=10), min_size=1, max_size=4, unique=True))
+    keys = draw(
+        st.lists(st.text(letters + "-]", min_size=1, max_size=10), min_size=1, max_size=4, unique=True)
+    )
     return text, keys
 
 
 @thorough_too
 def test_a_text_is_a_pattern_and_names_keys_as_a_second_reading_of_the_grammar_says(thorough: bool) -> None:
     @tried(thorough, 400)
-    @given(texts_and_keys() | st.tuples(st.text(max_size=20), st.lists(st.text(min_size=1, max_size=8), max_size=3)))
+    @given(
+        texts_and_keys()
+        | st.tuples(st.text(max_size=20), st.lists(st.text(min_size=1, max_size=8), max_size=3))
+    )
     @example(("[a\\-z]", ["-", "b", "\\"]))
     @example(("[--a]", ["-", "a", "."]))
     @example(("[^-a]", ["-", "b", "a"]))
@@ -206,7 +211,21 @@ def seconds(matches: Callable[[str], bool], key: str) -> float:
 @st.composite
 def hostile(draw: st.DrawFn) -> str:
     """A few fragments, repeated to the longest pattern."""
-    fragments = ["*", "?", "a", "*a", "*?", "a*a", "?a*", "[a]", "[^b]", "[a-z]*", "\\a", "*[ab]?", "[" + "a-b" * 40 + "]"]
+    fragments = [
+        "*",
+        "?",
+        "a",
+        "*a",
+        "*?",
+        "a*a",
+        "?a*",
+        "[a]",
+        "[^b]",
+        "[a-z]*",
+        "\\a",
+        "*[ab]?",
+        "[" + "a-b" * 40 + "]",
+    ]
     unit = "".join(draw(st.lists(st.sampled_from(fragments), min_size=1, max_size=4)))
     assume(len(unit) <= MAX_PATTERN_LENGTH)
     end = draw(st.sampled_from(["", "b", "*b", "?b", "b*"]))
@@ -233,11 +252,15 @@ def test_a_hostile_pattern_costs_no_more_than_its_length_times_the_keys(thorough
     rule()
 
 
-@pytest.mark.parametrize("pattern", ["*a" * 255 + "*b", "*?" * 250 + "b", "*" + "[^b]" * 120 + "b", "*" + "a" * 500 + "b*"])
+@pytest.mark.parametrize(
+    "pattern", ["*a" * 255 + "*b", "*?" * 250 + "b", "*" + "[^b]" * 120 + "b", "*" + "a" * 500 + "b*"]
+)
 def test_a_key_of_ten_times_the_length_costs_about_ten_times_as_much(pattern: str) -> None:
     matches = compile_pattern(pattern)
     short, long = seconds(matches, "a" * 3000), seconds(matches, "a" * 30_000)
-    assert long < 60 * max(short, 1e-5)  # a matcher that backtracks would take a hundred times as long, or for ever
+    assert long < 60 * max(
+        short, 1e-5
+    )  # a matcher that backtracks would take a hundred times as long, or for ever
 
 
 def test_compiling_a_hostile_pattern_costs_about_as_much_as_a_plain_one() -> None:

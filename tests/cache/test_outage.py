@@ -72,6 +72,7 @@ class Truth:
 
 @pytest.mark.slow
 @pytest.mark.soak
+@pytest.mark.parametrize("how", ["called", "awaited"], indirect=True)
 def test_half_a_minute_without_the_server(how: How) -> None:
     truth = Truth()
     with embedded_server("cache") as server:

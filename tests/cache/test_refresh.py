@@ -1,25 +1,28 @@
 """Values are loaded anew before they are missed, and an old one is better than none: but only past its soft expiry."""
 
+import asyncio
 import math
 import random
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from stoker.cache import Cache, CacheConfig
+from stoker.cache import AsyncCache, Cache, CacheConfig
 from stoker.cache.backends.memory import MemoryBackend
 from stoker.cache.flight import Flights, Hit, load_once
 from stoker.cache.loaders import Registry
 from stoker.cache.loading import Loading
-from stoker.cache.programs import Program
+from stoker.cache.programs import Program, unnoticed
 from stoker.cache.protocol import Lease
 from stoker.cache.stats import Counters
 from tests.cache.conftest import MakeCache
 from tests.waiting import wait_until
 
 SEED = 7
+STALE = Hit("stale", stale=True)
 
 
 def loading(**fields: Any) -> Loading:
@@ -100,14 +103,15 @@ class Scripted:
     name = (None, "k")
     released = False
 
-    def __init__(self, seen: Hit | None) -> None:
+    def __init__(self, seen: Hit | None, found: Hit = STALE) -> None:
         self.seen = seen
+        self.found = found
 
     def acquire(self) -> Program[Any]:
-        return Lease(None, "k", b"l", None), Hit("stale", stale=True)  # type: ignore[arg-type]
+        return Lease(None, "k", b"l", None), self.found  # type: ignore[arg-type]
         yield
 
-    def load(self, lease: Lease | None) -> Program[Any]:  # noqa: ARG002
+    def load(self, lease: Lease | None, begins: Callable[[], None] = unnoticed) -> Program[Any]:  # noqa: ARG002
         raise RuntimeError("the origin is down")
         yield
 
@@ -141,3 +145,75 @@ def test_a_reader_whose_load_fails_is_served_the_stale_value_that_turned_up_and_
     with pytest.raises(RuntimeError):
         outcome(load_once(Flights(threading.Event), refresh, 10))
     assert refresh.released
+
+
+def test_a_value_that_expired_while_its_load_failed_is_not_served() -> None:
+    expired = Scripted(seen=None, found=Hit("stale", stale=True, left_ms=0))
+    with pytest.raises(RuntimeError, match="the origin is down"):
+        outcome(load_once(Flights(threading.Event), expired, 10))
+    assert expired.released
+
+
+@pytest.mark.parametrize("left_ms", [math.inf, 1000])
+def test_what_somebody_else_has_refreshed_is_not_loaded_again(left_ms: float) -> None:
+    """Also if the new value lives no longer than the stale one: for ever, or shorter by its jitter."""
+    seen = Hit("old", stale=True, left_ms=left_ms)
+    refresh = Scripted(seen, found=Hit("new", stale=False, left_ms=left_ms))
+    assert outcome(load_once(Flights(threading.Event), refresh, 10)) == "new"
+    assert refresh.released
+
+
+def test_a_refresh_that_was_cancelled_before_it_began_is_made_up_for() -> None:
+    async def main() -> None:
+        async with AsyncCache(CacheConfig(max_load=0.3, lease=0.3)) as cache:
+            versions = iter(range(10))
+
+            async def load() -> int:
+                return next(versions)
+
+            async def read() -> int:
+                value: int = await cache.get_or_load("k", load, ttl=60, soft_ttl=0.001)
+                return value
+
+            assert await read() == 0
+            await asyncio.sleep(0.01)
+            assert await read() == 0
+            for task in cache._here().loop._spawned:
+                task.cancel()
+            async with asyncio.timeout(10):
+                while await read() == 0:
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
+def test_a_lease_is_renewed_though_the_last_renewer_has_just_ended(make_redis: MakeCache) -> None:
+    cache = make_redis(lease=0.3, max_load=10)
+    ended = threading.Thread(target=bool)
+    ended.start()
+    ended.join()
+    cache._threads._renewer = ended
+    other = make_redis(lease=0.3, max_load=10)
+    loading = threading.Event()
+
+    def load() -> str:
+        loading.set()
+        time.sleep(0.8)
+        return "slowly"
+
+    slow = threading.Thread(target=cache.get_or_load, args=("k", load))
+    slow.start()
+    assert loading.wait(10)
+    assert other.get_or_load("k", lambda: "mine") == "slowly"
+    slow.join()
+
+
+def test_closing_waits_for_who_is_about_to_hand_over_a_refresh() -> None:
+    cache = Cache()
+    with cache._threads._lock:
+        closing = threading.Thread(target=cache.close)
+        closing.start()
+        closing.join(0.2)
+        assert closing.is_alive()
+    closing.join(10)
+    assert not closing.is_alive()

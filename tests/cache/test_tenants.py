@@ -2,7 +2,7 @@
 
 import pytest
 
-from stoker.cache import Cache
+from stoker.cache import Cache, InvalidName
 from tests.cache.conftest import MakeCache
 from tests.waiting import wait_until
 
@@ -84,3 +84,9 @@ def test_sweeping_one_tenants_dead_leaves_the_others(make_cache: MakeCache) -> N
     wait_until(lambda: cache.sweep().complete and cache.explain("user:1")["bans"] == 0)
     alive = {t for t in (None, *HOSTILE) if cache.get("user:1", t, default="miss") == t}
     assert alive == {None, *HOSTILE} - {"a", "*"}
+
+
+def test_what_cannot_be_a_tenant_is_refused_whatever_it_is(cache: Cache) -> None:
+    for tenant in (["acme"], {"acme": 1}, 7, b"acme", ""):
+        with pytest.raises(InvalidName, match="tenant_id"):
+            cache.get("k", tenant)  # type: ignore[arg-type]

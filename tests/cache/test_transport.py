@@ -1,11 +1,17 @@
 """Connections: bounded, found dead before use, never reused after a failure."""
 
+import asyncio
+import errno
+import select
+import socket
+import struct
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
-from stoker.cache import CacheConfig, InvalidationNotAcknowledged
+from stoker.cache import AsyncCache, CacheConfig, InvalidationNotAcknowledged
 from stoker.worker.embedded import embedded_server
 from tests.cache.conftest import How, MakeCache
 from tests.cache.proxy import SlowProxy
@@ -87,3 +93,70 @@ def test_threads_open_no_more_connections_than_they_use_at_once(make_redis: Make
         thread.join()
     assert cache._transport is not None
     assert 1 <= len(cache._transport._idle) <= 4
+
+
+class ResettingProxy(SlowProxy):
+    """A proxy that can reset its connections, as a load balancer does with idle ones."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(target)
+        self._resets = threading.Event()
+
+    def _pump(self, source: socket.socket, target: socket.socket, answers: bool) -> None:  # noqa: ARG002
+        with suppress(OSError):
+            while not self._resets.is_set():
+                if select.select([source], [], [], 0.01)[0]:
+                    if not (data := source.recv(65536)):
+                        return
+                    target.sendall(data)
+
+    def reset(self) -> None:
+        self._resets.set()
+        for thread in self._threads[1:]:
+            thread.join(10)
+        for end in self._sockets:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            end.close()
+        self._resets.clear()
+
+
+def test_an_idle_connection_that_was_reset_is_found_before_it_is_used(
+    how: How, cache_server: str, namespace: str
+) -> None:
+    with (
+        ResettingProxy(cache_server) as proxy,
+        how(CacheConfig(backend="redis", redis_url=proxy.url, namespace=namespace)) as cache,
+    ):
+        cache.set("k", 1)
+        proxy.reset()
+        time.sleep(0.1)  # so long that it is looked at before it is used
+        assert cache.delete("k")
+        assert cache.stats().unavailable == 0
+
+
+def test_a_time_out_of_the_socket_is_no_reply(cache_server: str, namespace: str) -> None:
+    """As when the server's machine is gone: the kernel gives up, and redis-py can make a None of that."""
+
+    async def main(proxy: SlowProxy) -> None:
+        config = CacheConfig(backend="redis", redis_url=proxy.url, namespace=namespace)
+        async with AsyncCache(config) as cache:
+            await cache.set("k", 1)
+            transport = cache._here().transport
+            assert transport is not None
+            for call in (cache.get, cache.delete):
+                await cache.get("k")
+                connection = transport._idle[-1]
+                proxy.delay_s = 0.5
+                asking = asyncio.create_task(call("k"))
+                await asyncio.sleep(0.05)
+                connection.raw._reader.set_exception(TimeoutError(errno.ETIMEDOUT, "timed out"))  # type: ignore[attr-defined]
+                if call == cache.get:
+                    assert await asking is None
+                else:
+                    with pytest.raises(InvalidationNotAcknowledged, match="Timeout"):
+                        await asking
+                proxy.delay_s = 0.0
+            assert cache.stats().unavailable == 2
+
+    with SlowProxy(cache_server) as proxy:
+        asyncio.run(main(proxy))

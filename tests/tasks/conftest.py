@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from stoker.config import JobSettings, Settings
-from stoker.tasks import configure, runtime
+from stoker.tasks import configure, plans, runtime
 from stoker.tasks.job import JobStore
 from tests.leaks import nothing_is_kept_for_ever
 
@@ -37,3 +37,15 @@ def producer(settings: Settings) -> Iterator[Settings]:
     configure(settings)
     yield settings
     runtime.current().close()
+
+
+@pytest.fixture
+def here(producer: Settings) -> runtime.Runtime:
+    """What this process's tasks share."""
+    assert producer
+    return runtime.current()
+
+
+@pytest.fixture(autouse=True)
+def _plans_of_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "_registered", {})

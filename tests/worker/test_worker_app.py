@@ -3,13 +3,16 @@
 import logging
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+from celery.worker import state
 
 from stoker.cache import ConfigError, LoaderError
 from stoker.config import BeatSettings, Settings
-from stoker.tasks import names
+from stoker.tasks import JobHandle, configure, names, runtime
 from stoker.tasks.schedule import beat_schedule
+from stoker.worker import lifecycle
 from stoker.worker.app import make_app
 from stoker.worker.lifecycle import check_cache, import_loaders, warn_of_one_server
 
@@ -77,3 +80,19 @@ def test_two_servers_and_servers_that_are_not_there_are_not(caplog: pytest.LogCa
         closed = "redis://127.0.0.1:1/0"
         warn_of_one_server(Settings(cache_url=closed, broker_url=closed))
     assert caplog.text == ""
+
+
+def test_a_message_that_came_too_late_ends_no_job_that_its_first_delivery_began(
+    cache_server: str, broker_server: str, namespace: str
+) -> None:
+    configure(Settings(cache_url=cache_server, broker_url=broker_server, namespace=namespace))
+    request = SimpleNamespace(id="swept")
+    jobs = runtime.current().jobs
+    jobs.open("swept", "sweep", {}, None)
+    state.revoked.add("swept")
+    lifecycle.revoked(request, expired=True)
+    assert JobHandle("swept").status().state == "queued"
+    assert "swept" not in state.revoked
+    lifecycle.revoked(request, expired=False)
+    assert JobHandle("swept").status().state == "aborted"
+    runtime.current().close()

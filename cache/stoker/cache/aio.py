@@ -1,6 +1,7 @@
 """`AsyncCache`: the programs of `core`, performed in asyncio tasks."""
 
 import asyncio
+import os
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
@@ -41,7 +42,7 @@ class AsyncCache:
 
     Tasks of one event loop may share one, and several loops may, each with connections of its own. A task that is
     cancelled leaves no reply to another one, and no lease for longer than `lease` seconds. Loaders that are coroutine
-    functions run on the loop, others in its default executor.
+    functions run on the loop, others in threads.
 
     Args:
         config: Defaults to a memory cache. A `Cache` is shared: its entries, its counts, its hooks and loaders.
@@ -65,6 +66,7 @@ class AsyncCache:
         self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Here] = (
             weakref.WeakKeyDictionary()
         )
+        _CACHES.add(self)
 
     @property
     def backend(self) -> str:
@@ -75,6 +77,7 @@ class AsyncCache:
         loop = asyncio.get_running_loop()
         here = self._by_loop.get(loop)
         if here is None:
+            self._forget_ended()
             if self.backend == "memory":
                 here = _Here(Loop(self.config, _run_at_once, None), None)
             else:
@@ -82,6 +85,13 @@ class AsyncCache:
                 here = _Here(Loop(self.config, transport.run, self._core.backend.renew), transport)
             self._by_loop[loop] = here
         return here
+
+    def _forget_ended(self) -> None:
+        """Let go of loops that ended without `close`, which what belongs to them would keep alive."""
+        for ref in self._by_loop.keyrefs():
+            loop = ref()
+            if loop is not None and loop.is_closed():
+                self._by_loop.pop(loop, None)
 
     async def _do(self, program: Program[T]) -> T:
         return await self._here().loop.perform(program)
@@ -242,13 +252,15 @@ class AsyncCache:
     async def close(self) -> None:
         """End the background tasks and close the connections of this event loop. What was shared stays as it is."""
         loop, transport = self._here()
-        await loop.perform(self._core.flush_traffic())
-        await loop.close()
-        if transport is not None:
-            await transport.close()
+        self._by_loop.pop(asyncio.get_running_loop(), None)  # who comes meanwhile begins anew
+        try:
+            await loop.perform(self._core.flush_traffic())
+        finally:
+            await loop.close()
+            if transport is not None:
+                await transport.close()
         if not self._shares:
             self._core.backend.close()
-        del self._by_loop[asyncio.get_running_loop()]
 
     async def __aenter__(self) -> Self:
         return self
@@ -268,6 +280,19 @@ class AsyncCache:
 
     def __repr__(self) -> str:
         return f"AsyncCache({self.config!r})"
+
+
+_CACHES: "weakref.WeakSet[AsyncCache]" = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for cache in list(_CACHES):
+        for here in list(cache._by_loop.values()):
+            if here.transport is not None:
+                here.transport.forked()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 async def _run_at_once(operation: Operation[T]) -> T:

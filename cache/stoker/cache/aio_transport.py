@@ -6,7 +6,6 @@ was cancelled is closed, never reused. Only `aio` uses it.
 
 import asyncio
 import logging
-import math
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar, cast
@@ -30,6 +29,8 @@ log = logging.getLogger(__name__)
 class Wire(Protocol):
     """What is used of a redis-py asyncio connection."""
 
+    _writer: asyncio.StreamWriter | None
+
     @property
     def is_connected(self) -> bool: ...
 
@@ -41,7 +42,7 @@ class Wire(Protocol):
 
     async def send_packed_command(self, command: list[bytes], check_health: bool = True) -> None: ...
 
-    async def read_response(self, disable_decoding: bool = False, timeout: float | None = None) -> Any: ...
+    async def read_response(self, disable_decoding: bool = False) -> Any: ...
 
 
 class Connection:
@@ -57,12 +58,18 @@ class Connection:
     async def alive(self) -> bool:
         """Whether the server has neither closed it nor sent what nobody asked for."""
         if not self.line.idle:
-            return True
+            return self._connected
         await asyncio.sleep(0)  # lets the loop see what has arrived
         try:
-            return not await self.raw.can_read()
+            return self._connected and not await self.raw.can_read()
         except (RedisError, OSError):
             return False
+
+    @property
+    def _connected(self) -> bool:
+        # redis-py sees that a connection has ended, but not that it was reset; uvloop then raises RuntimeError.
+        writer = self.raw._writer
+        return self.raw.is_connected and writer is not None and not writer.is_closing()
 
     async def meet(self, config: CacheConfig) -> None:
         """Learn who is at the other end."""
@@ -85,13 +92,14 @@ class Connection:
 
     async def _round_trip(self, packed: Sequence[bytes]) -> list[Any]:
         # redis-py would connect anew, to a server that nobody has asked who it is.
-        if not self.raw.is_connected:
+        if not self._connected:
             raise redis.ConnectionError("the connection is closed")
         await self.raw.send_packed_command([b"".join(packed)], check_health=False)
         replies = []
         for _ in packed:
             try:
-                replies.append(await self.raw.read_response(disable_decoding=True, timeout=math.inf))
+                # Without a timeout of its own: with one, redis-py makes a None of a TimeoutError of the socket's.
+                replies.append(await self.raw.read_response(disable_decoding=True))
             except ResponseError as error:
                 replies.append(error)
         return replies
@@ -105,8 +113,18 @@ class AioTransport:
         self._connections = _source(config)
         self._breaker = Breaker(config.breaker_failures, config.breaker_reset)
         self._idle: deque[Connection] = deque()
+        self._inherited: list[Connection] = []
         self._free = asyncio.Semaphore(config.max_connections)
         self._prober: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def forked(self) -> None:
+        """Go on without connections: a forked child that uses its parent's loop must not talk on its parent's.
+
+        They are kept: to close them would take them from the selector, which both loops share.
+        """
+        self._inherited += self._idle
+        self._idle.clear()
 
     async def run(self, operation: Operation[T]) -> T:
         """Drive an operation to its end, all of it on one connection; raises as `Transport.run`.
@@ -114,17 +132,16 @@ class AioTransport:
         When the caller is cancelled the connection is closed: whether the commands ran is unknown.
         """
         if self._breaker.open:
-            if self._prober is None or self._prober.done():
+            if not self._closed and (self._prober is None or self._prober.done()):
                 self._prober = asyncio.create_task(self._probe(), name="stoker-probe")
             raise self._breaker.refusal()
         return await self._run(operation)
 
     async def _run(self, operation: Operation[T]) -> T:
-        try:
-            async with asyncio.timeout(self._config.timeout):
-                await self._free.acquire()
-        except TimeoutError:
-            raise CacheUnavailable("redis", all_busy(self._config)) from None
+        if self._free.locked():
+            await self._wait_for_one()
+        else:
+            await self._free.acquire()
         try:
             connection = await self._checkout()
             try:
@@ -133,6 +150,13 @@ class AioTransport:
                 await self._checkin(connection)
         finally:
             self._free.release()
+
+    async def _wait_for_one(self) -> None:
+        try:
+            async with asyncio.timeout(self._config.timeout):
+                await self._free.acquire()
+        except TimeoutError:
+            raise CacheUnavailable("redis", all_busy(self._config)) from None
 
     async def _drive(self, operation: Operation[T], connection: Connection) -> T:
         try:
@@ -168,14 +192,14 @@ class AioTransport:
             try:
                 alive = await connection.alive()
             except asyncio.CancelledError:
-                self._idle.append(connection)
+                await self._checkin(connection)
                 raise
             if alive:
                 return connection
             await connection.raw.disconnect(nowait=True)
 
     async def _checkin(self, connection: Connection) -> None:
-        if connection.line.broken:
+        if connection.line.broken or self._closed:
             await connection.raw.disconnect(nowait=True)
         else:
             self._idle.append(connection)
@@ -200,13 +224,16 @@ class AioTransport:
             await self._idle.pop().raw.disconnect(nowait=True)
 
     async def close(self) -> None:
-        """Close the idle connections. The transport stays usable: the next operation opens a new one."""
+        """Close the idle connections, and those in use once what uses them has ended."""
+        self._closed = True
         if self._prober is not None:
             self._prober.cancel()
             self._prober = None
-        self._breaker = Breaker(self._config.breaker_failures, self._config.breaker_reset)
         while self._idle:
-            await self._idle.pop().raw.disconnect()
+            try:
+                await self._idle.pop().raw.disconnect()
+            except (RedisError, OSError) as error:
+                log.debug("a connection was not closed in time: %s", error)
 
 
 def _source(config: CacheConfig) -> ConnectionPool:

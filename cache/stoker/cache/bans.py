@@ -11,12 +11,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from stoker.cache.entry import Stamp
+from stoker.cache.entry import MAX_SEQ, Stamp
 from stoker.cache.errors import InvalidPattern
 from stoker.cache.patterns import compile_pattern
 
-MAX_SEQ = 2**53 - 1
-"""Scores of a sorted set are doubles; above this they would lose count."""
 _MOST_LEFT = 64
 
 _CONTROL = re.compile(
@@ -50,7 +48,10 @@ class Rule(NamedTuple):
 
         A rule that this version does not understand becomes a ban of its whole tenant: too much, never too little.
         """
-        kind, _, rest = member.decode(errors="replace").partition("|")
+        try:
+            kind, _, rest = member.decode().partition("|")
+        except UnicodeDecodeError:
+            return None
         tenant, bar, argument = rest.partition("|")
         if not bar:
             return None

@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Any
 
 from stoker.cache import scripts
-from stoker.cache.bans import MAX_SEQ, BanTable, Control, Kind, Rule, TenantSize, View, sentinel
+from stoker.cache.bans import BanTable, Control, Kind, Rule, TenantSize, View, sentinel
 from stoker.cache.caps import CAPS, BanNews, Caps, Coalesced, ManyBans
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.keys import ShardKeys
@@ -125,7 +125,7 @@ class BanLog:
         if not self.complete(pulled, members):
             raw, server, known = yield from self.fence(pulled.raw, "sentinel")
             return raw, server, known, False
-        rules = _rules(members[:-1])
+        rules = _rules(members[:-1], pulled.head)
         if rules is None:
             raw, server, known = yield from self.fence(pulled.raw, "corrupt")
             return raw, server, known, False
@@ -262,11 +262,12 @@ def _both(replies: list[Any]) -> tuple[bytes | None, list[tuple[bytes, float]]]:
     return raw, members
 
 
-def _rules(members: Sequence[tuple[bytes, float]]) -> list[tuple[Rule, int]] | None:
+def _rules(members: Sequence[tuple[bytes, float]], head: int) -> list[tuple[Rule, int]] | None:
+    """The rules with their seqs; None if one is none of this log's. One above the head: the record is older."""
     rules = []
     for member, score in members:
         rule = Rule.parse(member)
-        if rule is None or not 0 < score <= MAX_SEQ:
+        if rule is None or not 0 < score <= head or score != int(score):
             return None
         rules.append((rule, int(score)))
     return rules

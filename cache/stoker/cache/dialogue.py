@@ -106,7 +106,8 @@ def reason(error: Exception, config: CacheConfig) -> str:
     """Why the server could not be asked, without its password."""
     if isinstance(error, ResponseError):
         return refusal(error).reason
-    return f"{type(error).__name__}: {error} ({masked_url(config.redis_url or '')})"
+    what = str(error) or "no answer in time"
+    return f"{type(error).__name__}: {what} ({masked_url(config.redis_url or '')})"
 
 
 def all_busy(config: CacheConfig) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from stoker.cache.errors import CacheUnavailable
-from stoker.cache.programs import Landed, Program, Sleep, Wait
+from stoker.cache.programs import Landed, Program, Sleep, Wait, unnoticed
 from stoker.cache.protocol import Busy, Lease, Name
 
 T = TypeVar("T")
@@ -57,6 +57,10 @@ class Flight:
     accepted: bool = False
     value: Any = None
 
+    def begin(self) -> None:
+        """Its load begins now; until then it may have waited for its turn."""
+        self.began = time.monotonic()
+
 
 class Flights:
     """The loads under way among callers that can wait for each other: the threads of a process, or one event loop.
@@ -93,8 +97,8 @@ class Attempt(Protocol):
 
     def acquire(self) -> Program[tuple[Lease | Busy, Hit | None]]: ...
 
-    def load(self, lease: Lease | None) -> Program[tuple[Any, int]]:
-        """Call the loader and keep the lease meanwhile. Returns the value, and what it cost in µs."""
+    def load(self, lease: Lease | None, begins: Callable[[], None] = unnoticed) -> Program[tuple[Any, int]]:
+        """Call the loader, after `begins`, and keep the lease meanwhile. Returns the value, and what it cost in µs."""
         ...
 
     def fill(self, lease: Lease, value: Any, load_us: int) -> Program[bool]:
@@ -124,8 +128,8 @@ def load_once(flights: Flights, attempt: Attempt, max_load: float) -> Program[An
                 finally:
                     del flights.leased[attempt.name]
                     mine.landed.set()
-            elif led_here(flight):
-                return (yield from attempt.load(None))[0]  # the loader asks for the key it loads
+            elif led_here(flight) or (yield from _stuck_behind(flight)):
+                return (yield from attempt.load(None))[0]
             else:
                 done, value = yield from _follow(flight, called, deadline)
             if done:
@@ -154,8 +158,13 @@ def _asked(step: Program[T]) -> Program[T]:
 
 
 def _wanting(hit: Hit, seen: Hit | None) -> bool:
-    """Whether a hit still is what is to be loaded anew: stale, or the same that was seen."""
-    return hit.stale or (seen is not None and hit.left_ms <= seen.left_ms)
+    """Whether a hit still is what is to be loaded anew: stale, or, seen before it was, as near its expiry."""
+    return hit.stale or (seen is not None and not seen.stale and hit.left_ms <= seen.left_ms)
+
+
+def _lives(hit: Hit, since: float) -> bool:
+    """Whether a hit of that time (monotonic seconds) has not expired since."""
+    return (time.monotonic() - since) * 1000 < hit.left_ms
 
 
 def _follow(flight: Flight, called: float, deadline: float) -> Program[tuple[bool, Any]]:
@@ -176,6 +185,7 @@ def joined_in_time(flight: Flight) -> bool:
 
 def _lead(flight: Flight, attempt: Attempt) -> Program[tuple[bool, Any]]:
     lease, hit = yield from _asked(attempt.acquire())
+    acquired = time.monotonic()
     if hit is not None and not _wanting(hit, attempt.seen):
         if isinstance(lease, Lease):
             yield from attempt.release(lease)
@@ -184,15 +194,20 @@ def _lead(flight: Flight, attempt: Attempt) -> Program[tuple[bool, Any]]:
         if hit is not None:
             return True, hit.value  # somebody else refreshes it
         if lease.is_token:  # nobody waits for a token: load, and do not store
-            return True, (yield from _load(flight, attempt, None))[0]
+            return True, (yield from _load(flight, attempt, None, flight.begin))[0]
         return False, None
     try:
-        value, load_us = yield from _load(flight, attempt, lease)
+        value, load_us = yield from _load(flight, attempt, lease, flight.begin)
     except GeneratorExit:
         raise  # nobody is there any more to give the lease back: it runs out
     except BaseException as error:
         yield from attempt.release(lease)
-        if hit is not None and attempt.seen is None and isinstance(error, Exception):
+        if (
+            hit is not None
+            and attempt.seen is None
+            and isinstance(error, Exception)
+            and _lives(hit, acquired)
+        ):
             return True, hit.value  # rule 8: past its soft expiry only, and better than nothing
         raise
     flight.closing = True
@@ -212,12 +227,21 @@ def led_here(flight: Flight) -> bool:
     return any(led is flight for led in _leading.get())
 
 
-def _load(flight: Flight, attempt: Attempt, lease: Lease | None) -> Program[tuple[Any, int]]:
-    flight.began = time.monotonic()
+def _stuck_behind(flight: Flight) -> Program[bool]:
+    """Whether a loader would follow a flight that does not begin: that may be waiting for this loader's own place."""
+    if not _leading.get() or flight.began < math.inf:
+        return False
+    yield Wait(flight.landed, LONGEST_POLL_S)
+    return flight.began == math.inf and not flight.landed.is_set()
+
+
+def _load(
+    flight: Flight, attempt: Attempt, lease: Lease | None, begins: Callable[[], None]
+) -> Program[tuple[Any, int]]:
     before = _leading.get()
     _leading.set((*before, flight))
     try:
-        flight.value, load_us = yield from attempt.load(lease)
+        flight.value, load_us = yield from attempt.load(lease, begins)
     finally:
         _leading.set(before)
     flight.loaded = True
@@ -227,24 +251,31 @@ def _load(flight: Flight, attempt: Attempt, lease: Lease | None) -> Program[tupl
 def _load_apart(flights: Flights, attempt: Attempt, deadline: float) -> Program[Any]:
     """Rule 13: nothing can be stored, but one load serves all callers who asked before it began.
 
-    While a load is under way, those who come later are gathered for the next, but no longer than GATHER_S: a value
-    loaded before one's own call may have been invalidated since, by a process that does reach the server.
+    Callers are gathered until a load has its turn, and while another load of the key is under way, but for that no
+    longer than GATHER_S: a value loaded before one's own call may have been invalidated since, by a process that does
+    reach the server.
     """
+    name = attempt.name
     mine = flights.new()
-    flight = flights.gathering.setdefault(attempt.name, mine)
+    flight = flights.gathering.setdefault(name, mine)
     if flight is not mine:
+        if (yield from _stuck_behind(flight)):
+            return (yield from attempt.load(None))[0]
         yield Wait(flight.landed, max(0.0, deadline - time.monotonic()))
         return flight.value if flight.loaded else (yield from attempt.load(None))[0]
+
+    def begin() -> None:
+        del flights.gathering[name]
+        flights.apart[name] = mine
+        mine.begin()
+
     try:
-        try:
-            before = flights.apart.get(attempt.name)
-            if before is not None and not led_here(before):
-                yield Wait(before.landed, GATHER_S)
-        finally:
-            del flights.gathering[attempt.name]
-        flights.apart[attempt.name] = mine
-        return (yield from _load(mine, attempt, None))[0]
+        before = flights.apart.get(name)
+        if before is not None and not led_here(before):
+            yield Wait(before.landed, GATHER_S)
+        return (yield from _load(mine, attempt, None, begin))[0]
     finally:
-        if flights.apart.get(attempt.name) is mine:
-            del flights.apart[attempt.name]
+        for flown in (flights.gathering, flights.apart):
+            if flown.get(name) is mine:
+                del flown[name]
         mine.landed.set()

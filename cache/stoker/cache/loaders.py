@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from stoker.cache.errors import ConfigError, LoaderError
 from stoker.cache.options import Seconds, ttl_ms
-from stoker.cache.programs import Load, Program
+from stoker.cache.programs import Load, Program, unnoticed
 from stoker.cache.signatures import TENANT, Signature, name_of, why_not_importable
 from stoker.cache.templates import Template
 from stoker.cache.tenancy import check_tags
@@ -187,8 +187,8 @@ class Loader:
     def _tags_from(self, texts: Mapping[str, str]) -> tuple[str, ...]:
         return tuple([tag.format_map(texts) for tag in self.tags]) if self._tags_vary else self.tags
 
-    def load(self, keys: Sequence[LoadKey]) -> Program[Loaded]:
-        """Ask the function for the values of some keys.
+    def load(self, keys: Sequence[LoadKey], begins: Callable[[], None] = unnoticed) -> Program[Loaded]:
+        """Ask the function for the values of some keys; `begins` is called before each call of it.
 
         An exception of the function fails its key, with `many=True` all keys of the call; so does an answer
         that is no mapping, or that names keys nobody asked for.
@@ -200,24 +200,24 @@ class Loader:
         if len(asked) < len(keys):
             raise ValueError("a key comes twice; ask for it in two calls")
         if self.many and asked:
-            return (yield from self._load_together(asked))
-        return (yield from self._load_one_by_one(asked))
+            return (yield from self._load_together(asked, begins))
+        return (yield from self._load_one_by_one(asked, begins))
 
-    def _load_one_by_one(self, asked: Mapping[str, LoadKey]) -> Program[Loaded]:
+    def _load_one_by_one(self, asked: Mapping[str, LoadKey], begins: Callable[[], None]) -> Program[Loaded]:
         loaded = Loaded({}, {}, [], {})
         for name, key in asked.items():
             tenant = {TENANT: key.tenant_id} if self.signature.takes_tenant else {}
             try:
-                value, cost_us = yield Load(partial(self.function, **key.args, **tenant))
+                value, cost_us = yield Load(partial(self.function, **key.args, **tenant), begins)
             except Exception as exc:  # the caller decides what it means; the other keys are not concerned
                 loaded.errors[name] = exc
             else:
                 loaded.values[name], loaded.cost_us[name] = value, cost_us
         return loaded
 
-    def _load_together(self, asked: Mapping[str, LoadKey]) -> Program[Loaded]:
+    def _load_together(self, asked: Mapping[str, LoadKey], begins: Callable[[], None]) -> Program[Loaded]:
         try:
-            answer, cost_us = yield Load(partial(self.function, list(asked.values())))
+            answer, cost_us = yield Load(partial(self.function, list(asked.values())), begins)
             found = self._checked_answer(answer, asked)
         except Exception as exc:  # nothing tells which of the keys is to blame
             return Loaded({}, dict.fromkeys(asked, exc), [], {})

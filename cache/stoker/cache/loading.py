@@ -18,7 +18,7 @@ from stoker.cache.flight import Flights, Hit, load_once
 from stoker.cache.leases import HeldLeases
 from stoker.cache.loaders import Registry
 from stoker.cache.options import CacheConfig
-from stoker.cache.programs import Aside, Program, Spawn
+from stoker.cache.programs import Aside, Program, Spawn, unnoticed
 from stoker.cache.protocol import Asked, Busy, Lease, Name
 from stoker.cache.requests import Request
 from stoker.cache.stats import Counters
@@ -85,7 +85,9 @@ class Loading:
             for old, until in tuple(under_way.refreshing.items()):
                 if until <= now:
                     under_way.refreshing.pop(old, None)
-        under_way.refreshing[name] = math.inf
+        under_way.refreshing[name] = (
+            now + self._config.max_load
+        )  # a task that is cancelled first takes nothing back
         self._counters.refreshes += 1
         yield Spawn(self._refresh(request, under_way, seen))
 
@@ -125,7 +127,7 @@ class Loading:
 
     def reload(self, request: Request, under_way: UnderWay) -> Program[None]:
         """Load a key's value anew, whatever is stored, while that is served."""
-        yield from self.load(request, under_way, Hit(None, stale=True))
+        yield from self.load(request, under_way, Hit(None, stale=False))
         try:
             yield self._backend.refreshed(*request.name)
         except CacheUnavailable as error:
@@ -167,10 +169,10 @@ class _Attempt:
         )
         return taken[0]
 
-    def load(self, lease: Lease | None) -> Program[tuple[Any, int]]:
+    def load(self, lease: Lease | None, begins: Callable[[], None] = unnoticed) -> Program[tuple[Any, int]]:
         try:
             with self.leases.holding([lease] if lease else []):
-                value, load_us = yield from self.request.load()
+                value, load_us = yield from self.request.load(begins)
         except Exception:
             self.counters.load_errors += 1
             raise

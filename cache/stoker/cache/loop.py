@@ -1,7 +1,7 @@
 """Performs programs in an asyncio task: what `threads` does with threads, for one event loop.
 
-Coroutine functions are awaited on the loop; other loaders run in its default executor, so that they hold up nobody. For
-`aio`.
+Coroutine functions are awaited on the loop; other loaders run in threads, so that they hold up nobody. Not in those of
+the loop's executor: it looks up host names, and slow loaders would keep the cache from connecting. For `aio`.
 """
 
 import asyncio
@@ -9,6 +9,8 @@ import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from types import GeneratorType
 from typing import Any, TypeVar, cast
@@ -27,8 +29,39 @@ T = TypeVar("T")
 R = TypeVar("R")
 Renew = Callable[[list[Lease]], Operation[None]]
 log = logging.getLogger(__name__)
-_loading: ContextVar["Loop | None"] = ContextVar("stoker_loading", default=None)
-"""Whose place among the loads the present task has."""
+_MOST_THREADS = 10_000
+"""Never reached: loaders are few by their places, except those that wait for loaders they called."""
+
+
+class _Place:
+    """A load's place among those that run at once; what its loader loads in turn is loaded in it."""
+
+    __slots__ = ("_threads", "loads", "over")
+
+    def __init__(self, loads: asyncio.Semaphore) -> None:
+        self.loads = loads
+        self.over = False
+        self._threads = 0
+
+    def end(self) -> None:
+        """The load has ended. When it was cancelled, threads may still be busy for it: they keep the place."""
+        self.over = True
+        self._give_back()
+
+    def thread_began(self) -> None:
+        self._threads += 1
+
+    def thread_ended(self) -> None:
+        self._threads -= 1
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self.over and not self._threads:
+            self.loads.release()
+
+
+_loading: ContextVar[_Place | None] = ContextVar("stoker_loading", default=None)
+"""The place of the load that the present task is part of."""
 
 
 class Loop:
@@ -48,6 +81,8 @@ class Loop:
         self._loads = asyncio.Semaphore(config.max_loads)
         self._spawned: set[asyncio.Task[None]] = set()
         self._renewer: asyncio.Task[None] | None = None
+        self._threads = _pool()
+        self._closed = False
 
     async def perform(self, program: Program[T]) -> T:
         """Do what the program asks for, hand it errors where they happen, and return its result."""
@@ -93,8 +128,8 @@ class Loop:
         if isinstance(effect, GeneratorType):
             return await self._run(effect)
         match effect:
-            case Load(call):
-                return await self._load(call)
+            case Load(call, begins):
+                return await self._load(call, begins)
             case Wait(landed, seconds):
                 await _wait(cast("asyncio.Event", landed), seconds)
             case Sleep(seconds):
@@ -106,29 +141,66 @@ class Loop:
         return None
 
     def _spawn(self, program: Program[None]) -> None:
+        if self._closed:
+            return
         context = copy_context()
         context.run(_loading.set, None)  # its loads need places of their own
         task = asyncio.create_task(self.perform(program), name="stoker-refresh", context=context)
         self._spawned.add(task)
         task.add_done_callback(self._spawned.discard)
 
-    async def _load(self, call: Callable[[], Any]) -> tuple[Any, int]:
-        if _loading.get() is self:  # a loader that reads through the cache has its place already
-            return await _timed(call)
+    async def _load(self, call: Callable[[], Any], begins: Callable[[], None]) -> tuple[Any, int]:
+        outer = _loading.get()
+        # A loader that reads through the cache has its place already; a task that outlives its loader has not.
+        if outer is not None and outer.loads is self._loads and not outer.over:
+            begins()
+            return await self._timed(call, outer)
+        await self._turn()
+        place = _Place(self._loads)
+        _loading.set(place)
+        try:
+            begins()
+            return await self._timed(call, place)
+        finally:
+            _loading.set(outer)
+            place.end()
+
+    async def _turn(self) -> None:
+        if not self._loads.locked():
+            await self._loads.acquire()
+            return
         try:
             async with asyncio.timeout(self._config.max_load):
                 await self._loads.acquire()
         except TimeoutError:
             raise all_loading(self._config) from None
-        mark = _loading.set(self)
-        try:
-            return await _timed(call)
-        finally:
-            _loading.reset(mark)
-            self._loads.release()
+
+    async def _timed(self, call: Callable[[], Any], place: _Place) -> tuple[Any, int]:
+        began = time.perf_counter()
+        if inspect.iscoroutinefunction(call):
+            value = await call()
+        else:
+            value = await self._in_thread(call, place)
+        if inspect.isawaitable(value):
+            value = await value
+        return value, round((time.perf_counter() - began) * 1e6)
+
+    async def _in_thread(self, call: Callable[[], Any], place: _Place) -> Any:
+        loop = asyncio.get_running_loop()
+        future = self._threads.submit(copy_context().run, _called, call)
+        place.thread_began()
+
+        def ended(_: object) -> None:
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits for a place any more
+                loop.call_soon_threadsafe(place.thread_ended)
+
+        future.add_done_callback(ended)
+        return await asyncio.wrap_future(future)
 
     def _begin_renewing(self) -> None:
-        if self._renew is not None and (self._renewer is None or self._renewer.done()):
+        if self._closed or self._renew is None:
+            return
+        if self._renewer is None or self._renewer.done():
             self._renewer = asyncio.create_task(self._renewing(self._renew), name="stoker-leases")
 
     async def _renewing(self, renew: Renew) -> None:
@@ -146,7 +218,10 @@ class Loop:
                     log.warning("leases of %d loads were not renewed: %s", len(leases), error)
 
     async def close(self) -> None:
-        """End the background tasks; leases still held run out."""
+        """End the background tasks, for good; what is still under way ends by itself, and its leases run out."""
+        self._closed = True
+        self._threads.shutdown(wait=False)
+        self._threads = _pool()
         tasks = [*self._spawned, *([self._renewer] if self._renewer else [])]
         self._renewer = None
         for task in tasks:
@@ -162,9 +237,12 @@ async def _wait(landed: asyncio.Event, seconds: float) -> None:
         return
 
 
-async def _timed(call: Callable[[], Any]) -> tuple[Any, int]:
-    began = time.perf_counter()
-    value = await call() if inspect.iscoroutinefunction(call) else await asyncio.to_thread(call)
-    if inspect.isawaitable(value):
-        value = await value
-    return value, round((time.perf_counter() - began) * 1e6)
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="stoker-load")
+
+
+def _called(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except StopIteration as error:  # no future takes it: whoever awaits that would wait for ever
+        raise RuntimeError(f"{call!r} raised StopIteration") from error

@@ -23,10 +23,15 @@ class Landed(Protocol):
     def is_set(self) -> bool: ...
 
 
+def unnoticed() -> None:
+    """What a load calls that nobody waits for."""
+
+
 class Load(NamedTuple):
-    """Call a loader, when this process has a load to spare. Answer: (value, µs)."""
+    """Call a loader, when this process has a load to spare; `begins` is called right before. Answer: (value, µs)."""
 
     call: Callable[[], Any]
+    begins: Callable[[], None] = unnoticed
 
 
 class Wait(NamedTuple):

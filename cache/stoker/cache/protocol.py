@@ -101,6 +101,8 @@ class Shard(BanLog):
             return None
         if meta.incarnation != view.control.incarnation:
             return None
+        if meta.seq > view.control.head:  # stamped by nobody, or the record is older than the entry
+            return None
         if len(view.bans) and view.bans.kills(tenant_field(name[0]), name[1], meta.tags, meta.seq):
             return None
         return Found(meta, blob)

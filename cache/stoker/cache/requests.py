@@ -15,6 +15,9 @@ from stoker.cache.programs import Load, Program
 from stoker.cache.protocol import Lease, Name
 from stoker.cache.tenancy import check_key, check_tags, tenant_field
 
+LoadProgram = Callable[[Callable[[], None]], Program[tuple[Any, int]]]
+"""Takes what is to be called right before the loader is; the answer is that of `Load`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -22,7 +25,7 @@ class Request:
 
     key: str
     tenant_id: str | None
-    load: Callable[[], Program[tuple[Any, int]]]
+    load: LoadProgram
     ttl_ms: int
     soft_ms: int
     tags: tuple[str, ...]
@@ -68,7 +71,7 @@ class Requests:
         checked = check_tags(tags)
         if type is not None:
             check_type(type)
-        how: Callable[[], Program[tuple[Any, int]]]
+        how: LoadProgram
         if load is None:
             loader, args = self._loader_of(key)
             load_key = LoadKey(key, args, tenant_id)
@@ -112,13 +115,13 @@ def _jittered(hard: int, soft: int, jitter: float) -> tuple[int, int]:
     return (max(1, round(hard * share)) if hard else 0, max(1, round(soft * share)) if soft else 0)
 
 
-def _load_given(load: Callable[[], Any]) -> Program[tuple[Any, int]]:
-    value, load_us = yield Load(load)
+def _load_given(load: Callable[[], Any], begins: Callable[[], None]) -> Program[tuple[Any, int]]:
+    value, load_us = yield Load(load, begins)
     return value, load_us
 
 
-def _load_registered(loader: Loader, key: LoadKey) -> Program[tuple[Any, int]]:
-    loaded = yield from loader.load([key])
+def _load_registered(loader: Loader, key: LoadKey, begins: Callable[[], None]) -> Program[tuple[Any, int]]:
+    loaded = yield from loader.load([key], begins)
     if key.key in loaded.errors:
         raise loaded.errors[key.key]
     if key.key not in loaded.values:

@@ -7,18 +7,20 @@ writes the map, and the others adopt the very same or are refused. Only `control
 import hashlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from stoker.cache.errors import ConfigError, PlacementMismatch
+from stoker.cache.errors import CacheUnavailable, ConfigError, PlacementMismatch
 
 _VERSION = 1
 MOST_SHARDS = 1024
 
 
+_LIFE = re.compile("[0-9a-f]{8}").fullmatch
 _PROBES = tuple(f"probe:{n}" for n in range(16))
 
 
@@ -121,8 +123,9 @@ class Agreement:
 
         Raises:
             PlacementMismatch: They are not.
+            CacheUnavailable: It cannot be read.
         """
-        if stored == self.ruling[0]:
+        if stored and stored == self.ruling[0]:
             return
         theirs = _parsed(stored)
         ours = json.loads(self.map.render(""))
@@ -144,11 +147,14 @@ class Agreement:
 def _parsed(stored: bytes) -> dict[str, Any]:
     try:
         found = json.loads(stored)
-        if len(bytes.fromhex(found["life"])) == 4:
+        if _LIFE(found["life"]):
             return dict(found)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         pass
-    raise PlacementMismatch("map", stored[:80], "it is not readable; use another namespace")
+    # No setting of this process is wrong, so reads miss instead of failing.
+    raise CacheUnavailable(
+        "redis", f"the namespace's map is not readable, delete it to begin cold: {stored[:80]!r}"
+    )
 
 
 def _mismatch(name: str, ours: object, theirs: object) -> PlacementMismatch:

@@ -40,13 +40,17 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     return unique
 
 
-@lru_cache(maxsize=4096)
 def tenant_field(tenant_id: str | None) -> str:
     """The tenant as it stands in keys and bans: percent-encoded; empty for the shared key space."""
     if tenant_id is None:
         return ""
     if not isinstance(tenant_id, str):
         raise InvalidName("tenant_id", tenant_id, "must be a str, or None for the shared key space")
+    return _encoded(tenant_id)
+
+
+@lru_cache(maxsize=4096)
+def _encoded(tenant_id: str) -> str:
     _check_bytes("tenant_id", tenant_id, MAX_TENANT_BYTES)
     return quote(tenant_id, safe="").replace("~", "%7E")
 

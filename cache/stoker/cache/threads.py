@@ -56,10 +56,10 @@ class Threads:
         self.under_way = UnderWay(Flights(threading.Event), leases, {})
         self._loads = threading.BoundedSemaphore(self._config.max_loads)
         self._loading = threading.local()
+        self._lock = threading.Lock()
         self._begin()
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
         self._refreshers: ThreadPoolExecutor | None = None
         self._renewer: threading.Thread | None = None
         self._closed = threading.Event()
@@ -103,9 +103,10 @@ class Threads:
         if isinstance(effect, GeneratorType):
             return self._run(effect)
         match effect:
-            case Load(call):
-                return self._load(call)
+            case Load(call, begins):
+                return self._load(call, begins)
             case Wait(landed, seconds):
+                coroutines.refuse_here()
                 cast("threading.Event", landed).wait(seconds)
             case Sleep(seconds):
                 time.sleep(seconds)
@@ -115,15 +116,17 @@ class Threads:
                 self._spawn(program)
         return None
 
-    def _load(self, call: Callable[[], Any]) -> tuple[Any, int]:
-        if getattr(
-            self._loading, "now", False
-        ):  # a loader that reads through the cache has its place already
+    def _load(self, call: Callable[[], Any], begins: Callable[[], None]) -> tuple[Any, int]:
+        coroutines.refuse_here()
+        # A loader that reads through the cache has its place already.
+        if getattr(self._loading, "now", False):
+            begins()
             return _timed(call)
         if not self._loads.acquire(timeout=self._config.max_load):
             raise all_loading(self._config)
         self._loading.now = True
         try:
+            begins()
             return _timed(call)
         finally:
             self._loading.now = False
@@ -136,16 +139,17 @@ class Threads:
             self._refreshers.submit(self.perform, program)
 
     def _begin_renewing(self) -> None:
-        if self._renewer is None and self._renew is not None:
-            with self._lock:
-                if self._renewer is None:
-                    self._renewer = threading.Thread(
-                        target=self._renewing,
-                        args=(self._closed, self._renew),
-                        name="stoker-leases",
-                        daemon=True,
-                    )
-                    self._renewer.start()
+        if self._renew is None:
+            return
+        with self._lock:  # a renewer that is about to end holds it, and has not seen this lease
+            if self._renewer is None or not self._renewer.is_alive():
+                self._renewer = threading.Thread(
+                    target=self._renewing,
+                    args=(self._closed, self._renew),
+                    name="stoker-leases",
+                    daemon=True,
+                )
+                self._renewer.start()
 
     def _renewing(self, closed: threading.Event, renew: Renew) -> None:
         held = self.under_way.leases
@@ -163,9 +167,10 @@ class Threads:
 
     def close(self) -> None:
         """End the background threads; a refresh that has begun is waited for, leases still held run out."""
-        self._closed.set()
-        refreshers, renewer = self._refreshers, self._renewer
-        self._begin()
+        with self._lock:
+            self._closed.set()
+            refreshers, renewer = self._refreshers, self._renewer
+            self._begin()
         self.under_way.refreshing.clear()
         if refreshers is not None:
             refreshers.shutdown(wait=True, cancel_futures=True)

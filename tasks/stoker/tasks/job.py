@@ -150,7 +150,7 @@ class JobStore:
             if answer[0] != "claimed":
                 return NotClaimed(answer[0])
             row = self._redis.hmget(self._job(job_id), _CLAIMED)
-        found = dict(zip(_CLAIMED, row, strict=True))
+        found: dict[str, str | None] = dict(zip(_CLAIMED, row, strict=True))
         try:
             return Claim(
                 *(job_id, target, answer[1]),

@@ -25,6 +25,7 @@ class PlanRecord(BaseModel):
         job: The id of the latest run's job; empty before the first.
         outcome: The final state of that job, or `lost`; empty while it is not over.
         error: Why it failed, or why a run could not be started.
+        keys: How many the last run had that succeeded.
         ended_ms: When that was seen.
         missed: How often it was due and no run of its own followed.
         missed_ms: The last time.
@@ -44,6 +45,7 @@ class PlanRecord(BaseModel):
     job: str = ""
     outcome: str = ""
     error: str = ""
+    keys: int | None = None
     ended_ms: int | None = None
     missed: int = 0
     missed_ms: int | None = None

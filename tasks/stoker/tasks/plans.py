@@ -166,10 +166,12 @@ class PlanKeys:
     Attributes:
         keys: With their tenants; may be iterated once.
         version: Another one if the plan was changed: then how many keys were done means nothing.
+        expected: How many keys there were last time; None: not known.
     """
 
     keys: Iterable[Pair]
     version: str
+    expected: int | None
 
 
 def keys_of(name: str, plans: Mapping[str, PlanRecord]) -> PlanKeys:
@@ -183,11 +185,11 @@ def keys_of(name: str, plans: Mapping[str, PlanRecord]) -> PlanKeys:
         raise PlanError(name, "there is no such plan" + _nearest(name, list(plans)))
     spec, in_code = record.spec, _registered.get(name)
     if "function" not in spec:
-        return PlanKeys(_Listed(listed(name, spec)), _version(spec))
+        return PlanKeys(_Listed(listed(name, spec)), _version(spec), None)
     if in_code is None:
         remedy = "name its module in STOKER_LOADERS of every worker that serves the queue warm"
         raise PlanError(name, f"this worker has not imported {spec['function']}; {remedy}")
-    return PlanKeys(in_code.keys(), _version(in_code.given()))
+    return PlanKeys(in_code.keys(), _version(in_code.given()), record.keys)
 
 
 class _Listed:

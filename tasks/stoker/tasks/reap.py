@@ -24,5 +24,7 @@ def reap(self: JobTask, /, **message: Any) -> dict[str, Any]:
             send.again(job_id, kind)
             sent += 1
         else:
-            log.error("job %s is of kind %s, which this version does not know: it is not run", job_id, names.shown(kind))
+            log.error(
+                "job %s is of kind %s, unknown to this version: it is not run", job_id, names.shown(kind)
+            )
     return {"sent": sent}

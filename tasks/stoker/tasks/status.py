@@ -71,7 +71,9 @@ def from_hash(job_id: str, found: Mapping[str, str | None]) -> JobStatus:
 
     def field(name: str, convert: Callable[[str], T], missing: T, *, needed: bool = False) -> T:
         try:
-            return record.needed(found, name, convert) if needed else record.read(found, name, convert, missing)
+            if needed:
+                return record.needed(found, name, convert)
+            return record.read(found, name, convert, missing)
         except record.Damaged as damage:
             problems.append(f"its record is damaged: {damage}")
             return missing

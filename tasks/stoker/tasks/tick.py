@@ -116,7 +116,7 @@ def _note_ends(here: Runtime, snapshot: Snapshot) -> None:
             continue
         outcome, error = (status.state, status.error) if status else ("lost", "its job is not known any more")
         ended = plan.with_(outcome=outcome, error=error, ended_ms=snapshot.now_ms)
-        here.plans.take(plan, ended)
+        here.plans.take(plan, ended.with_(keys=status.done) if status and outcome == "succeeded" else ended)
 
 
 def _in_order(due: list[PlanRecord]) -> list[PlanRecord]:

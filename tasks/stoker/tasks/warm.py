@@ -37,7 +37,8 @@ def _plan_steps(cache: Cache, name: str, cursor: dict[str, Any] | None, batch: i
     if cursor is not None and cursor.get("plan") != plan.version:
         cursor = None
     for step in cache.warm_steps(plan.keys, batch=batch, cursor=cursor, budget=here.budget):
-        yield replace(step, cursor={**step.cursor, "plan": plan.version})
+        total = max(plan.expected, step.done) if step.total is None and plan.expected else step.total
+        yield replace(step, total=total, cursor={**step.cursor, "plan": plan.version})
 
 
 def _why_failed(report: dict[str, Any]) -> str | None:

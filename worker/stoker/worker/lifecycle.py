@@ -11,6 +11,7 @@ from typing import Any
 import redis
 from celery import signals
 from celery.utils.dispatch import Signal
+from celery.worker import state
 
 from stoker.cache import ConfigError, LoaderError
 from stoker.config import Settings, setup_logging
@@ -105,8 +106,15 @@ def warn_of_one_server(settings: Settings) -> None:
         )
 
 
-def revoked(request: Any, **_: Any) -> None:
-    """An operator revoked a job's task: the job is over, or the reaper would send it again."""
+def revoked(request: Any, expired: bool = False, **_: Any) -> None:
+    """An operator revoked a job's task: the job is over, or the reaper would send it again.
+
+    Celery says the same of a message that came too late. That ends nothing: the job which an earlier delivery of it
+    began goes on under the same id, which Celery would go on refusing.
+    """
+    if expired:
+        state.revoked.discard(request.id)
+        return
     try:
         runtime.current().jobs.finish(request.id, "aborted", ANY, {"error": "its task was revoked"})
     except StateUnavailable as error:

@@ -9,7 +9,7 @@ local now = now_ms()
 local head = string.format('%.0f', c.head)
 if not redis.call('ZSCORE', KEYS[2], head) then redis.call('ZADD', KEYS[2], now, head) end
 local old = redis.call('ZRANGE', KEYS[2], now - tonumber(ARGV[3]), '-inf', 'BYSCORE', 'REV', 'LIMIT', 0, 1)
-local mark = math.min(tonumber(old[1] or 0), c.head)
+local mark = math.min(tonumber(string.match(old[1] or '', '^%d+$') or 0), c.head)
 if mark > c.closing then
   c.closing = mark
   redis.call('SET', KEYS[1], render(c))

@@ -22,6 +22,7 @@ from stoker.worker.doctor import (
     latency,
     memory,
     misses,
+    plans,
     pressure,
     redis_server,
     sharding,
@@ -48,6 +49,7 @@ CHECKS: dict[str, Check] = {  # from the ground up: what later ones need is judg
     "latency": latency.check,
     "sharding": sharding.check,
     "warming": warming.check,
+    "plans": plans.check,
     "jobs": jobs.check,
     "flower": flower.check,
 }
