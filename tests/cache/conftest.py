@@ -46,7 +46,10 @@ def make_redis(cache_server: str, namespace: str, client: Any) -> Iterator[MakeC
         yield make
     names = [name.decode() for name in client.scan_iter(f"{{{namespace}*", count=1000)]
     ours = [name for name in names if not PERMANENT(name) and not (for_ever and ":e:" in name)]
-    assert [name for name in ours if client.ttl(name) == -1] == []
+    pipeline = client.pipeline(transaction=False)
+    for name in ours:
+        pipeline.ttl(name)
+    assert [name for name, ttl in zip(ours, pipeline.execute(), strict=True) if ttl == -1] == []
 
 
 @pytest.fixture(params=["called", "awaited", "awaited on uvloop"])

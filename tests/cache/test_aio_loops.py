@@ -47,7 +47,7 @@ def test_who_closes_twice_at_once_closes_and_nothing_under_way_outlives_it(
         await asyncio.sleep(0.02)
         await asyncio.gather(cache.close(), cache.close())
         go_on.set()
-        assert await asyncio.gather(reading, missing, slow) == [1, 3, 2]
+        assert list(await asyncio.gather(reading, missing, slow)) == [1, 3, 2]
         assert not transport._idle
         assert transport._free._value == 64
         assert asyncio.all_tasks() == {asyncio.current_task()}

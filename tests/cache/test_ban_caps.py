@@ -8,9 +8,10 @@ import pytest
 import redis
 
 from stoker.cache import control, scripts, sweep
-from stoker.cache.bans import MAX_SEQ, sentinel
+from stoker.cache.bans import sentinel
 from stoker.cache.caps import Caps, Coalesced, ManyBans
 from stoker.cache.control import BanLog
+from stoker.cache.entry import MAX_SEQ
 from stoker.cache.invalidate import pattern_rule, tag_rules, tenant_rule
 from stoker.cache.keys import ShardKeys
 from stoker.cache.protocol import Lease, Shard

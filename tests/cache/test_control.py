@@ -15,7 +15,8 @@ from stoker.cache import (
     scripts,
 )
 from stoker.cache.backends.redis import RedisBackend
-from stoker.cache.bans import MAX_SEQ, Control
+from stoker.cache.bans import Control
+from stoker.cache.entry import MAX_SEQ
 from stoker.cache.keys import ShardKeys
 from stoker.cache.protocol import Shard
 from stoker.cache.wire import Call, once

@@ -183,4 +183,4 @@ def test_without_the_server_who_waits_for_a_turn_is_joined_by_others(how: How) -
             time.sleep(0.03)  # longer than callers are gathered while an earlier load is under way
         busy.go_on.set()
         assert [slow.result(10), *(each.result(10) for each in waiting)] == ["loaded"] * 11
-    assert hot.calls == 1
+    assert hot.calls <= 2, "one for all, and one for who came late"

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from stoker.cache import Cache, CacheConfig, CacheMonitor, CacheMonitorConfig, ConfigError
+from stoker.cache.loaders import Registry
 from stoker.worker.embedded import embedded_server
 from tests.cache.conftest import MakeCache
 
@@ -22,6 +23,7 @@ def _empty(client: Any) -> None:
 
 
 def test_it_tells_at_least_what_the_guide_names(cache: Cache) -> None:
+    cache._core.registry = Registry()  # no other test's loaders
     cache.set("user:1", "x" * 1000, "acme")
     cache.get("user:1", "acme")
     cache.get("user:2", "acme")

@@ -188,17 +188,17 @@ def test_a_refresh_that_was_cancelled_before_it_began_is_made_up_for() -> None:
 
 
 def test_a_lease_is_renewed_though_the_last_renewer_has_just_ended(make_redis: MakeCache) -> None:
-    cache = make_redis(lease=0.3, max_load=10)
+    cache = make_redis(lease=0.5, max_load=10)
     ended = threading.Thread(target=bool)
     ended.start()
     ended.join()
     cache._threads._renewer = ended
-    other = make_redis(lease=0.3, max_load=10)
+    other = make_redis(lease=0.5, max_load=10)
     loading = threading.Event()
 
     def load() -> str:
         loading.set()
-        time.sleep(0.8)
+        time.sleep(1.2)
         return "slowly"
 
     slow = threading.Thread(target=cache.get_or_load, args=("k", load))

@@ -222,7 +222,8 @@ class Loader:
         except Exception as exc:  # nothing tells which of the keys is to blame
             return Loaded({}, dict.fromkeys(asked, exc), [], {})
         missing = [name for name in asked if name not in found]
-        return Loaded(found, {}, missing, dict.fromkeys(found, cost_us // len(asked)))
+        each_us: int = cost_us // len(asked)
+        return Loaded(found, {}, missing, dict.fromkeys(found, each_us))
 
     def _checked_answer(self, answer: object, asked: Mapping[str, LoadKey]) -> dict[str, Any]:
         if not isinstance(answer, Mapping):

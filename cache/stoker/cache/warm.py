@@ -8,7 +8,7 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from stoker.cache.backends import Backend, Write
 from stoker.cache.budget import Budget, most_keys
@@ -265,10 +265,11 @@ def _names(keys: Keys, tenant_id: str | None) -> tuple[Iterator[Name | InvalidNa
     if isinstance(keys, Mapping):
         if tenant_id is not None:
             raise InvalidName("tenant_id", tenant_id, "the keys come by tenant already; leave it out")
-        total = sum(len(group) for group in keys.values() if isinstance(group, Sized))
-        sized = all(isinstance(group, Sized) for group in keys.values())
-        names = ((tenant, check_key(key)) for tenant, group in keys.items() for key in group)
-        for tenant in keys:
+        groups = cast("Mapping[str, Iterable[str]]", keys)
+        total = sum(len(group) for group in groups.values() if isinstance(group, Sized))
+        sized = all(isinstance(group, Sized) for group in groups.values())
+        names = ((tenant, check_key(key)) for tenant, group in groups.items() for key in group)
+        for tenant in groups:
             tenant_field(tenant)
         return names, total if sized else None
     tenant_field(tenant_id)
@@ -282,8 +283,6 @@ def _name(key: str | tuple[str | None, str], tenant_id: str | None) -> Name | In
         return InvalidName("key", key, "give (tenant, key)")
     tenant, name = key
     try:
-        if tenant is not None and not isinstance(tenant, str):
-            raise InvalidName("tenant_id", tenant, "must be a str, or None for the shared key space")
         tenant_field(tenant)
         return tenant, check_key(name)
     except InvalidName as refused:
