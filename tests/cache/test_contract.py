@@ -288,7 +288,15 @@ def test_a_value_that_cannot_be_encoded_leaves_the_old_one(make_redis: MakeCache
     cache.set("k", "old")
     with pytest.raises(ValueNotSerializable, match=r"key 'k' \(object\).*Store None, bool"):
         cache.set("k", object())
-    with pytest.raises(ValueNotSerializable):
-        cache.get_or_load("other", object)
     assert cache.get("k") == "old"
+
+
+def test_a_loaded_value_is_returned_though_it_cannot_be_stored(
+    make_redis: MakeCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = make_redis()
+    value = object()
+    assert cache.get_or_load("other", lambda: value) is value
+    assert "returned but not stored: value of key 'other'" in caplog.text
+    assert cache.stats().refused_fills == 1
     assert cache.get_or_load("other", lambda: 1) == 1  # the lease was given back

@@ -100,7 +100,8 @@ class Cache:
         """The key's value; on a miss `load()` is called, once for all callers in all processes, and its value stored.
 
         Without `load` the registered loader of the key's template is taken, with its ttl and tags. Past `soft_ttl`
-        seconds the value is still served, and loaded anew in the background. None from a loader is a value.
+        seconds the value is still served, and loaded anew in the background. None from a loader is a value. One
+        that cannot be encoded is returned, not stored, and logged as an error.
 
         Raises:
             LoaderError: There is neither `load` nor a registered loader, or the loader has no value for the key.

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from stoker.cache.backends import Backend, Write
-from stoker.cache.errors import CacheUnavailable, LoaderError
+from stoker.cache.errors import CacheUnavailable, LoaderError, ValueNotSerializable
 from stoker.cache.flight import Flights, Hit, load_once
 from stoker.cache.leases import HeldLeases
 from stoker.cache.loaders import Registry
@@ -186,9 +186,10 @@ class _Attempt:
         except CacheUnavailable as error:
             self._unavailable(error)
             raise
-        except Exception:
+        except ValueNotSerializable as error:
+            log.error("a loaded value is returned but not stored: %s", error)
             yield from self.release(lease)
-            raise
+            stored = False
         if stored:
             self.counters.fills += 1
         else:

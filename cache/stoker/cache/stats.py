@@ -37,7 +37,7 @@ class CacheStats:
         refreshes: Values that this process began to load anew, or asked a worker to; `lost_refreshes` those that no
             worker had loaded within a lease, so that they were asked for again.
         fills: Loaded values that were stored; `refused_fills` those that were not, because the key was invalidated or
-            set under the load, the lease had ended, or there was no memory.
+            set under the load, the lease had ended, there was no memory, or they cannot be encoded.
         sets, deletes, invalidations: Acknowledged ones.
         coalesced: Tenants whose many bans became one of all they had; on several shards, counted for each.
         undecodable: Entries that could not be read and counted as misses.
