@@ -31,6 +31,7 @@ class Truth:
         self.stale: list[str] = []
         self.failed: list[BaseException] = []
         self.took: list[tuple[float, float]] = []
+        self.loads: list[float] = []
         self.over = threading.Event()
 
     def load(self, key: int) -> int:
@@ -38,8 +39,9 @@ class Truth:
             self.now += 1
             self.most = max(self.most, self.now)
         try:
-            version = self.versions[key]
+            version, began = self.versions[key], time.monotonic()
             time.sleep(LOAD_S)
+            self.loads.append(time.monotonic() - began)  # on a busy machine longer than it was to be
             return version
         finally:
             with self.lock:
@@ -117,12 +119,17 @@ def freeze(truth: Truth, cache: Cache, pid: int) -> int:
         for key in range(KEYS):
             assert truth.change(cache, key)
         time.sleep(0.05)
-    took = sorted(seconds for at, seconds in truth.took if opened < at < thawed)
+    took = [seconds for at, seconds in truth.took if opened < at < thawed]
     assert len(took) > 1000
-    p99 = took[int(len(took) * 0.99)]
+    p99 = most_of(took)
     print(f"{len(took)} reads without the server, p99 {p99 * 1000:.1f} ms, most loads at once {truth.most}")  # noqa: T201
-    assert p99 <= LOAD_S + 0.05
+    assert p99 <= most_of(truth.loads) + 0.05
     return acknowledged
+
+
+def most_of(seconds: list[float]) -> float:
+    """What 99 of 100 do not exceed."""
+    return sorted(seconds)[int(len(seconds) * 0.99)]
 
 
 def is_open(cache: Any) -> bool:

@@ -52,14 +52,15 @@ class CacheConfig:
         namespace: Prefix of every key in Redis; 1 to 64 of `A-Z a-z 0-9 _ . -`.
         lease: Seconds for which one process may load a key before another may try. 0.1 to `max_load`.
         max_load: Seconds after which a load is no longer waited for or stored. 0.1 to 3600.
-        max_loads: Loads that this process runs at once; more wait for their turn, up to `max_load`. 1 or more.
+        max_loads: Loads that a `Cache`, or an `AsyncCache` on one event loop, runs at once; more wait for their turn, up
+            to `max_load`. 1 or more.
         early_refresh: How early a value is refreshed before it expires, by chance and by what its load costs
             (XFetch's beta). 0 (never) to 100.
         ttl_jitter: Share by which loaders' TTLs vary, so that a warmed set does not expire at once. 0 to 0.5.
         connect_timeout: Seconds to open a connection. Above 0.
         timeout: Seconds to wait for a reply. Above 0.
         breaker_failures: Failures in a row after which the server is left alone for a while. 1 or more.
-        breaker_reset: Seconds after which one caller tries it again. 0.001 to 3600.
+        breaker_reset: Seconds between two looks whether it answers again, made beside the callers. 0.001 to 3600.
         max_connections: Most connections this process opens; a caller waits up to `timeout` for one. 1 or more.
         boot_fence: `"run_id"`: another server process means a cold start, never old data. `"off"` only for a
             server whose persistence is synchronous and that has no replicas.
