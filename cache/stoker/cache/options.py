@@ -52,8 +52,8 @@ class CacheConfig:
         namespace: Prefix of every key in Redis; 1 to 64 of `A-Z a-z 0-9 _ . -`.
         lease: Seconds for which one process may load a key before another may try. 0.1 to `max_load`.
         max_load: Seconds after which a load is no longer waited for or stored. 0.1 to 3600.
-        max_loads: Loads that a `Cache`, or an `AsyncCache` on one event loop, runs at once; more wait for their turn, up
-            to `max_load`. 1 or more.
+        max_loads: Loads that a `Cache`, or an `AsyncCache` on one event loop, runs at once; more wait for their turn,
+            up to `max_load`. 1 or more.
         early_refresh: How early a value is refreshed before it expires, by chance and by what its load costs
             (XFetch's beta). 0 (never) to 100.
         ttl_jitter: Share by which loaders' TTLs vary, so that a warmed set does not expire at once. 0 to 0.5.
