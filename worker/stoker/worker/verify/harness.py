@@ -163,7 +163,12 @@ class Run:
 
     def _start(self, slot: int) -> int:
         post = self._post(slot)
-        pid = os.fork()
+        # What is raised in a hook of the fork is lost, so Ctrl-C waits until that is done.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+        try:
+            pid = os.fork()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if pid == 0:
             be(self._crew[slot], post, self.plan.broken)
         return pid
