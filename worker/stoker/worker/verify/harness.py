@@ -10,7 +10,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from contextlib import chdir
+from contextlib import chdir, suppress
 from dataclasses import dataclass
 from itertools import count
 
@@ -113,7 +113,7 @@ class Run:
 
     def replace(self, slot: int) -> None:
         """Start the role of a slot in a new process."""
-        self.pids[slot] = self._start(slot)
+        self._start(slot)
 
     def happened(self, fault: str) -> None:
         """Count it."""
@@ -123,7 +123,8 @@ class Run:
         """Do it all, but `close`."""
         began = time.monotonic()
         for slot in range(len(self._crew)):
-            self.pids.append(self._start(slot))
+            self.pids.append(0)
+            self._start(slot)
         for name in self.plan.faults:
             self._again(name, 0.0, FAULTS[name].least)
         while time.monotonic() < began + self.plan.seconds:
@@ -143,9 +144,10 @@ class Run:
 
         `processes` end with their block.
         """
-        for pid in self.pids:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        for pid in filter(None, self.pids):
+            with suppress(ProcessLookupError, ChildProcessError):  # ended, and not yet replaced
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
         if self.plan.url:
             with redis.Redis.from_url(self.plan.url) as client:
                 names = list(client.scan_iter(f"{{{self._namespace}*", count=1000))
@@ -161,17 +163,16 @@ class Run:
 
         self.after(self.chance.uniform(least, most), strike)
 
-    def _start(self, slot: int) -> int:
+    def _start(self, slot: int) -> None:
         post = self._post(slot)
-        # What is raised in a hook of the fork is lost, so Ctrl-C waits until that is done.
+        # Ctrl-C waits meanwhile: in a hook of the fork it would be lost, and after it the new process.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
         try:
-            pid = os.fork()
+            self.pids[slot] = pid = os.fork()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if pid == 0:
             be(self._crew[slot], post, self.plan.broken)
-        return pid
 
     def _post(self, slot: int) -> Post:
         stranger = self.plan.strangers and slot % 2 == 1
