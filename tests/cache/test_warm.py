@@ -191,10 +191,25 @@ def test_a_warm_stops_when_most_loads_fail_and_says_so(cache: Cache) -> None:
     assert (report.asked, report.failed) == (100, 100)
 
 
+def test_a_warm_that_had_stopped_does_not_go_on_from_its_cursor(cache: Cache) -> None:
+    def fail(n: str) -> None:
+        raise RuntimeError(n)
+
+    cache._core.registry.add(Loader("down:{n}", fail))
+    keys = [f"down:{n}" for n in range(500)]
+    *_, last = cache.warm_steps(keys, batch=100)
+    *_, again = cache.warm_steps(keys, batch=100, cursor=last.cursor)
+    assert (again.report.asked, again.report.stopped) == (100, "100 of 100 loads failed")
+
+
 def test_what_is_warmed_together_does_not_expire_together(cache: Cache) -> None:
     cache.warm([f"item:{n}" for n in range(50)])
     left = [cache.explain(f"item:{n}")["ttl_ms"] for n in range(50)]
     assert max(left) - min(left) > 1000  # of 60 s, by a tenth
+
+
+def paced(n: str) -> str:
+    return n
 
 
 class Counted:
@@ -230,3 +245,12 @@ def test_a_budget_is_asked_before_each_batch_and_told_how_it_went(cache: Cache) 
     assert budget.told[:2] == [(10, 9, 0), (5, 4, 1)], "a quarter of a second's keys at once"
     assert budget.told[2:] == [(1, 0, 1)] * 2
     assert len(budget.asked) == 2 * len(budget.told)
+
+
+def test_keys_that_others_load_are_asked_for_in_small_batches_too(cache: Cache) -> None:
+    cache._core.registry.add(Loader("paced:{n}", paced, rate=40))
+    keys = [f"paced:{n}" for n in range(25)]
+    cache._run(cache._core.backend.acquire([(None, key) for key in keys]))  # by somebody who was killed
+    budget = Counted()
+    list(cache.warm_steps(keys, budget=budget))
+    assert max(budget.asked) == 10

@@ -55,6 +55,8 @@ class Warmer:
         """Warm, yielding after each batch."""
         names, total = _names(keys, tenant_id)
         state = Progress.resume(cursor)
+        if state.report.stopped:  # and was killed before it could say so
+            names = iter(())
         for chunk in self._pages(itertools.islice(names, state.at, None), batch):
             yield from self._batch(state, state.usable(chunk), first=True, last=False)
             state.at += len(chunk)
@@ -77,7 +79,8 @@ class Warmer:
         deadline = time.monotonic() + 1.5 * self.lease
         while state.again:
             last = time.monotonic() >= deadline
-            chunk, state.again = state.again[:batch], state.again[batch:]
+            chunk = next(self._pages(iter(state.again), batch))
+            state.again = state.again[len(chunk) :]
             left = len(state.again)
             yield from self._batch(state, chunk, first=False, last=last)
             yield state.step(total, last=False)
