@@ -18,6 +18,8 @@ class SlowProxy:
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self.delay_s = 0.0
+        self.holding = threading.Event()
+        """Set once an answer was held back."""
         self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}{parts.path}"
 
     def __enter__(self) -> Self:
@@ -52,6 +54,7 @@ class SlowProxy:
         with suppress(OSError):
             while data := source.recv(65536):
                 if answers and self.delay_s:
+                    self.holding.set()
                     self._over.wait(self.delay_s)
                 target.sendall(data)
         for end in (source, target):

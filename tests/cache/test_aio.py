@@ -68,8 +68,9 @@ def test_a_cancelled_read_leaves_its_reply_to_nobody(
                 await cache.set(f"k{i}", i)
             for i in range(10):
                 proxy.delay_s = 0.05
+                proxy.holding.clear()
                 late = asyncio.create_task(cache.get(f"k{i}"))
-                await asyncio.sleep(0.02)
+                assert await asyncio.to_thread(proxy.holding.wait, 10)
                 await cancelled(late)
                 proxy.delay_s = 0.0
                 assert await cache.get(f"k{9 - i}") == 9 - i
@@ -127,7 +128,7 @@ def test_a_cancelled_load_gives_its_lease_back_and_its_followers_go_on(run: Run,
 
             async def for_ever() -> None:
                 loading.set()
-                await asyncio.sleep(60)
+                await asyncio.Event().wait()
 
             leader = asyncio.create_task(cache.get_or_load("k", for_ever))
             await loading.wait()
@@ -152,18 +153,17 @@ def test_coroutine_functions_are_awaited_and_others_hold_up_nobody(run: Run) -> 
                 await asyncio.sleep(0)
                 return 1
 
+            go_on = threading.Event()
+
             def slow() -> str:
-                time.sleep(0.2)
+                assert go_on.wait(10), "the loop stood still meanwhile"
                 return threading.current_thread().name
 
             assert await cache.get_or_load("a", load) == 1
             assert await cache.get_or_load("b", lambda: load()) == 1
-            ticks = 0
             waiting = asyncio.create_task(cache.get_or_load("c", slow))
-            while not waiting.done():
-                ticks += 1
-                await asyncio.sleep(0.005)
-            assert ticks > 10
+            assert await cache.get_or_load("d", load) == 1
+            go_on.set()
             assert await waiting != threading.current_thread().name
 
     run(main())
@@ -261,7 +261,7 @@ def test_a_loop_that_ends_under_a_load_leaves_a_lease_that_runs_out(config: Cach
 
         async def for_ever() -> None:
             loading.set()
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
 
         task = asyncio.create_task(cache.get_or_load("k", for_ever))
         await loading.wait()
