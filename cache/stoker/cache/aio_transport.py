@@ -17,9 +17,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from stoker.cache.breaker import Breaker
-from stoker.cache.dialogue import Line, Talk, all_busy, reason
-from stoker.cache.errors import CacheUnavailable, ConfigError
-from stoker.cache.options import CacheConfig, masked_url
+from stoker.cache.dialogue import Line, Talk, all_busy, pool_of, reason
+from stoker.cache.errors import CacheUnavailable
+from stoker.cache.options import CacheConfig
 from stoker.cache.wire import Answer, Exchange, Operation, once
 
 T = TypeVar("T")
@@ -110,7 +110,8 @@ class AioTransport:
 
     def __init__(self, config: CacheConfig) -> None:
         self._config = config
-        self._connections = _source(config)
+        # Without a time limit of redis-py's: every round trip has one of ours.
+        self._connections = pool_of(ConnectionPool, config, socket_timeout=None, retry=Retry(NoBackoff(), 0))
         self._breaker = Breaker(config.breaker_failures, config.breaker_reset)
         self._idle: deque[Connection] = deque()
         self._inherited: list[Connection] = []
@@ -234,17 +235,3 @@ class AioTransport:
                 await self._idle.pop().raw.disconnect()
             except (RedisError, OSError) as error:
                 log.debug("a connection was not closed in time: %s", error)
-
-
-def _source(config: CacheConfig) -> ConnectionPool:
-    try:
-        return ConnectionPool.from_url(
-            config.redis_url or "",
-            protocol=3,
-            socket_connect_timeout=config.connect_timeout,
-            socket_timeout=None,  # every round trip has a time limit of ours
-            retry=Retry(NoBackoff(), 0),
-            max_connections=2**31,
-        )
-    except (ValueError, RedisError) as error:
-        raise ConfigError("redis_url", masked_url(config.redis_url or ""), str(error)) from error

@@ -9,14 +9,16 @@ import os
 import re
 import time
 from collections.abc import Generator, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import hiredis
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
+from stoker.cache.errors import ConfigError
 from stoker.cache.options import CacheConfig, masked_url
 from stoker.cache.wire import Call, Command, Exchange, refusal
 
+P = TypeVar("P", bound="Pool")
 T = TypeVar("T")
 Talk = Generator[Sequence[bytes], list[Any], T]
 log = logging.getLogger(__name__)
@@ -108,6 +110,31 @@ def reason(error: Exception, config: CacheConfig) -> str:
         return refusal(error).reason
     what = str(error) or "no answer in time"
     return f"{type(error).__name__}: {what} ({masked_url(config.redis_url or '')})"
+
+
+class Pool(Protocol):
+    """redis-py's pool of connections, of which only the making of one is used."""
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self: ...
+
+
+def pool_of(kind: type[P], config: CacheConfig, **options: Any) -> P:
+    """What makes connections to the configured server; `options` are those in which redis-py's two kinds differ.
+
+    Raises:
+        ConfigError: redis-py does not understand the URL.
+    """
+    try:
+        return kind.from_url(
+            config.redis_url or "",
+            protocol=3,
+            socket_connect_timeout=config.connect_timeout,
+            max_connections=2**31,
+            **options,
+        )
+    except (ValueError, RedisError) as error:
+        raise ConfigError("redis_url", masked_url(config.redis_url or ""), str(error)) from error
 
 
 def all_busy(config: CacheConfig) -> str:

@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from stoker.cache.protocol import Lease
+from stoker.cache.wire import Operation
 
 log = logging.getLogger(__name__)
+Renew = Callable[[list[Lease]], Operation[None]]
+"""Makes the operation that renews leases."""
 LINGER_S = 30.0
 """How long a renewer waits for the next load before it ends."""
 

@@ -15,17 +15,15 @@ from typing import Any, TypeVar, cast
 from stoker.cache import coroutines
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.flight import Flights
-from stoker.cache.leases import HeldLeases
+from stoker.cache.leases import HeldLeases, Renew
 from stoker.cache.loading import UnderWay, all_loading
 from stoker.cache.options import CacheConfig
 from stoker.cache.programs import Aside, Effect, Load, Program, Sleep, Spawn, Steps, Wait
-from stoker.cache.protocol import Lease
 from stoker.cache.steps import Step
 from stoker.cache.wire import Operation
 
 T = TypeVar("T")
 R = TypeVar("R")
-Renew = Callable[[list[Lease]], Operation[None]]
 log = logging.getLogger(__name__)
 _REFRESHERS = 2
 """Threads that run what was spawned."""

@@ -18,9 +18,9 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from stoker.cache.breaker import Breaker
-from stoker.cache.dialogue import Line, Talk, all_busy, reason
-from stoker.cache.errors import CacheUnavailable, ConfigError
-from stoker.cache.options import CacheConfig, masked_url
+from stoker.cache.dialogue import Line, Talk, all_busy, pool_of, reason
+from stoker.cache.errors import CacheUnavailable
+from stoker.cache.options import CacheConfig
 from stoker.cache.wire import Answer, Exchange, Operation, once
 
 T = TypeVar("T")
@@ -208,17 +208,7 @@ class Transport:
 
 
 def _source(config: CacheConfig) -> ConnectionPool:
-    try:
-        return ConnectionPool.from_url(
-            config.redis_url or "",
-            protocol=3,
-            socket_connect_timeout=config.connect_timeout,
-            socket_timeout=config.timeout,
-            retry=Retry(NoBackoff(), 0),
-            max_connections=2**31,
-        )
-    except (ValueError, RedisError) as error:
-        raise ConfigError("redis_url", masked_url(config.redis_url or ""), str(error)) from error
+    return pool_of(ConnectionPool, config, socket_timeout=config.timeout, retry=Retry(NoBackoff(), 0))
 
 
 Client = redis.Redis
