@@ -13,7 +13,7 @@ PYTHON ?= $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) $(FITS) && ec
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types bench-consistency build clean
+.PHONY: help demo test test-all lint types bench bench-consistency build clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +35,9 @@ lint: .venv/dev.stamp  ## check style, format and the direction of imports
 types: .venv/dev.stamp  ## check types with mypy and pyright, sources and tests
 	@$(BIN)/mypy
 	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: .venv/bench.stamp  ## measure speed beside other caches, some ten minutes; BENCH=--quick shows that it runs
+	@$(BIN)/python -m benchmarks.memory $(BENCH)
 
 bench-consistency: .venv/bench.stamp  ## count stale reads of other caches and of Stoker, some seven minutes
 	@$(BIN)/python -m benchmarks.consistency

@@ -14,8 +14,8 @@ import redis
 _CONTROL_STATE = re.compile(rb"\{[^}]+\}:(map|ctl|bans|marks)")  # it must not expire before what it judges
 _ENTRY = re.compile(rb"\{[^}]+\}:e:")
 _HARD_MS = slice(40, 48)  # of an entry's header: when it expires; 0: its caller gave it no TTL
-_OF_CELERY = re.compile(
-    rb"_kombu\.|unacked(_index|_mutex)?$|.+\.(invalidate|refresh|warm|maintenance)$|.+\.pidbox$"  # queues among them
+_OF_CELERY = re.compile(  # queues among them
+    rb"_kombu\.|.+\.unacked(_index|_mutex)?$|.+\.(published|events|invalidate|refresh|warm|maintenance)$|.+\.pidbox$"
 )
 
 

@@ -71,7 +71,7 @@ def connect(url: str, namespace: str) -> Transport:
 def a_shard(namespace: str, news: list[BanNews] | None = None) -> Shard:
     """A shard as a process of its own would have it."""
     agreement = Agreement(Map(max_load_ms=MAX_LOAD_MS))
-    return Shard(ShardKeys(namespace), agreement, lambda _: None, (news if news is not None else []).append)
+    return Shard(ShardKeys(namespace), agreement, lambda *_: None, (news if news is not None else []).append)
 
 
 def sweeper(url: str, namespace: str) -> Cache:
@@ -86,7 +86,7 @@ def packed(lease: Lease, version: int) -> Filling:
     blob = entry.pack(
         lease.stamp,
         b"%d" % version,
-        codec=MSGPACK,
+        MSGPACK,
         flags=0,
         tags=tags,
         soft_ms=0,

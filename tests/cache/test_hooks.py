@@ -98,7 +98,9 @@ def test_a_new_life_of_the_ban_log_is_told_with_its_reason(
         client.delete(ShardKeys(namespace).bans)
         cache.invalidate_pattern("x*")
     assert [name for name, _ in told] == ["cache.cold", "cache.cold"]
-    assert told[0][1] == {"namespace": namespace, "shard": 0, "reason": "missing"}
+    assert [set(facts) for _, facts in told] == [{"namespace", "shard", "reason", "incarnation"}] * 2
+    assert (told[0][1]["namespace"], told[0][1]["shard"], told[0][1]["reason"]) == (namespace, 0, "missing")
+    assert told[0][1]["incarnation"] != told[1][1]["incarnation"] == cache.explain("k")["incarnation"]
 
 
 def test_a_hook_that_fails_is_logged_and_the_read_goes_on(

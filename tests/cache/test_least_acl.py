@@ -6,7 +6,7 @@ from typing import Any
 
 import redis
 
-from stoker.cache import CacheMonitor
+from stoker.cache import CacheMonitor, hot_reports
 from tests.cache.conftest import MakeCache
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
@@ -46,6 +46,7 @@ def test_the_documented_acl_is_enough(
     assert cache.evict(target_bytes=1).reason
     cache.delete("k")
     assert CacheMonitor(cache).get_memory_usage()["hits"] > 0
+    assert hot_reports.collect(cache)
     assert cache.ping()
     assert cache.stats().unavailable == 0
     client.execute_command("ACL", "DELUSER", namespace, "probe")

@@ -67,7 +67,7 @@ def test_tokens_that_are_never_used_stay_bounded() -> None:
     for n in range(10_000):
         clock.now += 1
         finished(store.snapshot(None, f"k{n}", 5000))
-    assert len(store._leases) <= 1001
+    assert len(store._store.leases) <= 1001
 
 
 def test_a_ban_outlives_the_loads_that_began_before_it() -> None:

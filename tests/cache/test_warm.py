@@ -1,6 +1,5 @@
 """Warming: what is written, what is skipped, what is reported, where it resumes."""
 
-import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +7,9 @@ from typing import Any
 import pytest
 
 from stoker.cache import Cache, CacheConfig, LoadKey
+from stoker.cache.budget import Limit
 from stoker.cache.loaders import Loader, Registry
+from stoker.cache.work import LocalWork
 
 
 class Source:
@@ -67,7 +68,7 @@ def test_keys_are_loaded_in_batches_and_stored(cache: Cache, source: Source) -> 
     report = cache.warm([f"item:{i}" for i in range(1200)], "acme")
     assert (report.asked, report.written, report.failed) == (1200, 1200, 0)
     assert report.checked == report.readable > 0
-    assert [len(call) for call in source.calls] == [500, 500, 200]
+    assert sorted(len(call) for call in source.calls) == [200, 500, 500]
     assert cache.get("item:7", "acme") == ["acme", "7"]
     cache.invalidate_tags(["items"], "acme")
     assert cache.get("item:7", "acme") is None
@@ -128,7 +129,7 @@ def test_a_key_that_another_loads_is_waited_for(cache: Cache) -> None:
     reader.start()
     loading.wait(10)
     steps = cache.warm_steps(["item:1", "item:2"])
-    assert next(steps).report.written == 1
+    assert next(step for step in steps if step.done).report.written == 1
     go_on.set()
     reader.join()
     *_, last = steps
@@ -136,15 +137,29 @@ def test_a_key_that_another_loads_is_waited_for(cache: Cache) -> None:
     assert cache.get("item:1") == "theirs"
 
 
-def test_it_goes_on_from_its_cursor(cache: Cache, source: Source) -> None:
+def test_it_goes_on_where_its_work_stands(cache: Cache, source: Source) -> None:
     keys = [f"item:{i}" for i in range(1000)]
-    steps = cache.warm_steps(keys, batch=100)
-    *_, step = itertools.islice(steps, 4)
+    work = LocalWork()
+    steps = cache.warm_steps(keys, batch=10, lanes=1, work=work)
+    step = next(steps)
     steps.close()  # type: ignore[attr-defined]
-    *_, last = cache.warm_steps(keys, batch=100, cursor=step.cursor)
+    assert step.done < 1000
+    *_, last = cache.warm_steps(keys, batch=10, work=work)
     assert (last.report.asked, last.report.written) == (1000, 1000)
-    assert len(source.calls) == 10
+    assert len(source.calls) == 100
     assert (last.done, last.total) == (1000, 1000)
+
+
+def test_several_help_with_one_warm(cache: Cache, source: Source) -> None:
+    work = LocalWork()
+    keys = [f"item:{i}" for i in range(1000)]
+    helper = threading.Thread(target=lambda: list(cache.help_warm_steps(work, lanes=2)))
+    helper.start()
+    *_, last = cache.warm_steps(keys, batch=10, lanes=2, work=work)
+    helper.join(10)
+    assert not helper.is_alive()
+    assert (last.report.asked, last.report.written) == (1000, 1000)
+    assert len(source.calls) == 100
 
 
 def test_leases_that_a_killed_warmer_left_are_outlived(cache: Cache) -> None:
@@ -156,9 +171,9 @@ def test_leases_that_a_killed_warmer_left_are_outlived(cache: Cache) -> None:
 
 
 def test_a_stream_of_unknown_length_has_no_total(cache: Cache) -> None:
-    steps = list(cache.warm_steps((f"item:{i}" for i in range(300)), batch=100))
-    assert [step.total for step in steps] == [None, None, None, 300]
-    assert steps[-1].report.written == 300
+    *early, last = cache.warm_steps((f"item:{i}" for i in range(300)), batch=100)
+    assert {step.total for step in early} <= {None}
+    assert (last.total, last.report.written) == (300, 300)
 
 
 def test_a_key_whose_loader_raises_is_loaded_again_twice(cache: Cache) -> None:
@@ -185,20 +200,22 @@ def test_a_warm_stops_when_most_loads_fail_and_says_so(cache: Cache) -> None:
         raise RuntimeError("the origin is down")
 
     cache._core.registry.add(Loader("down:{n}", fail))
-    report = cache.warm([f"down:{n}" for n in range(5000)], batch=100)
+    report = cache.warm([f"down:{n}" for n in range(5000)], batch=100, lanes=1)
     assert len(calls) == 100
     assert report.stopped == "100 of 100 loads failed"
     assert (report.asked, report.failed) == (100, 100)
+    assert report.errors == (("down:99", "RuntimeError: the origin is down"),)
 
 
-def test_a_warm_that_had_stopped_does_not_go_on_from_its_cursor(cache: Cache) -> None:
+def test_a_warm_that_had_stopped_does_not_go_on(cache: Cache) -> None:
     def fail(n: str) -> None:
         raise RuntimeError(n)
 
     cache._core.registry.add(Loader("down:{n}", fail))
     keys = [f"down:{n}" for n in range(500)]
-    *_, last = cache.warm_steps(keys, batch=100)
-    *_, again = cache.warm_steps(keys, batch=100, cursor=last.cursor)
+    work = LocalWork()
+    list(cache.warm_steps(keys, batch=100, lanes=1, work=work))
+    *_, again = cache.warm_steps(keys, batch=100, lanes=1, work=work)
     assert (again.report.asked, again.report.stopped) == (100, "100 of 100 loads failed")
 
 
@@ -213,19 +230,21 @@ def paced(n: str) -> str:
 
 
 class Counted:
-    """A budget that lets every second batch wait, and remembers what it was told."""
+    """A budget that lets every second unit wait, and remembers what it was told."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []
         self.told: list[tuple[int, int, int]] = []
 
-    def ask(self, loader: Loader, keys: int) -> float:
-        assert loader.rate == 40
+    def ask(self, limit: Limit, unit: str, keys: int) -> float:
+        assert limit == ("loader:paced:{n}", 40, None)
+        assert unit
         self.asked.append(keys)
         return 0.01 if len(self.asked) % 2 else 0.0
 
-    def done(self, loader: Loader, *, asked: int, loaded: int, failed: int, seconds: float) -> float:
-        assert loader.rate == 40
+    def done(self, limit: Limit, unit: str, *, asked: int, loaded: int, failed: int, seconds: float) -> float:
+        assert limit.rate == 40
+        assert unit
         assert seconds >= 0
         self.told.append((asked, loaded, failed))
         return 0.0
@@ -240,11 +259,43 @@ def test_a_budget_is_asked_before_each_batch_and_told_how_it_went(cache: Cache) 
     cache._core.registry.add(Loader("paced:{n}", load, rate=40))
     cache.set("paced:0", "fresh")
     budget = Counted()
-    *_, last = cache.warm_steps([f"paced:{n}" for n in (*range(14), "bad")], budget=budget)
+    keys = [f"paced:{n}" for n in (*range(14), "bad")]
+    *_, last = cache.warm_steps(keys, budget=budget, lanes=1)
     assert (last.report.written, last.report.fresh, last.report.failed) == (13, 1, 1)
     assert budget.told[:2] == [(10, 9, 0), (5, 4, 1)], "a quarter of a second's keys at once"
     assert budget.told[2:] == [(1, 0, 1)] * 2
     assert len(budget.asked) == 2 * len(budget.told)
+
+
+def test_the_limits_of_a_warm_count_besides_those_of_its_loaders(cache: Cache) -> None:
+    class Both(Counted):
+        def __init__(self) -> None:
+            super().__init__()
+            self.owners: list[tuple[str, int]] = []
+
+        def ask(self, limit: Limit, unit: str, keys: int) -> float:  # noqa: ARG002
+            self.owners.append((limit.owner, keys))
+            return 0.0
+
+        def done(self, limit: Limit, unit: str, **told: float) -> float:  # type: ignore[override]  # noqa: ARG002
+            assert told["asked"] == told["loaded"]
+            return 0.0
+
+    budget = Both()
+    limits = [Limit("plan:nightly", rate=20)]
+    list(cache.warm_steps([f"item:{n}" for n in range(10)], budget=budget, limits=limits))
+    assert sorted(budget.owners) == [("loader:item:{n}", 5)] * 2 + [("plan:nightly", 5)] * 2
+
+
+def test_a_warm_that_waits_for_its_budget_ends_when_it_is_told_to(cache: Cache) -> None:
+    class Never(Counted):
+        def ask(self, limit: Limit, unit: str, keys: int) -> float:  # noqa: ARG002
+            return 3600.0
+
+    steps = cache.warm_steps(["item:1"], budget=Never())
+    assert next(steps).done == 0
+    steps.close()  # type: ignore[attr-defined]
+    assert cache.warm(["item:1"]).written == 1
 
 
 def test_keys_that_others_load_are_asked_for_in_small_batches_too(cache: Cache) -> None:

@@ -36,6 +36,7 @@ MIXES = [
 ]
 GUARDS: dict[str, list[str]] = {
     "lease": ["--faults=none"],
+    "lease-of-many": ["--faults=none"],
     "stamp": ["--faults=none"],
     "closing": ["--faults=none"],
     "second-read": ["--faults=none"],

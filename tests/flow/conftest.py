@@ -106,7 +106,7 @@ class Deployment:
         """Messages that are in a queue, or with a worker and not acknowledged."""
         queues = [names.queue(self.settings.namespace, queue) for queue in names.QUEUES]
         with redis.Redis.from_url(self.settings.broker()) as client:
-            return int(sum(client.llen(queue) for queue in queues) + client.hlen("unacked"))
+            return int(sum(client.llen(queue) for queue in queues) + client.hlen(names.queue(self.settings.namespace, "unacked")))
 
     def newest(self, kind: str) -> JobStatus | None:
         return next((job for job in self.jobs.recent(100) if job.kind == kind), None)
@@ -135,6 +135,8 @@ def environment(
         "STOKER_LOADERS": "tests.flow.loaders",
         "STOKER_LEASE": "1",
         "STOKER_JOB__BATCH": "20",
+        "STOKER_JOB__LANES": "1",
+        "STOKER_JOB__HELPERS": "0",
         "STOKER_JOB__LOCK_TTL": "1",
         "STOKER_JOB__SWEEP_DELAY": "0",
         "STOKER_WORKER__VISIBILITY_TIMEOUT": "3",

@@ -103,7 +103,8 @@ def test_the_doctor_finds_nothing_while_all_is_well_and_each_part_as_it_breaks(
     arguments = ("worker", "--name", "b", "--concurrency", "1", "-q", "invalidate")
     deployment.start("b", *arguments, ready=" ready.", STOKER_CACHE_URL=elsewhere)
     *unserved, clock, effect = found("workers", "beat", "invalidation")
-    queues = [names.queue(deployment.settings.namespace, name) for name in ("refresh", "warm", "maintenance")]
+    others = ("events", "refresh", "warm", "maintenance")
+    queues = [names.queue(deployment.settings.namespace, name) for name in others]
     assert [seen.partition(",")[0] for _, _, seen in unserved] == [
         f"no worker serves the queue {q}" for q in queues
     ]
@@ -138,5 +139,5 @@ def test_a_worker_that_hangs_is_told_and_the_run_ends_in_time(deployment: Deploy
     began = time.monotonic()
     checks = [check for check, severity, _ in found() if severity is ERROR]
     assert time.monotonic() - began < 15
-    assert checks == ["workers", "workers", "workers", "beat", "invalidation"]
+    assert checks == ["workers"] * len(names.QUEUES) + ["beat", "invalidation"]
     os.killpg(worker.pid, signal.SIGCONT)

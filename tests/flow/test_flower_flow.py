@@ -2,18 +2,36 @@
 
 import base64
 import json
+import re
 import urllib.error
 import urllib.request
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from stoker.tasks import JobAborted, JobHandle, send
+from stoker.tasks import JobAborted, JobHandle, plan_changes, runtime, send
 from stoker.worker.embedded import free_port
 from tests.flow.conftest import Deployment
 from tests.waiting import wait_until
 
 PASSWORD = "coal, and fire"
+
+
+class Shown(NamedTuple):
+    """What Flower's result column says of a job that runs."""
+
+    percent: float
+    done: int
+    rate: float
+    eta: float
+
+    @classmethod
+    def of(cls, task: dict[str, Any]) -> "Shown | None":
+        """None unless the row shows a job of 700 keys that runs."""
+        found = re.fullmatch(r"([\d.]+)% (\d+)/700 (\d+)/s ETA (\d+)s", str(task.get("result")))
+        if found is None or task["state"] != "STARTED":
+            return None
+        return cls(float(found[1]), int(found[2]), float(found[3]), float(found[4]))
 
 
 class Flower:
@@ -58,14 +76,16 @@ def flower(deployment: Deployment) -> Flower:
 def test_flower_shows_a_jobs_progress_and_how_it_ended(deployment: Deployment, flower: Flower) -> None:
     deployment.worker()
 
-    # A long job: STARTED, with its progress as text that moves on
-    job = send.warm([f"slow:{number}" for number in range(700)])
-    first = wait_until(lambda: t if "ETA" in str((t := flower.task(job)).get("result")) else None, 20)
-    assert (first["state"], first["name"]) == ("STARTED", "stoker.warm")
-    assert first["result"].split()[1].endswith("/700")
-    wait_until(
-        lambda: flower.task(job)["result"] != first["result"] and flower.task(job)["state"] == "STARTED"
-    )
+    # A plan that runs: STARTED, with share, keys, rate and time to go as text that moves on
+    numbers = {"n": [str(number) for number in range(700)]}
+    plan_changes.add(runtime.current().plans, "long", {"template": "slow:{n}", "params": numbers})
+    job = send.warm_plan("long")
+    first = wait_until(lambda: Shown.of(flower.task(job)), 20)
+    assert flower.task(job)["name"] == "stoker.warm"
+    second = wait_until(lambda: s if (s := Shown.of(flower.task(job))) and s.done > first.done else None)
+    for shown in (first, second):
+        assert shown.percent == pytest.approx(100 * shown.done / 700, abs=0.1)
+        assert shown.eta == pytest.approx((700 - shown.done) / shown.rate, abs=1)
 
     # Its end: SUCCESS, with the report
     assert job.wait(timeout=30).done == 700

@@ -142,7 +142,7 @@ def test_a_job_longer_than_its_time_limit_goes_on_in_another_run_under_the_same_
 def test_a_job_of_eight_seconds_under_a_limit_of_two_ends_complete_under_one_id(
     deployment: Deployment,
 ) -> None:
-    limits = {"STOKER_JOB__SOFT_TIME_LIMIT": "2", "STOKER_JOB__TIME_LIMIT": "4"}
+    limits = {"STOKER_JOB__SOFT_TIME_LIMIT": "2", "STOKER_JOB__TIME_LIMIT": "4", "STOKER_JOB__BATCH": "10"}
     worker = deployment.worker(**limits, STOKER_TEST_LOAD_SECONDS="0.02")
     job = send.warm(slow_keys(400))
     status = job.wait(timeout=60)

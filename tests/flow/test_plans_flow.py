@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from stoker.cache import Cache
 from stoker.tasks import JobStatus, configure, runtime, send
+from stoker.tasks.hot_replay import REPLAY
 from stoker.tasks.plan_record import PlanRecord
 from stoker.worker import cli
 from stoker.worker.processes import Processes
@@ -147,7 +148,9 @@ def test_a_state_server_that_forgot_everything_knows_the_code_s_plans_again_and_
         # When the state server forgets everything
         state.flush()
         # Then the code's plans run again, and the operator's losses are told
-        wait_until(lambda: set(runtime.current().plans.read().plans) == {"often", "quiet", "first", "long"})
+        wait_until(
+            lambda: set(runtime.current().plans.read().plans) == {"often", "quiet", "first", "long", REPLAY}
+        )
         wait_until(lambda: plan("often").outcome == "succeeded")
         assert not plan("quiet").paused
         assert runtime.current().plans.read().lost == {"ops": "added", "quiet": "paused"}

@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import memory_peers
 from benchmarks.consistency.__main__ import main, table
 from benchmarks.consistency.peers import CONTENDERS
 from benchmarks.consistency.stage import MIXES, Result
@@ -66,3 +68,29 @@ def test_an_unknown_name_is_refused_with_those_there_are(
     with pytest.raises(SystemExit):
         main([option])
     assert "choose of" in capsys.readouterr().err
+
+
+def test_the_memory_benchmark_runs_and_writes_what_it_found(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.memory", "--quick", f"--json={tmp_path / 'found.json'}"]
+    run = subprocess.run(
+        [*command, f"--plots={tmp_path}"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    tables = {
+        table["title"]: table["rows"] for table in json.loads((tmp_path / "found.json").read_text())["tables"]
+    }
+    ours = {"stoker", "stoker s3fifo", "stoker max_bytes"}
+    for title, rows in tables.items():
+        left_out = {"stoker max_bytes"} if title == "Hit ratios" else set()
+        assert ours - left_out <= {row[0] for row in rows}, title
+    assert [row for row in tables["Four threads"] if row[0] in ours and row[-1]] == []
+    assert all(f"| {name} |" in run.stdout for name in ours)
+    assert len(list(tmp_path.glob("*.svg"))) == 5
+
+
+@pytest.mark.slow
+def test_every_contender_in_memory_that_is_installed_takes_part() -> None:
+    command = [sys.executable, "-m", "benchmarks.memory", "--quick"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    for contender in memory_peers.CONTENDERS:
+        assert f"| {contender.name} |" in run.stdout or f"{contender.name} is left out" in run.stderr

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from stoker.config import JobSettings, Settings
-from stoker.tasks import configure, plans, runtime
+from stoker.tasks import configure, plans, rules, runtime
 from stoker.tasks.job import JobStore
 from tests.leaks import nothing_is_kept_for_ever
 
@@ -49,3 +49,8 @@ def here(producer: Settings) -> runtime.Runtime:
 @pytest.fixture(autouse=True)
 def _plans_of_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans, "_registered", {})
+
+
+@pytest.fixture(autouse=True)
+def _rules_of_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "_registered", {})

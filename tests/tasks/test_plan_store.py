@@ -118,7 +118,7 @@ def test_an_operators_plan_is_his_to_change_and_to_remove(store: PlanStore) -> N
     )
     now = plan(store)
     assert (now.source, now.timing.every, now.timing.cron) == ("operator", None, "0 3 * * *")
-    found = plans.keys_of("a", {"a": now})
+    found = plans.keys_of("a", {"a": now}, tuple)
     assert list(found.keys) == [("acme", "planned:1"), ("acme", "planned:2")]
     plan_changes.remove(store, "a")
     assert store.read().plans == {}

@@ -1,15 +1,21 @@
 """What can be a warm plan, and what a run of it warms."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
+import redis
 
-from stoker.cache import Cache
+from stoker.cache import Cache, CacheMonitor
+from stoker.cache import keys as stored
 from stoker.config import InvalidSettings, Settings, open_cache
 from stoker.tasks import PlanError, configure, names, plan_changes, plans, runtime, send, warm_plan
 from stoker.tasks.job import Claim
+from stoker.tasks.plan_tenants import tenants_of_run
+from stoker.tasks.plans import PlanKeys
 from stoker.tasks.tick import run_now, start_due
 from stoker.tasks.warm import _steps
 from tests.tasks.planning import (
@@ -31,6 +37,13 @@ def cache(settings: Settings) -> Iterator[Cache]:
         yield opened
 
 
+def read_for(cache: Cache, *tenants: str) -> None:
+    """Let the fleet count a read for these tenants."""
+    for tenant in tenants:
+        cache.get("planned:0", tenant)
+    CacheMonitor(cache).tenants()
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -45,7 +58,13 @@ def cache(settings: Settings) -> Iterator[Cache]:
         ({"cron": "0 0 30 2 *"}, "day_of_month '30' never occurs"),
         ({"every": "15m", "cron": "0 3 * * *"}, "give every or cron, not both"),
         ({"priority": 10}, "priority=10: Input should be less than or equal to 9"),
-        ({"tenants": "acme"}, "give a list of tenants"),
+        ({"tenants": "acme"}, "give a list of tenants, or 'all' without a list"),
+        ({"tenants": 7}, "give a list of tenants"),
+        ({"rate": 0}, "rate=0: Input should be greater than or equal to 0.01"),
+        ({"rate": float("nan")}, "rate=nan: Input should be a finite number"),
+        ({"rate": "fast"}, "rate='fast': Input should be a valid number"),
+        ({"concurrency": 1.5}, "concurrency=1.5: Input should be a valid integer"),
+        ({"concurrency": True}, "concurrency=True: Input should be a valid integer"),
         ({"tenants": [""]}, "tenant_id '': must not be empty"),
     ],
 )
@@ -139,6 +158,58 @@ def test_a_plan_in_code_warms_what_it_yields_for_each_of_its_tenants(
     assert plan(here.plans).source == "code"
 
 
+@pytest.mark.parametrize("source", ["code", "operator"])
+def test_a_plan_for_all_tenants_warms_those_that_were_read_for_when_its_run_began(
+    here: runtime.Runtime, cache: Cache, source: str
+) -> None:
+    read_for(cache, "globex", "acme")
+    if source == "code":
+        warm_plan("a", tenants="all")(yields_keys)
+    else:
+        plan_changes.add(here.plans, "a", {"keys": ["planned:1"], "tenants": "all"})
+    job = send.warm_plan("a")
+    assert run(job.id) == "SUCCESS"
+    assert job.status().report["written"] == (11 if source == "code" else 2)
+    assert [cache.get("planned:1", tenant) for tenant in ("acme", "globex", None)] == [1, 1, None]
+
+
+def test_a_run_that_goes_on_keeps_the_tenants_it_began_with(here: runtime.Runtime, cache: Cache) -> None:
+    def keys(*, begins: bool) -> PlanKeys:
+        tenants = partial(tenants_of_run, here, "a", begins=begins)
+        return plans.keys_of("a", here.plans.read().plans, tenants)
+
+    plan_changes.add(here.plans, "a", {"keys": ["planned:1"], "tenants": "all"})
+    read_for(cache, "globex", "acme")
+    began = keys(begins=True)
+    read_for(cache, "another")
+    went_on = keys(begins=False)
+    assert list(began.keys) == list(went_on.keys) == [("acme", "planned:1"), ("globex", "planned:1")]
+    assert began.version == went_on.version
+    # The next run looks again, and so does one whose list was lost: what it had counted means nothing then
+    with redis.Redis.from_url(here.settings.state()) as client:
+        client.delete(stored.plan_tenants(here.settings.namespace, "a"))
+    assert keys(begins=False).version == keys(begins=True).version != began.version
+
+
+@pytest.mark.usefixtures("here")
+def test_a_plan_for_all_tenants_fails_where_nobody_has_read_for_any() -> None:
+    warm_plan("a", tenants="all")(yields_keys)
+    job = send.warm_plan("a")
+    run(job.id)
+    assert "nobody has read for any tenant yet; name them" in job.status().error
+
+
+def test_limits_that_are_changed_under_a_run_do_not_begin_it_anew(here: runtime.Runtime) -> None:
+    warm_plan("a", rate=500, concurrency=2)(yields_keys)
+    start_due(here)
+    before = plans.keys_of("a", here.plans.read().plans, tuple)
+    plan_changes.change(here.plans, "a", {"rate": 50.0}, unlimited=True)
+    after = plans.keys_of("a", here.plans.read().plans, tuple)
+    assert (before.rate, before.concurrency) == (500, 2)
+    assert (after.rate, after.concurrency) == (50, None)
+    assert before.version == after.version
+
+
 @pytest.mark.usefixtures("here")
 def test_malformed_keys_fail_alone(cache: Cache) -> None:
     warm_plan("a")(yields_rubbish)
@@ -194,17 +265,28 @@ def test_a_worker_that_has_not_imported_the_plan_s_module_says_so(
     )
 
 
-def test_a_plan_that_was_changed_under_a_run_is_begun_anew(here: runtime.Runtime) -> None:
-    plan_changes.add(here.plans, "a", {"keys": [f"planned:{n}" for n in range(40, 50)]})
+@pytest.mark.parametrize(
+    ("change", "asked"),
+    [({"keys": [f"planned:{n}" for n in range(500, 503)]}, 3), ({"rate": 10_000.0, "priority": 1}, 400)],
+)
+def test_a_plan_whose_keys_were_changed_under_a_run_is_begun_anew(
+    here: runtime.Runtime, cache: Cache, change: dict[str, Any], asked: int
+) -> None:
+    # Given a run that was stopped on its way
+    plan_changes.add(here.plans, "a", {"keys": [f"planned:{n}" for n in range(20, 420)]})
     job = send.warm_plan("a")
-    old = plans.keys_of("a", here.plans.read().plans).version
-    plan_changes.change(here.plans, "a", {"keys": [f"planned:{n}" for n in range(60, 63)]})
     claim = here.jobs.claim(job.id)
     assert isinstance(claim, Claim)
-    here.jobs.progress(claim, {"cursor": {"at": 10, "again": [], "report": {}, "plan": old}})
+    with closing(_steps(cache, names.Warm(plan="a"), claim, 2)) as steps:
+        begun = next(step for step in steps if step.done)
+    assert begun.done < 400
     here.jobs.release(claim)
+    # When the plan is changed meanwhile
+    plan_changes.change(here.plans, "a", change)
+    # Then the keys are counted from the first one on only if it has others
     assert run(job.id) == "SUCCESS"
-    assert job.status().report["written"] == 3
+    assert job.status().report["asked"] == asked
+    assert job.status().report["fresh"] == 0
 
 
 def test_how_many_keys_a_plan_in_code_had_last_time_is_what_the_next_run_expects(
@@ -216,6 +298,7 @@ def test_how_many_keys_a_plan_in_code_had_last_time_is_what_the_next_run_expects
     start_due(here)
     record = plan(here.plans)
     assert (record.outcome, record.keys) == ("succeeded", 6)
-    arguments = names.Warm(plan="a")
-    first, *_, last = list(_steps(cache, arguments, None, 2))
-    assert (first.done, first.total, last.done, last.total) == (2, 6, 6, 6)
+    claim = here.jobs.claim(send.warm_plan("a").id)
+    assert isinstance(claim, Claim)
+    first, *_, last = list(_steps(cache, names.Warm(plan="a"), claim, 2))
+    assert (first.total, last.done, last.total) == (6, 6, 6)

@@ -111,4 +111,4 @@ def test_a_worker_serves_the_queues_it_is_given_in_that_order(
 def test_a_queue_that_does_not_exist_is_an_error() -> None:
     error = invoke("worker", "-q", "coal").exception
     assert isinstance(error, ConfigError)
-    assert str(error) == "queue='coal': choose from invalidate, refresh, warm, maintenance"
+    assert str(error) == "queue='coal': choose from invalidate, events, refresh, warm, maintenance"

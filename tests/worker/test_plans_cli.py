@@ -87,6 +87,22 @@ def test_the_list_says_when_a_plan_runs_next_how_its_last_run_ended_and_what_was
     assert stoker("change", "home", "--as-defined") == "plan home: cron 0 3 * * *\n"
 
 
+def test_limits_are_set_shown_changed_and_taken_away() -> None:
+    added = ("add", "sale", "--keys", "k", "--all-tenants", "--rate", "1500", "--concurrency", "2")
+    assert stoker(*added) == "plan sale is added: on demand; 1,500 keys/s, 2 at once\n"
+    assert listed("sale")["spec"] == {"keys": ["k"], "tenants": "all", "rate": 1500.0, "concurrency": 2}
+    assert re.search(r"sale +operator +on demand +1,500 keys/s, 2 at once", stoker())
+    assert stoker("change", "sale", "--unlimited", "--rate", "0.5") == "plan sale: on demand; 0.5 keys/s\n"
+    assert listed("sale")["limits"] == {"rate": 0.5, "concurrency": None}
+    # Of a plan in settings they are kept beside what the settings say, and do not put it off
+    start_due(runtime.current())
+    due = listed("home")["next"]
+    assert stoker("change", "home", "--rate", "20") == "plan home: cron 0 3 * * *; 20 keys/s\n"
+    assert (listed("home")["changed"], listed("home")["next"]) == (["rate"], due)
+    assert stoker("change", "home", "--unlimited") == "plan home: cron 0 3 * * *\n"
+    assert listed("home")["changed"] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -104,7 +120,13 @@ def test_the_list_says_when_a_plan_runs_next_how_its_last_run_ended_and_what_was
         ),
         (("run", "nothing"), "plan 'nothing': there is no such plan"),
         (("remove", "home"), "workers define it in their settings and would bring it back; pause it instead"),
-        (("change", "home", "--keys", "k"), "only when it runs can be changed"),
+        (("change", "home", "--keys", "k"), "only when it runs and how fast can be changed"),
+        (("change", "home", "--rate", "0"), "rate=0.0: Input should be greater than or equal to 0.01"),
+        (("add", "a", "--keys", "k", "--concurrency", "0"), "concurrency=0: Input should be greater than"),
+        (
+            ("add", "a", "--keys", "k", "--tenant", "b", "--all-tenants"),
+            "--tenant or --all-tenants, not both",
+        ),
         (("change", "home"), "plan 'home': say what to change"),
         (("nonsense",), "No such command 'nonsense'"),
     ],

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -25,7 +26,7 @@ def test_the_app_is_made_from_the_settings_and_not_from_celerys_variables(
         Settings(broker_url=broker_server, namespace="shop", worker={"visibility_timeout": 7})
     ).conf
     assert conf.broker_read_url == conf.broker_write_url == broker_server
-    queues = ["shop.invalidate", "shop.refresh", "shop.warm", "shop.maintenance"]
+    queues = ["shop.invalidate", "shop.events", "shop.refresh", "shop.warm", "shop.maintenance"]
     assert [queue.name for queue in conf.task_queues] == queues
     assert conf.broker_transport_options["visibility_timeout"] == 7
     assert (conf.accept_content, conf.task_serializer) == (["json"], "json")
@@ -50,10 +51,27 @@ def test_the_module_of_the_app_reads_no_settings_until_the_app_is_asked_for() ->
 
 def test_everything_that_beat_sends_expires_before_its_next_turn() -> None:
     entries = beat_schedule(Settings(beat=BeatSettings(reap_every=3, sweep_every=None)))
-    assert set(entries) == {names.REAP, names.TICK, names.EVICT}
+    assert set(entries) == {names.REAP, names.TICK, names.WATCH, names.EVICT, names.HOT}
     assert all(entry["options"]["expires"] <= entry["schedule"] for entry in entries.values())
     for entry in entries.values():
         names.check(entry["task"], entry["kwargs"])
+
+
+def test_invalidations_of_the_settings_are_sent_by_interval_or_cron_in_utc() -> None:
+    given = [
+        {"name": "news", "tags": ["news"], "every": "10m"},
+        {"name": "prices", "pattern": "price:*", "tenant_id": "acme", "cron": "0 6 * * mon-fri"},
+        {"name": "all", "whole_tenant": True, "tenant_id": "acme", "every": "1h"},
+        {"name": "home", "keys": ["home"], "every": "1h"},
+    ]
+    settings = Settings(scheduled_invalidations=given, broker_url="redis://127.0.0.1:1/0")
+    entries = {name.partition(" ")[2]: entry for name, entry in beat_schedule(settings).items()}
+    news, prices = entries["news"], entries["prices"]
+    assert (news["schedule"], news["options"]["expires"]) == (600, 600)
+    assert (prices["schedule"]._orig_hour, prices["options"]["expires"]) == ("6", 3 * 86_400)
+    assert make_app(settings).timezone.utcoffset(None) == timedelta(0)
+    for name in ("news", "prices", "all", "home"):
+        names.check(entries[name]["task"], entries[name]["kwargs"])
 
 
 def test_a_worker_without_a_cache_server_is_refused() -> None:

@@ -26,7 +26,7 @@ from stoker.cache.sharder import CacheSharder, CacheShardingConfig
 from stoker.cache.stats import CacheStats
 from stoker.cache.steps import Step
 from stoker.cache.sweep import SweepReport
-from stoker.cache.warm_progress import WarmReport
+from stoker.cache.warm_report import WarmReport
 from stoker.cache.warmer import CacheWarmer, CacheWarmingConfig
 
 CacheMechanism = Cache

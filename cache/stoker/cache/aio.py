@@ -23,7 +23,7 @@ from stoker.cache.steps import Step
 from stoker.cache.sweep import SweepReport
 from stoker.cache.tenancy import check_key
 from stoker.cache.warm import Keys
-from stoker.cache.warm_progress import WarmReport
+from stoker.cache.warm_report import WarmReport
 from stoker.cache.wire import Operation, finished
 
 T = TypeVar("T")
@@ -63,6 +63,9 @@ class AsyncCache:
         else:
             self._core = Core(config or CacheConfig(), hooks or Hooks(), registry)
         self.config = self._core.config
+        self._memory = self._core.memory
+        self._peek = None if self._memory is None else self._memory.peek
+        self._update = None if self._memory is None else self._memory.update
         self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Here] = (
             weakref.WeakKeyDictionary()
         )
@@ -102,13 +105,19 @@ class AsyncCache:
         self, key: str, tenant_id: str | None = None, default: Any = None, *, type: Any = None
     ) -> Any:
         """See `Cache.get`."""
-        return await self._do(self._core.get(key, tenant_id, default, type))
+        peek = self._peek
+        if peek is None or type is not None:
+            return await self._do(self._core.get(key, tenant_id, default, type))
+        slot = peek(key, tenant_id)
+        return self._core.missed(key, tenant_id, default) if slot is None else slot.value
 
     async def get_many(
         self, keys: Iterable[str], tenant_id: str | None = None, *, type: Any = None
     ) -> dict[str, Any]:
         """See `Cache.get_many`."""
-        return await self._do(self._core.get_many(keys, tenant_id, type))
+        if self._memory is None or type is not None:
+            return await self._do(self._core.get_many(keys, tenant_id, type))
+        return self._core.peek_many(self._memory, keys, tenant_id)
 
     async def get_or_load(
         self,
@@ -143,7 +152,12 @@ class AsyncCache:
         token: Token | None = None,
     ) -> bool:
         """See `Cache.set`."""
+        plain = soft_ttl is None and token is None and not tags
+        if plain and self._update is not None and self._update(key, tenant_id, value, ttl):
+            return True
         write = self._core.requests.write(value, ttl, soft_ttl, tags)
+        if self._memory is not None and token is None:
+            return self._core.put(self._memory, key, write, tenant_id)
         return await self._do(self._core.set(key, write, tenant_id, token))
 
     async def set_many(
@@ -195,21 +209,18 @@ class AsyncCache:
 
     # -- the long verbs ----------------------------------------------------------------------------------------
 
-    async def warm(self, keys: Keys, tenant_id: str | None = None, *, batch: int = 500) -> WarmReport:
-        """See `Cache.warm`."""
-        return await _last(self.warm_steps(keys, tenant_id, batch=batch))
+    async def warm(
+        self, keys: Keys, tenant_id: str | None = None, *, batch: int = 500, lanes: int = 2
+    ) -> WarmReport:
+        """See `Cache.warm`; lanes are tasks."""
+        return await _last(self.warm_steps(keys, tenant_id, batch=batch, lanes=lanes))
 
     def warm_steps(
-        self,
-        keys: Keys,
-        tenant_id: str | None = None,
-        *,
-        batch: int = 500,
-        cursor: dict[str, Any] | None = None,
+        self, keys: Keys, tenant_id: str | None = None, *, batch: int = 500, lanes: int = 2
     ) -> AsyncIterator[Step[WarmReport]]:
         """See `Cache.warm_steps`."""
         loop = self._here().loop
-        return loop.steps(self._core.warm_steps(keys, tenant_id, batch, cursor, loop.under_way))
+        return loop.steps(self._core.warmer(loop.under_way).steps(keys, tenant_id, batch, lanes))
 
     async def sweep(self) -> SweepReport:
         """See `Cache.sweep`."""

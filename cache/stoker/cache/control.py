@@ -30,7 +30,7 @@ class BanLog:
     """What this process knows of one shard's ban log, and how it keeps up with it.
 
     Args:
-        on_cold: Told the reason when this process began a new incarnation.
+        on_cold: Told the reason and the name when this process began a new incarnation.
         on_bans: Told when a sweep is due, and which tenants were banned as a whole to keep the log short.
     """
 
@@ -41,7 +41,7 @@ class BanLog:
         self,
         keys: ShardKeys,
         agreement: Agreement,
-        on_cold: Callable[[str], None],
+        on_cold: Callable[[str, str], None],
         on_bans: Callable[[BanNews], None] = lambda _: None,
     ) -> None:
         self.keys = keys
@@ -159,8 +159,8 @@ class BanLog:
                 ),
             )
             raw, begun = answer.reply()
-            if begun:
-                self._on_cold(reason)
+            if begun and (control := Control.parse(raw)) is not None:
+                self._on_cold(reason, control.incarnation.hex())
             if raw is not None:
                 return raw, answer.server, known
         raise CacheUnavailable("redis", "the control record keeps changing; try again")

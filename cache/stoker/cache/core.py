@@ -7,7 +7,7 @@ commands, Celery or settings from the environment.
 import logging
 import os
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from stoker.cache.backends import Backend, Write
 from stoker.cache.backends.memory import MemoryBackend
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.bans import Rule
-from stoker.cache.budget import Budget, Unlimited
+from stoker.cache.budget import Budget, Limit, Unlimited
 from stoker.cache.codec import check_type
 from stoker.cache.errors import (
     CacheError,
@@ -33,11 +33,12 @@ from stoker.cache.options import CacheConfig, Hooks, Seconds, ttl_ms
 from stoker.cache.programs import Program, Steps
 from stoker.cache.requests import Request, Requests, Token
 from stoker.cache.stats import CacheStats, Counters
-from stoker.cache.tenancy import check_key, check_tags
+from stoker.cache.tenancy import check_key, check_tags, tenant_field
 from stoker.cache.traffic import Traffic
-from stoker.cache.warm import Keys, Warmer
-from stoker.cache.warm_progress import WarmReport
+from stoker.cache.warm import Warmer
+from stoker.cache.warm_unit import UnitWarmer
 from stoker.cache.wire import Operation
+from stoker.cache.work import LocalWork, Work
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -51,12 +52,14 @@ class Core:
         self.registry = registry
         self.counters = Counters()
         self.requests = Requests(config, registry)
+        self.traffic = Traffic(shared=config.backend == "redis")
+        self.memory: MemoryBackend | None = None
+        """The backend, if it is in this process: what it can do at once needs no program."""
         self.backend: Backend
         if config.backend == "memory":
-            self.backend = MemoryBackend(config, self.counters)
+            self.backend = self.memory = MemoryBackend(config, self.counters, traffic=self.traffic)
         else:
             self.backend = RedisBackend(config, self.counters, self._tell)
-        self.traffic = Traffic(shared=config.backend == "redis")
         self._hooks = hooks
         self._loading = Loading(config, self.backend, self.counters, registry, hooks.on_refresh)
         _CORES.add(self)
@@ -104,6 +107,25 @@ class Core:
             yield from self.flush_traffic()
         return {key: hit.value for key, hit in hits.items()}
 
+    def missed(self, key: str, tenant_id: str | None, default: Any) -> Any:
+        """The answer of a `get` that memory had no entry for: only now is it of interest whether it was a name."""
+        check_key(key)
+        if tenant_id is not None:
+            tenant_field(tenant_id)
+        self.traffic.counts_of(tenant_id, key)[1] += 1
+        return default
+
+    def peek_many(self, memory: MemoryBackend, keys: Iterable[str], tenant_id: str | None) -> dict[str, Any]:
+        """As `get_many`, at once."""
+        found = {}
+        for key in dict.fromkeys(keys):
+            slot = memory.peek(key, tenant_id)
+            if slot is None:
+                self.missed(key, tenant_id, None)
+            else:
+                found[key] = slot.value
+        return found
+
     def get_or_load(self, request: Request, under_way: UnderWay) -> Program[Any]:
         hit = yield from self._read(*request.name, request.type)
         if hit is None:
@@ -123,6 +145,13 @@ class Core:
         if token is not None:
             return (yield from self._set_with(token, key, tenant_id, write))
         [stored] = yield from self._acknowledged("set", self.backend.store(tenant_id, [(key, write)]))
+        self.counters.sets += 1
+        return stored
+
+    def put(self, memory: MemoryBackend, key: str, write: Write, tenant_id: str | None) -> bool:
+        """As `set` without a token, at once."""
+        check_key(key)
+        stored = memory.put(tenant_id, key, write)
         self.counters.sets += 1
         return stored
 
@@ -200,24 +229,24 @@ class Core:
 
     # -- the long verbs ----------------------------------------------------------------------------------------
 
-    def warm_steps(
+    def warmer(
         self,
-        keys: Keys,
-        tenant_id: str | None,
-        batch: int,
-        cursor: dict[str, Any] | None,
         under_way: UnderWay,
+        work: Work | None = None,
         budget: Budget | None = None,
-    ) -> Steps[WarmReport]:
-        warmer = Warmer(
+        limits: Sequence[Limit] = (),
+    ) -> Warmer:
+        work, budget = work or LocalWork(), budget or Unlimited()
+        units = UnitWarmer(
             self.backend,
             self.registry,
             under_way.leases,
             self.requests.lifetimes,
             self.config.lease,
-            budget or Unlimited(),
+            budget,
+            limits,
         )
-        return warmer.steps(keys, tenant_id, batch, cursor)
+        return Warmer(work, units, self.registry, under_way.flights.landed, limits)
 
     def evict_steps(
         self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None
@@ -244,6 +273,10 @@ class Core:
 
     def stats(self) -> CacheStats:
         counts = asdict(self.counters)
+        if self.memory is not None:  # there a read is counted once, with its family
+            families = self.traffic.totals().values()
+            counts["hits"] = sum(one.hits for one in families)
+            counts["misses"] = sum(one.misses for one in families)
         reads = counts["hits"] + counts["misses"]
         entries = len(self.backend) if self.config.backend == "memory" else None
         rate = counts["hits"] / reads if reads else 0.0

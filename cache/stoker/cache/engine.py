@@ -2,7 +2,7 @@
 
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 from stoker.cache import transport
 from stoker.cache.backends.memory import MemoryBackend
 from stoker.cache.backends.redis import RedisBackend
-from stoker.cache.budget import Budget
+from stoker.cache.budget import Budget, Limit
 from stoker.cache.cached import CachedDecorator, CachedFunction, cached_by
 from stoker.cache.core import Core
 from stoker.cache.evict import EvictReport
@@ -24,8 +24,9 @@ from stoker.cache.tenancy import check_key
 from stoker.cache.threads import Threads
 from stoker.cache.transport import Transport
 from stoker.cache.warm import Keys
-from stoker.cache.warm_progress import WarmReport
+from stoker.cache.warm_report import WarmReport
 from stoker.cache.wire import Operation, finished
+from stoker.cache.work import Work
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -53,6 +54,9 @@ class Cache:
     ) -> None:
         self._core = Core(config or CacheConfig(), hooks or Hooks(), registry)
         self.config = self._core.config
+        self._memory = self._core.memory
+        self._peek = None if self._memory is None else self._memory.peek
+        self._update = None if self._memory is None else self._memory.update
         self._transport = Transport(self.config) if self.config.backend == "redis" else None
         self._threads = Threads(self.config, self._run, self._core.backend.renew if self._transport else None)
         self._do = self._threads.perform
@@ -78,13 +82,19 @@ class Cache:
             InvalidName: The key or the tenant cannot be used.
             ConfigError: Nothing stored could ever be decoded as `type`.
         """
-        return self._do(self._core.get(key, tenant_id, default, type))
+        peek = self._peek
+        if peek is None or type is not None:
+            return self._do(self._core.get(key, tenant_id, default, type))
+        slot = peek(key, tenant_id)
+        return self._core.missed(key, tenant_id, default) if slot is None else slot.value
 
     def get_many(
         self, keys: Iterable[str], tenant_id: str | None = None, *, type: Any = None
     ) -> dict[str, Any]:
         """The values of those keys that have one, in the order asked."""
-        return self._do(self._core.get_many(keys, tenant_id, type))
+        if self._memory is None or type is not None:
+            return self._do(self._core.get_many(keys, tenant_id, type))
+        return self._core.peek_many(self._memory, keys, tenant_id)
 
     def get_or_load(
         self,
@@ -142,7 +152,12 @@ class Cache:
             InvalidationNotAcknowledged: Whether it took effect is unknown.
             ValueNotSerializable: It cannot be encoded; the old value stays.
         """
+        plain = soft_ttl is None and token is None and not tags
+        if plain and self._update is not None and self._update(key, tenant_id, value, ttl):
+            return True
         write = self._core.requests.write(value, ttl, soft_ttl, tags)
+        if self._memory is not None and token is None:
+            return self._core.put(self._memory, key, write, tenant_id)
         return self._do(self._core.set(key, write, tenant_id, token))
 
     def set_many(
@@ -218,17 +233,20 @@ class Cache:
 
     # -- the long verbs ----------------------------------------------------------------------------------------
 
-    def warm(self, keys: Keys, tenant_id: str | None = None, *, batch: int = 500) -> WarmReport:
+    def warm(
+        self, keys: Keys, tenant_id: str | None = None, *, batch: int = 500, lanes: int = 2
+    ) -> WarmReport:
         """Load and store those keys that are not fresh, by their registered loaders.
 
         Args:
             keys: Keys of the tenant, or a dict of tenant to keys. May be an iterator of any length.
             batch: Keys of one round trip and one call of a batch loader.
+            lanes: Batches that are warmed at once, each in a thread of its own.
 
         Raises:
             CacheUnavailable: The server cannot be asked.
         """
-        return _last(self.warm_steps(keys, tenant_id, batch=batch))
+        return _last(self.warm_steps(keys, tenant_id, batch=batch, lanes=lanes))
 
     def warm_steps(
         self,
@@ -236,18 +254,27 @@ class Cache:
         tenant_id: str | None = None,
         *,
         batch: int = 500,
-        cursor: dict[str, Any] | None = None,
+        lanes: int = 2,
+        work: Work | None = None,
         budget: Budget | None = None,
-    ) -> Iterator[Step[WarmReport]]:
-        """As `warm`, yielding after each batch.
+        limits: Sequence[Limit] = (),
+    ) -> Generator[Step[WarmReport], None, None]:
+        """As `warm`, yielding how it stands several times a second. Closed early, it ends after the batches under way.
 
         Args:
-            cursor: Of an earlier step: skips what had been done.
+            work: Where it stands and what is left, if others share it or it is to go on later; None: this warm's own.
             budget: Asked before each batch; None: as fast as the loaders are.
+            limits: Of this warm, besides those of its loaders; for the budget.
         """
-        return self._threads.steps(
-            self._core.warm_steps(keys, tenant_id, batch, cursor, self._threads.under_way, budget)
-        )
+        warmer = self._core.warmer(self._threads.under_way, work, budget, limits)
+        return self._threads.steps(warmer.steps(keys, tenant_id, batch, lanes))
+
+    def help_warm_steps(
+        self, work: Work, *, lanes: int = 2, budget: Budget | None = None, limits: Sequence[Limit] = ()
+    ) -> Generator[Step[WarmReport], None, None]:
+        """Warm what another warm with the same `work` deals, until nothing is left; steps as of `warm_steps`."""
+        warmer = self._core.warmer(self._threads.under_way, work, budget, limits)
+        return self._threads.steps(warmer.help(lanes))
 
     def sweep(self) -> SweepReport:
         """Unlink what invalidations have killed, and shorten the ban log.
@@ -259,7 +286,7 @@ class Cache:
 
     def sweep_steps(
         self, *, batch: int = 500, cursor: dict[str, Any] | None = None
-    ) -> Iterator[Step[SweepReport]]:
+    ) -> Generator[Step[SweepReport], None, None]:
         """As `sweep`, yielding after each batch."""
         return self._threads.steps(self._core.backend.sweep_steps(batch, cursor))
 
@@ -267,7 +294,8 @@ class Cache:
         """Drop dead entries, then those past their soft expiry, then the longest unread, down to the low watermark.
 
         Acts only above the high watermark of the server's `maxmemory`, unless `target_bytes` says where to stop. On
-        the memory backend the watermarks are shares of `max_size` and `target_bytes` counts entries.
+        the memory backend the watermarks are shares of `max_bytes`; where that is not set, of `max_size`, and
+        `target_bytes` counts entries.
 
         Raises:
             CacheUnavailable: The server cannot be asked.
@@ -276,7 +304,7 @@ class Cache:
 
     def evict_steps(
         self, *, target_bytes: int | None = None, batch: int = 500, cursor: dict[str, Any] | None = None
-    ) -> Iterator[Step[EvictReport]]:
+    ) -> Generator[Step[EvictReport], None, None]:
         """As `evict`, yielding after each batch."""
         return self._threads.steps(self._core.evict_steps(target_bytes, batch, cursor))
 

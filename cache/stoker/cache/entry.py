@@ -18,12 +18,14 @@ is little-endian and 56 bytes long:
         52     4  payload_len  bytes of the payload, so that a cut-off entry is seen
 """
 
-import os
+from random import getrandbits
 from struct import Struct, error
 from typing import NamedTuple
 
-_HEADER = Struct("<2sBBHH8sQ8sQQII")
+_HEADER = Struct("<2sBBHH8sQQQQII")
 HEADER_BYTES = _HEADER.size
+_pack = _HEADER.pack
+_MOST_US = 2**32 - 1
 MAGIC = b"Sk"
 VERSION = 1
 STAMP = slice(8, 32)
@@ -63,7 +65,6 @@ class Meta(NamedTuple):
 def pack(
     stamp: Stamp,
     payload: bytes,
-    *,
     codec: int,
     flags: int,
     tags: tuple[str, ...],
@@ -73,7 +74,7 @@ def pack(
 ) -> bytes:
     """The bytes of an entry."""
     tag_block = "\0".join(tags).encode() if tags else b""
-    header = _HEADER.pack(
+    header = _pack(
         MAGIC,
         VERSION,
         codec,
@@ -81,10 +82,10 @@ def pack(
         len(tag_block),
         stamp.incarnation,
         stamp.seq,
-        os.urandom(8),
+        getrandbits(64),
         soft_ms,
         hard_ms,
-        min(max(load_us, 0), 2**32 - 1),
+        load_us if 0 <= load_us <= _MOST_US else _MOST_US * (load_us > 0),
         len(payload),
     )
     return header + tag_block + payload

@@ -23,8 +23,8 @@ class EvictReport:
     """What an eviction did; sizes in bytes.
 
     Attributes:
-        before_bytes: Used memory at the start (the memory backend: entries).
-        after_bytes: Used memory at the end (the memory backend: entries).
+        before_bytes: Used memory at the start (the memory backend without `max_bytes`: entries).
+        after_bytes: Used memory at the end (likewise).
         target_bytes: Where it was to stop; None if there was nothing to do.
         scanned: Entries looked at.
         dead: Banned or outdated entries dropped.

@@ -70,7 +70,7 @@ class Flights:
     """
 
     def __init__(self, landed: Callable[[], Landed]) -> None:
-        self._landed = landed
+        self.landed = landed
         self.leased: dict[Name, Flight] = {}
         self.gathering: dict[Name, Flight] = {}
         """Without the server: loads that have not begun, which whoever comes may join."""
@@ -79,7 +79,7 @@ class Flights:
 
     def new(self) -> Flight:
         """A flight that the caller may lead."""
-        return Flight(self._landed())
+        return Flight(self.landed())
 
 
 class Attempt(Protocol):

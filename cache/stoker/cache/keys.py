@@ -8,6 +8,7 @@ state must not expire before the entries it judges); entries whose `ttl` is None
 """
 
 import re
+from collections.abc import Sequence
 
 from stoker.cache.tenancy import tenant_field
 
@@ -50,6 +51,12 @@ class ShardKeys:
         """String, PX at most `max_load`: the token of whoever may fill the entry."""
         return f"{self.lease_prefix}{tenant_field(tenant_id)}:{key}".encode()
 
+    def entries_and_leases(self, names: Sequence[tuple[str | None, str]]) -> tuple[list[bytes], list[bytes]]:
+        """`entry` and `lease` of each (tenant, key)."""
+        endings = _endings(names)
+        entry, lease = self.entry_prefix.encode(), self.lease_prefix.encode()
+        return [entry + ending for ending in endings], [lease + ending for ending in endings]
+
     def refresh(self, tenant_id: str | None, key: str) -> bytes:
         """String, PX ten leases: the server time in ms when the entry's refresh was asked for."""
         return f"{self.refresh_prefix}{tenant_field(tenant_id)}:{key}".encode()
@@ -58,6 +65,20 @@ class ShardKeys:
 def traffic(namespace: str) -> bytes:
     """Hash, PX from the last flush: hits and misses of the fleet by tenant and family of keys."""
     return f"{{{namespace}}}:traffic".encode()
+
+
+def samples(namespace: str) -> bytes:
+    """List, PX from the last flush: samples of the keys that processes read, until a worker collects them."""
+    return f"{{{namespace}}}:samples".encode()
+
+
+def _endings(names: Sequence[tuple[str | None, str]]) -> list[bytes]:
+    """What the names of entries and leases end with; as a rule all are one tenant's."""
+    tenants = {tenant_id for tenant_id, _ in names}
+    if len(tenants) == 1:
+        begin = f"{tenant_field(tenants.pop())}:".encode()
+        return [begin + key.encode() for _, key in names]
+    return [f"{tenant_field(tenant_id)}:{key}".encode() for tenant_id, key in names]
 
 
 class EntryNames:
@@ -124,11 +145,79 @@ def plans(namespace: str) -> str:
     return f"{namespace}:plans"
 
 
-def budget(namespace: str, template: str) -> str:
-    """Hash, PX an hour from the last use: the tokens of a loader, and how it has been doing."""
-    return f"{namespace}:budget:{template}"
+def plan_tenants(namespace: str, plan: str) -> str:
+    """String, PX from the last look: the tenants of the latest run of a plan for all tenants, as JSON."""
+    return f"{namespace}:tenants:{plan}"
 
 
-def under_way(namespace: str, template: str) -> str:
-    """Sorted set, PX likewise: batch of a loader that is being loaded -> when it counts as over."""
-    return f"{namespace}:batches:{template}"
+def event(namespace: str, event_id: str, rule: str) -> str:
+    """Hash, PX: how one rule fared with one event, and until it is done the event itself."""
+    return f"{namespace}:event:{event_id}:{rule}"
+
+
+def events_open(namespace: str) -> str:
+    """Sorted set, PX: event and rule that are not done -> when the reaper looks at them, in ms."""
+    return f"{namespace}:events:open"
+
+
+def events_dead(namespace: str) -> str:
+    """Sorted set, PX: event and rule that were given up -> when, in ms. Trimmed to the newest on every write."""
+    return f"{namespace}:events:dead"
+
+
+def events_counts(namespace: str) -> str:
+    """Hash, PX from the last event: what became of events, for each rule and in all."""
+    return f"{namespace}:events:counts"
+
+
+def events_recent(namespace: str) -> str:
+    """Stream, PX likewise: the latest outcomes. Trimmed on every write."""
+    return f"{namespace}:events:recent"
+
+
+def events_rules(namespace: str) -> str:
+    """Hash, PX from the last sign of a worker: rule -> its pattern."""
+    return f"{namespace}:events:rules"
+
+
+def watch(namespace: str) -> str:
+    """Hash, PX from the last look: what the cache's server was like then, so that a change is told once."""
+    return f"{namespace}:watch"
+
+
+def budget(namespace: str, owner: str) -> str:
+    """Hash, PX an hour from the last use: the tokens of a loader or a plan, and how it has been doing."""
+    return f"{namespace}:budget:{owner}"
+
+
+def under_way(namespace: str, owner: str) -> str:
+    """Sorted set, PX likewise: unit of a loader or a plan that is being loaded -> when it counts as over."""
+    return f"{namespace}:batches:{owner}"
+
+
+def work(namespace: str, job_id: str) -> tuple[str, str, str]:
+    """Of a warm, all PX from the last sign and gone with the end of its job: how it stands (hash); its units (hash:
+    id -> keys, as JSON); and when each may be taken (sorted set: id -> ms).
+    """
+    begin = f"{namespace}:work:{job_id}"
+    return begin, f"{begin}:units", f"{begin}:due"
+
+
+def hot_tenants(namespace: str) -> str:
+    """Hash, PX from the last merge: encoded tenant -> how much was learned of its reads, see hot_merge.lua."""
+    return f"{namespace}:hot-tenants"
+
+
+def hot_keys(namespace: str, tenant_field: str) -> str:
+    """Sorted set, PX likewise: a tenant's most read keys -> reads, decayed, up to the present span."""
+    return f"{namespace}:hot-keys:{tenant_field}"
+
+
+def hot_span(namespace: str, tenant_field: str) -> str:
+    """Sorted set, PX likewise: a tenant's most read keys -> reads in the present span."""
+    return f"{namespace}:hot-span:{tenant_field}"
+
+
+def hot_snapshots(namespace: str) -> str:
+    """Hash, PX from the last snapshot: `now` and `before` -> the hottest keys of one life of the cache, as JSON."""
+    return f"{namespace}:hot-snapshots"

@@ -20,7 +20,7 @@ from stoker.cache.flight import Flights
 from stoker.cache.leases import HeldLeases, Renew
 from stoker.cache.loading import UnderWay, all_loading
 from stoker.cache.options import CacheConfig
-from stoker.cache.programs import Aside, Effect, Load, Program, Sleep, Spawn, Steps, Wait
+from stoker.cache.programs import Aside, Effect, Lane, Load, Program, Sleep, Spawn, Steps, Wait
 from stoker.cache.steps import Step
 from stoker.cache.wire import Operation
 
@@ -103,12 +103,13 @@ class Loop:
     async def steps(self, program: Steps[R]) -> AsyncIterator[Step[R]]:
         """As `perform`, yielding the steps."""
         answer: Any = None
+        lanes: list[asyncio.Task[None]] = []
         try:
             while True:
                 effect = program.send(answer)
                 while not isinstance(effect, Step):
                     try:
-                        answer = await self._do(effect)
+                        answer = await self._do(effect, lanes)
                     except GeneratorExit:
                         raise
                     except BaseException as error:
@@ -121,8 +122,10 @@ class Loop:
             return
         finally:
             program.close()
+            for lane in lanes:
+                lane.cancel()
 
-    async def _do(self, effect: Effect) -> Any:
+    async def _do(self, effect: Effect, lanes: list[asyncio.Task[None]] | None = None) -> Any:
         if isinstance(effect, GeneratorType):
             return await self._run(effect)
         match effect:
@@ -136,6 +139,8 @@ class Loop:
                 await asyncio.to_thread(call)
             case Spawn(program):
                 self._spawn(program)
+            case Lane(program) if lanes is not None:
+                lanes.append(asyncio.create_task(self.perform(program)))
         return None
 
     def _spawn(self, program: Program[None]) -> None:

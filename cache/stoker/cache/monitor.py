@@ -4,9 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.engine import Cache
 from stoker.cache.errors import ConfigError
 from stoker.cache.evict import EvictReport
+from stoker.cache.lives import Lives, lives
 from stoker.cache.traffic import Counts, Group
 
 
@@ -65,6 +67,18 @@ class CacheMonitor:
             "templates": _by((self._template(group[1]), counts) for group, counts in groups.items()),
         }
 
+    def tenants(self) -> dict[str, int]:
+        """The tenants for which this cache was read, on Redis by anybody of the fleet, and how often.
+
+        Raises:
+            CacheUnavailable: The server cannot be asked.
+        """
+        reads: dict[str, int] = {}
+        for (tenant_id, _), counts in self._groups().items():
+            if tenant_id is not None:
+                reads[tenant_id] = reads.get(tenant_id, 0) + counts.hits + counts.misses
+        return reads
+
     def _template(self, family: str) -> str:
         fitting = [
             text for text in self._cache._core.registry.templates() if text.partition(":")[0] == family
@@ -76,6 +90,15 @@ class CacheMonitor:
             return self._cache._core.traffic.totals()
         self._cache._do(self._cache._core.flush_traffic())
         return self._cache._run(self._cache._core.backend.traffic())
+
+    def get_lives(self) -> Lives:
+        """Which lives of the ban log rule, and which server processes may answer; on the memory backend none.
+
+        Raises:
+            CacheUnavailable: The server cannot be asked.
+        """
+        backend = self._cache._core.backend
+        return self._cache._run(lives(backend.shards)) if isinstance(backend, RedisBackend) else Lives()
 
     def check_memory_pressure(self) -> bool:
         """Whether usage is above the high mark.

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from stoker.cache.errors import ConfigError
 
 BackendName = Literal["memory", "redis"]
+Eviction = Literal["lru", "s3fifo"]
 Seconds = int | float | timedelta
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -47,7 +48,10 @@ class CacheConfig:
     Attributes:
         backend: `"memory"` (this process only) or `"redis"` (shared; Redis >= 7.0 or Valkey >= 7.2).
         default_ttl: Seconds an entry lives when no `ttl` is given; None keeps it until it is evicted.
-        max_size: Entries the memory backend holds before it drops the least recently used. 1 or more.
+        max_size: Entries the memory backend holds before it drops some. 1 or more.
+        max_bytes: Estimated bytes of entries, keys included, that it holds at most; None: no bound. 1024 or more.
+        eviction: Which entries the memory backend drops first: `"lru"`, the least recently used; `"s3fifo"`, those of
+            little use, which keeps more of the hot ones when many are read only once.
         redis_url: `redis://`, `rediss://` or `unix://` URL; required by the redis backend.
         namespace: Prefix of every key in Redis; 1 to 64 of `A-Z a-z 0-9 _ . -`.
         lease: Seconds for which one process may load a key before another may try. 0.1 to `max_load`.
@@ -73,6 +77,8 @@ class CacheConfig:
     backend: BackendName = "memory"
     default_ttl: float | None = 300
     max_size: int = 1024
+    max_bytes: int | None = None
+    eviction: Eviction = "lru"
     redis_url: str | None = None
     namespace: str = "stoker"
     lease: float = 10.0
@@ -96,6 +102,12 @@ class CacheConfig:
         if self.default_ttl is not None:
             ttl_ms(self.default_ttl, "default_ttl")
         self._check(_whole(self.max_size, 1), "max_size", "give a whole number of entries, at least 1")
+        self._check(
+            self.max_bytes is None or _whole(self.max_bytes, 1024),
+            "max_bytes",
+            "give a whole number of bytes, at least 1024, or None",
+        )
+        self._check(self.eviction in ("lru", "s3fifo"), "eviction", "choose 'lru' or 's3fifo'")
         self._check(
             isinstance(self.namespace, str) and bool(_NAMESPACE.fullmatch(self.namespace)),
             "namespace",

@@ -59,7 +59,13 @@ class Spawn(NamedTuple):
     program: "Program[None]"
 
 
-Effect = Operation[Any] | Load | Wait | Sleep | Aside | Spawn
+class Lane(NamedTuple):
+    """Run a program beside the one that yields steps, which is not over before it is. It keeps its errors."""
+
+    program: "Program[None]"
+
+
+Effect = Operation[Any] | Load | Wait | Sleep | Aside | Spawn | Lane
 Program = Generator[Effect, Any, T]
 Steps = Generator[Effect | Step[R], Any, None]
 """A program that also yields what it has done so far; that has no answer."""

@@ -7,7 +7,10 @@ sync engine. The rules and their numbers are in docs/design.md; those of the con
 import os
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from msgspec import Struct
 
 from stoker.cache import entry, scripts
 from stoker.cache.bans import Control, View
@@ -15,19 +18,24 @@ from stoker.cache.control import ATTEMPTS, BanLog
 from stoker.cache.entry import Meta, Stamp
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.tenancy import tenant_field
-from stoker.cache.wire import Call, Operation, out_of_memory
+from stoker.cache.wire import Call, Command, Operation, not_known, out_of_memory
 
 Name = tuple[str | None, str]
 """A tenant (None: the shared key space) and a key."""
 
 
-class Lease(NamedTuple):
+class Lease(Struct, frozen=True, gc=False):
     """Permission to fill one key: `secret` is its token in Redis, `stamp` was read after it was taken."""
 
     tenant_id: str | None
     key: str
     secret: bytes
     stamp: Stamp
+
+    @property
+    def name(self) -> Name:
+        """Tenant and key."""
+        return self.tenant_id, self.key
 
 
 class Busy(NamedTuple):
@@ -43,7 +51,7 @@ class Found(NamedTuple):
     blob: bytes
 
 
-class Filling(NamedTuple):
+class Filling(Struct, frozen=True, gc=False):
     """A loaded value on its way: its entry's bytes, TTL in ms (0 for none) and tags."""
 
     lease: Lease
@@ -64,8 +72,15 @@ LEASE, TOKEN = b"l", b"t"
 """First byte of a lease's secret: a load under way, or a snapshot's token."""
 
 
+CHUNK = 128
+"""Most keys of one command or script that writes, so that none holds the server for long."""
+
+
 class Shard(BanLog):
     """One shard: its entries, leases and ban log."""
+
+    _sets_together = True
+    """Whether the server may know MSETEX (Redis 8.4, Valkey 9.1), and we may use it."""
 
     # -- reading (rules 3, 4) ---------------------------------------------------------------------------------
 
@@ -113,26 +128,34 @@ class Shard(BanLog):
         self, names: Sequence[Name], lease_ms: int
     ) -> Operation[list[tuple[Lease | Busy, Found | None]]]:
         """Ask for the lease of each key, and look once more whether it is there; both before any load begins."""
-        secrets = [LEASE + os.urandom(12).hex().encode() for _ in names]
+        secret = LEASE + os.urandom(12).hex().encode()
+        entries, leases = self.keys.entries_and_leases(names)
+        look: Command = ("MGET", *entries, self.keys.ctl)
         known = self.view
-        answer = yield (
-            *(
-                ("SET", self.keys.lease(*name), secret, "NX", "GET", "PX", lease_ms)
-                for name, secret in zip(names, secrets, strict=True)
-            ),
-            ("MGET", *(self.keys.entry(*name) for name in names), self.keys.ctl),
-        )
+        holders: list[Any] = [None] * len(names)
+        free = False
+        if len(names) > 1 and self._sets_together:
+            chunks = [leases[at : at + CHUNK] for at in range(0, len(leases), CHUNK)]
+            answer = yield (*(_lease_together(chunk, secret, lease_ms) for chunk in chunks), look)
+            taken = answer.replies[:-1]
+            free = all(reply == 1 for reply in taken)
+            self._sets_together = not any(not_known(reply) for reply in taken)
+        if not free:  # one by one: what was taken together above shows this call's own secret
+            answer = yield (*(("SET", lease, secret, "NX", "GET", "PX", lease_ms) for lease in leases), look)
+            holders = [answer.reply(index) for index in range(len(names))]
         *blobs, raw = answer.reply()
         view = known
         if not known.current(raw, answer.server):
             view = yield from self.sync(raw, answer.server, known)
         moved = answer.server not in view.control.boots or self.retired_under(view, raw)
+        stamp = view.stamp
+        if free and blobs.count(None) == len(blobs):
+            return [(Lease(tenant_id, key, secret, stamp), None) for tenant_id, key in names]
         outcome: list[tuple[Lease | Busy, Found | None]] = []
-        for index, name in enumerate(names):
-            holder = answer.reply(index)
-            found = None if moved else self.judge(view, name, blobs[index])
-            if holder is None:
-                outcome.append((Lease(*name, secrets[index], view.stamp), found))
+        for name, blob, holder in zip(names, blobs, holders, strict=True):
+            found = None if moved or blob is None else self.judge(view, name, blob)
+            if holder is None or holder == secret:
+                outcome.append((Lease(*name, secret, stamp), found))
             else:
                 outcome.append((Busy(bytes(holder[:1]) == TOKEN), found))
         return outcome
@@ -155,24 +178,41 @@ class Shard(BanLog):
     def fill(self, fills: Sequence[Filling]) -> Operation[list[bool]]:
         """Store each value under its lease; tells which were stored and live on."""
         known = self.view
-        answer = yield tuple(self.fill_call(*one[:3]) for one in fills)
-        no_room = [
-            one.lease for one, reply in zip(fills, answer.replies, strict=True) if out_of_memory(reply)
-        ]
-        if no_room:  # the script did not run: give the leases back, so that nobody waits for them
-            yield from self.release(no_room)
-        records = [
-            None if out_of_memory(reply) else answer.reply(i) for i, reply in enumerate(answer.replies)
-        ]
+        chunks = _chunks(fills)
+        answer = yield tuple(self._fill_call(chunk) for chunk in chunks)
+        records: list[bytes | None] = []
+        for index, chunk in enumerate(chunks):
+            if out_of_memory(answer.replies[index]):
+                # The script did not run: give the leases back, so that nobody waits for them.
+                yield from self.release([one.lease for one in chunk])
+                records += [None] * len(chunk)
+            elif (reply := answer.reply(index)) == 1:
+                records += yield from self._fill_each(chunk)
+            else:
+                records += [reply or None] * len(chunk)
         newest = next((raw for raw in reversed(records) if raw), None)
         if newest is None:
             return [False] * len(fills)
         view = known
         if not known.current(newest, answer.server):
             view = yield from self.sync(newest, answer.server, known)
+        now = view.stamp  # nothing was banned since a stamp that is still the newest
         return [
-            bool(raw) and self.lives(view, one.lease, one.tags)
+            raw is not None and (one.lease.stamp == now or self.lives(view, one.lease, one.tags))
             for one, raw in zip(fills, records, strict=True)
+        ]
+
+    def _fill_each(self, fills: Sequence[Filling]) -> Operation[list[bytes | None]]:
+        """For each fill the control record it met, or None if it was not stored."""
+        answer = yield tuple(self.fill_call(one.lease, one.blob, one.ttl_ms) for one in fills)
+        no_room = [
+            one.lease for one, reply in zip(fills, answer.replies, strict=True) if out_of_memory(reply)
+        ]
+        if no_room:
+            yield from self.release(no_room)
+        return [
+            None if out_of_memory(reply) else answer.reply(i) or None
+            for i, reply in enumerate(answer.replies)
         ]
 
     def lives(self, view: View, lease: Lease, tags: Sequence[str]) -> bool:
@@ -181,13 +221,38 @@ class Shard(BanLog):
             return False  # a ban that kills it may have retired
         return not view.kills(tenant_field(lease.tenant_id), lease.key, tags, lease.stamp)
 
+    def _fill_call(self, chunk: Sequence[Filling]) -> Call:
+        if len(chunk) > 1:
+            return self._fill_many_call(chunk)
+        [one] = chunk
+        return self.fill_call(one.lease, one.blob, one.ttl_ms)
+
     def fill_call(self, lease: Lease, blob: bytes, ttl_ms: int) -> Call:
         """Rule 2 as one script."""
         return Call(
             scripts.FILL,
-            (self.keys.ctl, self.keys.entry(*lease[:2]), self.keys.lease(*lease[:2])),
+            (self.keys.ctl, self.keys.entry(*lease.name), self.keys.lease(*lease.name)),
             (self.digest, lease.secret, lease.stamp.incarnation.hex(), lease.stamp.seq, blob, ttl_ms),
         )
+
+    def _fill_many_call(self, chunk: Sequence[Filling]) -> Call:
+        """The same, of values that were leased together."""
+        lease = chunk[0].lease
+        entries, leases = self.keys.entries_and_leases([one.lease.name for one in chunk])
+        pairs: list[bytes] = [b""] * (2 * len(chunk))
+        pairs[::2] = entries
+        pairs[1::2] = [one.blob for one in chunk]
+        args: list[bytes | str | int] = []
+        groups = first = 0
+        for ttl_ms, same in groupby([one.ttl_ms for one in chunk]):
+            count = len(list(same))
+            expiry = ("PX", ttl_ms) if ttl_ms else ()
+            args += (1 + 2 * count + len(expiry), count, *pairs[2 * first : 2 * (first + count)], *expiry)
+            groups += 1
+            first += count
+        stamp = (lease.stamp.incarnation.hex(), lease.stamp.seq)
+        given = (self.digest, lease.secret, *stamp, int(self._sets_together), groups, *args)
+        return Call(scripts.FILL_MANY, (self.keys.ctl, *leases), given)
 
     def release(self, leases: Sequence[Lease]) -> Operation[list[None]]:
         """Give back the leases that are still held."""
@@ -264,3 +329,21 @@ class Shard(BanLog):
                 return bool(value)
             yield from self.sync(value, answer.server, known)
         raise CacheUnavailable("redis", "the control record keeps changing; try again")
+
+
+def _lease_together(leases: Sequence[bytes], secret: bytes, lease_ms: int) -> Command:
+    """Take all of these leases, or none if one of them is held."""
+    pairs = [secret] * (2 * len(leases))
+    pairs[::2] = leases
+    return ("MSETEX", len(leases), *pairs, "NX", "PX", lease_ms)
+
+
+def _chunks(fills: Sequence[Filling]) -> list[Sequence[Filling]]:
+    """The fills in order, in chunks that were leased together."""
+    chunks: list[Sequence[Filling]] = []
+    first = 0
+    for _, group in groupby([one.lease.secret for one in fills]):
+        end = first + len(list(group))
+        chunks += [fills[at : min(at + CHUNK, end)] for at in range(first, end, CHUNK)]
+        first = end
+    return chunks

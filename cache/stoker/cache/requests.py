@@ -102,6 +102,8 @@ class Requests:
         return found
 
     def _checked(self, ttl: Seconds | None, soft_ttl: Seconds | None) -> tuple[int, int]:
+        if ttl is None and soft_ttl is None:
+            return self._default_ttl_ms, 0
         hard = self._default_ttl_ms if ttl is None else ttl_ms(ttl)
         soft = 0 if soft_ttl is None else ttl_ms(soft_ttl, "soft_ttl")
         if soft and hard and soft >= hard:

@@ -137,7 +137,8 @@ class _Segment:
     after: str = ""
 
     def regex(self) -> str:
-        return re.escape(self.before) + ("([^:]+)" if self.field else "") + re.escape(self.after)
+        field = f"(?P<{self.field}>[^:]+)" if self.field else ""
+        return re.escape(self.before) + field + re.escape(self.after)
 
     def admits(self, text: str) -> bool:
         if not self.field:
@@ -177,7 +178,7 @@ class Template:
         LoaderError: The text is not a template; says why.
     """
 
-    __slots__ = ("_fullmatch", "_segments", "_types", "fields", "prefix", "text")
+    __slots__ = ("_fullmatch", "_plain", "_segments", "_types", "fields", "prefix", "text")
 
     def __init__(self, text: str, type_of: Callable[[str], FieldType] = lambda _: STR) -> None:
         if not isinstance(text, str) or not text:
@@ -185,6 +186,7 @@ class Template:
         self.text = text
         self._segments = tuple(_segment(text, part, type_of) for part in text.split(":"))
         self._types = {segment.field: segment.kind for segment in self._segments if segment.field}
+        self._plain = all(kind is STR for kind in self._types.values())
         self.fields = tuple(self._types)
         if text.count("{") > len(self.fields):
             raise LoaderError(f"template {text!r}: each field may appear once")
@@ -218,6 +220,8 @@ class Template:
         found = self._fullmatch(key)
         if found is None:
             return None
+        if self._plain:
+            return found.groupdict()
         texts = zip(self._types.items(), found.groups(), strict=True)
         try:
             return {name: kind.value(text) for (name, kind), text in texts}

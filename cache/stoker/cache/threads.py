@@ -7,7 +7,7 @@ import inspect
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from types import GeneratorType
 from typing import Any, TypeVar, cast
@@ -18,7 +18,7 @@ from stoker.cache.flight import Flights
 from stoker.cache.leases import HeldLeases, Renew
 from stoker.cache.loading import UnderWay, all_loading
 from stoker.cache.options import CacheConfig
-from stoker.cache.programs import Aside, Effect, Load, Program, Sleep, Spawn, Steps, Wait
+from stoker.cache.programs import Aside, Effect, Lane, Load, Program, Sleep, Spawn, Steps, Wait
 from stoker.cache.steps import Step
 from stoker.cache.wire import Operation
 
@@ -27,6 +27,8 @@ R = TypeVar("R")
 log = logging.getLogger(__name__)
 _REFRESHERS = 2
 """Threads that run what was spawned."""
+_LAST_UNIT_S = 5.0
+"""How long lanes are waited for that were told to end."""
 
 
 class Threads:
@@ -77,15 +79,16 @@ class Threads:
             result: T = stop.value
             return result
 
-    def steps(self, program: Steps[R]) -> Iterator[Step[R]]:
+    def steps(self, program: Steps[R]) -> Generator[Step[R], None, None]:
         """As `perform`, yielding the steps."""
         answer: Any = None
+        lanes: list[threading.Thread] = []
         try:
             while True:
                 effect = program.send(answer)
                 while not isinstance(effect, Step):
                     try:
-                        answer = self._do(effect)
+                        answer = self._do(effect, lanes)
                     except BaseException as error:
                         effect = program.throw(error)
                     else:
@@ -96,8 +99,11 @@ class Threads:
             return
         finally:
             program.close()
+            over = time.monotonic() + _LAST_UNIT_S
+            for lane in lanes:  # one that a loader holds longer is left to end alone
+                lane.join(max(0.0, over - time.monotonic()))
 
-    def _do(self, effect: Effect) -> Any:
+    def _do(self, effect: Effect, lanes: list[threading.Thread] | None = None) -> Any:
         if isinstance(effect, GeneratorType):
             return self._run(effect)
         match effect:
@@ -112,6 +118,9 @@ class Threads:
                 call()
             case Spawn(program):
                 self._spawn(program)
+            case Lane(program) if lanes is not None:
+                lanes.append(threading.Thread(target=self.perform, args=(program,), daemon=True))
+                lanes[-1].start()
         return None
 
     def _load(self, call: Callable[[], Any], begins: Callable[[], None]) -> tuple[Any, int]:

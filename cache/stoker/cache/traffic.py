@@ -1,15 +1,18 @@
-"""Hits and misses of the whole fleet: by tenant and by family of keys, flushed to the cache's server now and then.
+"""Hits and misses of the whole fleet by tenant and by family of keys, and a sample of the keys themselves.
 
 A *family* is a key up to its first ':', which is what the keys of one template have in common. Counting costs a dict
-lookup a read; every few seconds one reader of a process carries the counts to Redis. What a process had not flushed
-when it was killed is lost.
+lookup a read; every few seconds one reader of a process carries counts and sample to Redis. What a process had not
+flushed when it was killed is lost.
 """
 
 import logging
+import os
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from stoker.cache import hot
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.programs import Program
 from stoker.cache.tenancy import tenant_field, tenant_of
@@ -33,34 +36,59 @@ class Counts(NamedTuple):
     misses: int
 
 
+class Unflushed(NamedTuple):
+    """What is added to the fleet's: counts, and a sample of the keys that were read."""
+
+    groups: Mapping[Group, Counts]
+    sample: hot.Report | None
+
+
 class Traffic:
-    """Counts of this process. `shared`: there is a fleet to add them to."""
+    """Counts of this process. `shared`: there is a fleet to add them to, and to learn from which keys are hot."""
 
     def __init__(self, *, shared: bool) -> None:
         self._shared = shared
+        self.forked()
+        _TRAFFIC.add(self)
+
+    def forked(self) -> None:
+        """Begin at zero: what a parent has counted it flushes itself."""
         self._groups: dict[Group, list[int]] = {}
         self._flushed_at = time.monotonic()
+        self._sample = hot.Sample()
+        self._left = 1
 
     def note(self, tenant_id: str | None, key: str, hit: bool) -> bool:
         """Count one read. Returns whether it is time to add the counts to the fleet's."""
+        self.counts_of(tenant_id, key)[0 if hit else 1] += 1
+        if not self._shared:
+            return False
+        self._left -= 1
+        if self._left <= 0:
+            self._left = self._sample.add((tenant_id, key))
+        return time.monotonic() - self._flushed_at >= FLUSH_EVERY_S
+
+    def counts_of(self, tenant_id: str | None, key: str) -> list[int]:
+        """Hits and misses of the key's family, to be added to; without a fleet for as long as the process lives."""
         group = tenant_id, key.partition(":")[0]
-        counts = self._groups.get(group) or self._admit(group)
-        counts[0 if hit else 1] += 1
-        return self._shared and time.monotonic() - self._flushed_at >= FLUSH_EVERY_S
+        return self._groups.get(group) or self._admit(group)
 
     def _admit(self, group: Group) -> list[int]:
         if len(self._groups) >= MOST_GROUPS:
             group = None, OTHER
         return self._groups.setdefault(group, [0, 0])
 
-    def flush(self, add: Callable[[Mapping[Group, Counts]], Operation[None]]) -> Program[None]:
-        """Add the counts to the fleet's, if there is one. Without its server they are kept for the next time."""
+    def flush(self, add: Callable[[Unflushed], Operation[None]]) -> Program[None]:
+        """Add to the fleet's, if there is one. Without its server the counts are kept for the next time."""
         if not self._shared or not self._groups:
             return
         self._flushed_at = time.monotonic()
         groups, self._groups = self._groups, {}
+        counted = {group: Counts(*counts) for group, counts in groups.items()}
+        sample = self._sample.take()
+        self._left = self._sample.next()
         try:
-            yield add({group: Counts(*counts) for group, counts in groups.items()})
+            yield add(Unflushed(counted, sample))
         except CacheUnavailable as error:
             log.debug("counts were not flushed: %s", error)
             for group, (hits, misses) in groups.items():
@@ -73,16 +101,27 @@ class Traffic:
         return {group: Counts(*counts) for group, counts in tuple(self._groups.items())}
 
 
-def flush(key: bytes, groups: Mapping[Group, Counts]) -> Operation[None]:
-    """Add counts to the fleet's. A server without memory for them loses them: they are only counts."""
+_TRAFFIC: "weakref.WeakSet[Traffic]" = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for traffic in list(_TRAFFIC):
+        traffic.forked()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def flush(key: bytes, samples_key: bytes, unflushed: Unflushed) -> Operation[None]:
+    """Add to the fleet's. A server without memory for it loses it: they are only counts."""
     adds = [
         ("HINCRBY", key, f"{kind}|{tenant_field(tenant)}|{family}", count)
-        for (tenant, family), counts in groups.items()
+        for (tenant, family), counts in unflushed.groups.items()
         for kind, count in (("h", counts.hits), ("m", counts.misses))
         if count
     ]
     commands: Exchange = (*adds, ("PEXPIRE", key, KEPT_S * 1000))
-    yield commands
+    yield commands + hot.commands(samples_key, unflushed.sample)
 
 
 def fleet(key: bytes) -> Operation[dict[Group, Counts]]:

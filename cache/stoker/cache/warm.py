@@ -1,264 +1,184 @@
-"""Filling keys before anybody asks: leases first, then one load for many keys, then leased fills.
+"""Filling keys before anybody asks: a stream of keys becomes units of `work`, which lanes do side by side.
 
-The same rules as a reader's load hold, so a warm never brings back what was invalidated under it. It may be killed
-anywhere: finished batches are in the cursor, and keys whose leases a killed warmer left behind are tried again.
+Lanes are threads of this process, tasks of its event loop, or those of other processes that share the work. What
+becomes of one unit is `warm_unit`'s business. A warm may be killed anywhere: what was done stays done.
 """
 
-import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, cast
 
-from stoker.cache.backends import Backend, Write
-from stoker.cache.budget import Budget, most_keys
-from stoker.cache.errors import InvalidName, ValueNotSerializable
-from stoker.cache.flight import Hit
-from stoker.cache.leases import HeldLeases
-from stoker.cache.loaders import Loaded, Loader, LoadKey, Registry
-from stoker.cache.programs import Program, Sleep, Steps
-from stoker.cache.protocol import Busy, Lease, Name
+from stoker.cache.budget import Limit, limit_of
+from stoker.cache.errors import InvalidName
+from stoker.cache.loaders import Registry
+from stoker.cache.programs import Effect, Landed, Lane, Program, Steps, Wait
+from stoker.cache.protocol import Name
+from stoker.cache.steps import Step
 from stoker.cache.tenancy import check_key, tenant_field
-from stoker.cache.warm_progress import Progress, WarmReport
+from stoker.cache.warm_report import Outcome, WarmReport
+from stoker.cache.warm_unit import Crew, OverError, UnitWarmer
+from stoker.cache.work import Unit, Work
 
-N = TypeVar("N", bound=Name | InvalidName)
-SAMPLE = 5
-"""Written keys of each batch that are read back."""
-_AGAIN_S = 0.2
-_RETRY_S = 0.25
-"""Pause before the keys whose loader raised are loaded again; it doubles."""
+LOOK_S = 0.25
+"""Longest time between two looks at how the work stands."""
+PACE_S = 0.05
+"""Shortest time between two steps."""
 
 Keys = Iterable[str] | Iterable[tuple[str | None, str]] | Mapping[str, Iterable[str]]
 """Keys of one tenant, or (tenant, key) pairs, or keys by tenant. Of pairs, a malformed one fails alone."""
-
-
-class Policy(Protocol):
-    """How long a loader's values live: (ttl, soft ttl) in ms, 0 for never."""
-
-    def __call__(self, loader: Loader) -> tuple[int, int]: ...
+Page = list[Name | InvalidName]
 
 
 @dataclass(slots=True)
 class Warmer:
-    """The parts of a cache that a warm needs."""
+    """One warm.
 
-    backend: Backend
+    Attributes:
+        landed: Makes the events that lanes and the warm wait for.
+        limits: Of the whole warm, besides those of its loaders.
+    """
+
+    work: Work
+    units: UnitWarmer
     registry: Registry
-    leases: HeldLeases
-    policy: Policy
-    lease: float
-    budget: Budget
+    landed: Callable[[], Landed]
+    limits: Sequence[Limit] = ()
 
-    def steps(
-        self, keys: Keys, tenant_id: str | None, batch: int, cursor: dict[str, Any] | None
-    ) -> Steps[WarmReport]:
-        """Warm, yielding after each batch."""
+    def steps(self, keys: Keys, tenant_id: str | None, batch: int, lanes: int) -> Steps[WarmReport]:
+        """Deal the keys and have them warmed, yielding how that goes."""
         names, total = _names(keys, tenant_id)
-        state = Progress.resume(cursor)
-        if state.report.stopped:  # and was killed before it could say so
-            names = iter(())
-        for chunk in self._pages(itertools.islice(names, state.at, None), batch):
-            yield from self._batch(state, state.usable(chunk), first=True, last=False)
-            state.at += len(chunk)
-            if state.too_many_failed():
-                break
-            yield state.step(total, last=False)
-        yield from self._held(state, total, batch)
-        while state.failing and not state.report.stopped:
-            yield Sleep(_RETRY_S * 2**state.round)
-            for part in self._pages(iter(state.next_round()), batch):
-                yield from self._batch(state, part, first=False, last=False)
-            yield state.step(total, last=False)
-            yield from self._held(state, total, batch)
-        for _, key in state.next_round():
-            state.fail(key, "its loader raised")
-        yield state.step(total if total is not None else state.at, last=True)
+        return self._with_lanes(lanes, lambda crew: self._deal(crew, names, total, batch), total)
 
-    def _held(self, state: Progress, total: int | None, batch: int) -> Steps[WarmReport]:
-        """Try those keys again that somebody else was loading, or that were invalidated under the load."""
-        deadline = time.monotonic() + 1.5 * self.lease
-        while state.again:
-            last = time.monotonic() >= deadline
-            chunk = next(self._pages(iter(state.again), batch))
-            state.again = state.again[len(chunk) :]
-            left = len(state.again)
-            yield from self._batch(state, chunk, first=False, last=last)
-            yield state.step(total, last=False)
-            if len(state.again) == left + len(chunk):  # all still held, perhaps by a killed load
-                yield Sleep(_AGAIN_S)
+    def help(self, lanes: int) -> Steps[WarmReport]:
+        """Do what another warm deals, until nothing is left of it."""
+        return self._with_lanes(lanes, None, None)
 
-    def _batch(self, state: Progress, names: Sequence[Name], *, first: bool, last: bool) -> Program[None]:
-        """Warm some keys. Held ones are tried again until the last try, refused ones after their first.
-
-        What the loaders may be asked for is settled before any lease is taken: nobody waits for a waiting warmer.
-        """
-        calls = self._calls_of(names)
-        for call in calls.values():
-            while wait := self.budget.ask(call.loader, call.keys):
-                yield Sleep(wait)
-            call.granted = True
+    def _with_lanes(
+        self, lanes: int, deal: Callable[[Crew], Steps[WarmReport]] | None, total: int | None
+    ) -> Steps[WarmReport]:
+        crew = Crew(self.landed)
         try:
-            yield from self._lease_and_load(state, names, calls, first=first, last=last)
+            for _ in range(lanes):
+                yield Lane(self._lane(crew))
+            if deal is not None:
+                yield from deal(crew)
+            while not (yield from self._look(crew, total)):
+                yield Wait(crew.ended, PACE_S)
+                yield Wait(crew.moved, LOOK_S)
         finally:
-            rest = [call.tell(self.budget) for call in calls.values() if call.granted]
-        yield Sleep(max(rest, default=0.0))
+            crew.over = True
+            crew.dealt.set()
 
-    def _calls_of(self, names: Sequence[Name]) -> dict[str, "_Call"]:
-        calls: dict[str, _Call] = {}
-        for _, key in names:
-            found = self.registry.find(key)
-            if found is not None:
-                calls.setdefault(found[0].name, _Call(found[0])).keys += 1
-        return dict(sorted(calls.items()))  # two warmers that need the same loaders ask in the same order
+    def _deal(
+        self, crew: Crew, names: Iterator[Name | InvalidName], total: int | None, batch: int
+    ) -> Steps[WarmReport]:
+        """Make units of the keys, as long as there is room for them; from where an earlier warm of this work was."""
+        tally = self.work.tally()
+        if tally.closed:
+            return
+        looked = time.monotonic()
+        for page in self._pages(islice(names, tally.dealt, None), batch):
+            usable, bad = _sorted(page)
+            while not self.work.deal(usable, bad):
+                if (yield from self._look(crew, total)):
+                    return
+                looked = time.monotonic()
+                yield Wait(crew.moved, LOOK_S)
+            self._tell_lanes(crew)
+            if time.monotonic() - looked > LOOK_S:
+                if (yield from self._look(crew, total)):
+                    return
+                looked = time.monotonic()
+        self.work.close()
+        self._tell_lanes(crew)
 
-    def _pages(self, names: Iterator[N], batch: int) -> Iterator[list[N]]:
-        """The names in batches, none with more keys of a loader than it may be asked for at once."""
-        page: list[N] = []
-        counts: dict[str, int] = {}
+    def _tell_lanes(self, crew: Crew) -> None:
+        crew.dealt, dealt = self.landed(), crew.dealt
+        dealt.set()
+
+    def _pages(self, names: Iterator[Name | InvalidName], batch: int) -> Iterator[Page]:
+        """The names in batches, none with more keys of a loader, or of the warm, than may be asked for at once."""
+        batch = min((limit.most_keys(batch) for limit in self.limits), default=batch)
+        limited = {
+            loader.name: limit_of(loader).most_keys(batch)
+            for loader in self.registry.loaders()
+            if loader.rate is not None
+        }
+        if not limited:
+            while page := list(islice(names, batch)):
+                yield page
+            return
+        page, counts = [], dict.fromkeys(limited, 0)
         for name in names:
-            found = self.registry.find(name[1]) if isinstance(name, tuple) else None
+            found = None if isinstance(name, InvalidName) else self.registry.find(name[1])
             page.append(name)
             full = len(page) >= batch
-            if found is not None:
-                counts[found[0].name] = counts.get(found[0].name, 0) + 1
-                full = full or counts[found[0].name] >= most_keys(found[0], batch)
+            if found is not None and (owner := found[0].name) in limited:
+                counts[owner] += 1
+                full = full or counts[owner] >= limited[owner]
             if full:
                 yield page
-                page, counts = [], {}
+                page, counts = [], dict.fromkeys(limited, 0)
         if page:
             yield page
 
-    def _lease_and_load(
-        self,
-        state: Progress,
-        names: Sequence[Name],
-        calls: dict[str, "_Call"],
-        *,
-        first: bool,
-        last: bool,
-    ) -> Program[None]:
-        outcome = yield self.backend.acquire(names)
-        leased: list[Lease] = []
-        spare: list[Lease] = []
-        for name, (lease, hit) in zip(names, outcome, strict=True):
-            if _is_fresh(hit):
-                state.count(fresh=1)
-                if isinstance(lease, Lease):
-                    spare.append(lease)
-            elif isinstance(lease, Busy):
-                if last:
-                    state.count(busy=1)
+    def _look(self, crew: Crew, total: int | None) -> Generator[Effect | Step[WarmReport], Any, bool]:
+        """Yield how the work stands, and tell whether it is over."""
+        crew.moved = self.landed()
+        if crew.error is not None:
+            raise crew.error
+        tally = self.work.tally()
+        over = tally.closed and not tally.left
+        expected = tally.dealt if over else total
+        report = replace(tally.report, asked=tally.dealt)
+        failed = report.failed + tally.failing
+        yield Step(tally.dealt - tally.left, expected, failed, {}, report, over)
+        return over
+
+    def _lane(self, crew: Crew) -> Program[None]:
+        """Do one unit after the other."""
+        try:
+            while not crew.over:
+                dealt = crew.dealt
+                unit = self.work.take()
+                if unit is None:
+                    return
+                if isinstance(unit, float):
+                    yield Wait(dealt, min(unit, LOOK_S))
                 else:
-                    state.again.append(name)
-            else:
-                leased.append(lease)
-        with self.leases.holding(leased):
-            fills, unused = yield from self._load(state, leased, calls)
-            if spare or unused:
-                yield self.backend.release([*spare, *unused])
-            yield from self._fill(state, fills, first=first)
+                    yield from self._do(unit, crew)
+        except OverError:
+            return
+        except BaseException as error:
+            crew.error = error
+        finally:
+            crew.ended.set()
+            crew.moved.set()
 
-    def _load(
-        self, state: Progress, leases: Sequence[Lease], calls: dict[str, "_Call"]
-    ) -> Program[tuple[list[tuple[Lease, Write]], list[Lease]]]:
-        """Load the leased keys, one loader after the other. Returns what to fill, and leases without a value."""
-        groups: dict[int, tuple[Loader, list[tuple[Lease, LoadKey]]]] = {}
-        fills: list[tuple[Lease, Write]] = []
-        unused: list[Lease] = []
-        for lease in leases:
-            found = self.registry.find(lease.key)
-            if found is None:
-                reason = self.registry.why_not(lease.key) or "no loader is registered for it"
-                state.fail(lease.key, reason)
-                unused.append(lease)
-                continue
-            loader, args = found
-            group = groups.setdefault(id(loader), (loader, []))
-            group[1].append((lease, LoadKey(lease.key, args, lease.tenant_id)))
-        for loader, members in groups.values():
-            for part in _by_unique_key(members):
-                began = time.monotonic()
-                loaded = yield from loader.load([key for _, key in part])
-                if loader.name in calls:
-                    calls[loader.name].add(loaded, time.monotonic() - began)
-                self._sort(state, loader, part, loaded, fills, unused)
-        return fills, unused
+    def _do(self, unit: Unit, crew: Crew) -> Program[None]:
+        try:
+            outcome = yield from self.units.warm(unit, crew)
+        except BaseException:
+            self.work.put_back(unit)
+            raise
+        self.work.done(unit, outcome)
+        if outcome.failing and (trouble := self.work.tally().trouble):
+            self.work.stop(trouble, crew.trouble)
+        crew.moved.set()
 
-    def _sort(
-        self,
-        state: Progress,
-        loader: Loader,
-        members: Sequence[tuple[Lease, LoadKey]],
-        loaded: Loaded,
-        fills: list[tuple[Lease, Write]],
-        unused: list[Lease],
-    ) -> None:
-        for lease, key in members:
-            if key.key in loaded.values:
-                ttl_ms, soft_ms = self.policy(
-                    loader
-                )  # for each key: what is warmed together shall not expire so
-                tags = loader.tags_for(key.args)
-                cost = loaded.cost_us.get(key.key, 0)
-                fills.append((lease, Write(loaded.values[key.key], ttl_ms, soft_ms, tags, round(cost))))
-                continue
-            unused.append(lease)
-            error = loaded.errors.get(key.key)
-            if error is None:
-                state.count(missing=1)
-            else:
-                state.raised((key.tenant_id, key.key), error)
 
-    def _fill(self, state: Progress, fills: list[tuple[Lease, Write]], *, first: bool) -> Program[None]:
-        stored: list[bool] = []
-        while fills:
-            try:
-                stored = yield self.backend.fill(fills)
-                break
-            except ValueNotSerializable as error:  # nothing of the batch was sent: go on without that key
-                bad = [lease for lease, _ in fills if lease.key == error.key]
-                for lease in bad:
-                    state.fail(lease.key, str(error))
-                yield self.backend.release(bad)
-                fills = [fill for fill in fills if fill[0].key != error.key]
-        written = [lease for (lease, _), ok in zip(fills, stored, strict=True) if ok]
-        refused = [lease for (lease, _), ok in zip(fills, stored, strict=True) if not ok]
-        state.count(written=len(written))
-        if first:
-            state.again += [(lease.tenant_id, lease.key) for lease in refused]
+def _sorted(page: Page) -> tuple[list[Name], Outcome]:
+    """The names of a page; what is none has failed, and does not hold the rest."""
+    bad = Outcome()
+    usable: list[Name] = []
+    for name in page:
+        if isinstance(name, InvalidName):
+            bad.fail(str(name.value), str(name))
         else:
-            state.count(refused=len(refused))
-        sample = written[:: max(1, len(written) // SAMPLE)]
-        readable = 0
-        for lease in sample:
-            readable += (yield self.backend.read(lease.tenant_id, lease.key)) is not None
-        state.count(checked=len(sample), readable=readable)
-
-
-@dataclass(slots=True)
-class _Call:
-    """What a batch asks of one loader, and how that went."""
-
-    loader: Loader
-    keys: int = 0
-    granted: bool = False
-    loaded: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-
-    def add(self, loaded: Loaded, seconds: float) -> None:
-        self.loaded += len(loaded.values) + len(loaded.missing)
-        self.failed += len(loaded.errors)
-        self.seconds += seconds
-
-    def tell(self, budget: Budget) -> float:
-        return budget.done(
-            self.loader, asked=self.keys, loaded=self.loaded, failed=self.failed, seconds=self.seconds
-        )
-
-
-def _is_fresh(hit: Hit | None) -> bool:
-    return hit is not None and not hit.stale
+            usable.append(name)
+    return usable, bad
 
 
 def _names(keys: Keys, tenant_id: str | None) -> tuple[Iterator[Name | InvalidName], int | None]:
@@ -290,13 +210,3 @@ def _name(key: str | tuple[str | None, str], tenant_id: str | None) -> Name | In
         return tenant, check_key(name)
     except InvalidName as refused:
         return refused
-
-
-def _by_unique_key(members: Sequence[tuple[Lease, LoadKey]]) -> Iterator[Sequence[tuple[Lease, LoadKey]]]:
-    """Split so that no part holds a key twice: a batch loader answers by key, and tenants may share one."""
-    left = members
-    while left:
-        part = {member[1].key: member for member in reversed(left)}
-        taken = {id(member) for member in part.values()}
-        yield list(reversed(part.values()))
-        left = [member for member in left if id(member) not in taken]

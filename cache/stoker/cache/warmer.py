@@ -7,12 +7,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec.structs import replace as replace_fields
+
 from stoker.cache.backends import Write
 from stoker.cache.engine import Cache
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.protocol import Busy, Lease
 from stoker.cache.tenancy import check_key
-from stoker.cache.warm_progress import MOST_ERRORS, WarmReport
+from stoker.cache.warm_report import MOST_ERRORS, WarmReport
 
 WarmFunction = Callable[[], tuple[str, Any] | Awaitable[tuple[str, Any]]]
 """Returns the key and its value; sync functions run in a thread."""
@@ -137,7 +139,7 @@ class CacheWarmer:
 
     def _write(self, value: Any, began: float) -> Write:
         write = self._cache._core.requests.write(value, None, None, ())
-        return write._replace(load_us=round((time.perf_counter() - began) * 1e6))
+        return replace_fields(write, load_us=round((time.perf_counter() - began) * 1e6))
 
     def _failed(self, name: str, error: Exception) -> WarmReport:
         self.errors[name] = f"{type(error).__name__}: {error}"

@@ -88,6 +88,11 @@ def out_of_memory(reply: object) -> bool:
     return isinstance(reply, Exception) and ("OOM" in str(reply) or "maxmemory" in str(reply))
 
 
+def not_known(reply: object) -> bool:
+    """Whether a reply says that the server does not know a command, or that this user may not use it."""
+    return isinstance(reply, Exception) and ("unknown command" in str(reply) or "no permissions" in str(reply))
+
+
 def together(operations: Sequence[Operation[T]]) -> Operation[list[T]]:
     """Several operations as one: each round trip carries what all of them ask for next.
 

@@ -13,7 +13,16 @@ except ModuleNotFoundError as missing:
 
 from stoker.config.effective import Effective, effective
 from stoker.config.errors import InvalidSettings
-from stoker.config.groups import BeatSettings, FlowerSettings, JobSettings, WorkerSettings
+from stoker.config.groups import (
+    BeatSettings,
+    EventSettings,
+    FlowerSettings,
+    HotSettings,
+    JobSettings,
+    WorkerSettings,
+)
+from stoker.config.invalidations import ScheduledInvalidation
+from stoker.config.limits import Limits
 from stoker.config.logging import setup_logging
 from stoker.config.open_cache import open_cache
 from stoker.config.settings import Settings
@@ -23,9 +32,13 @@ from stoker.config.warm_plans import WarmPlan
 __all__ = [
     "BeatSettings",
     "Effective",
+    "EventSettings",
     "FlowerSettings",
+    "HotSettings",
     "InvalidSettings",
     "JobSettings",
+    "Limits",
+    "ScheduledInvalidation",
     "Settings",
     "Timing",
     "WarmPlan",

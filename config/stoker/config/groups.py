@@ -75,6 +75,12 @@ class JobSettings(Group):
     batch: int = Field(
         default=500, ge=1, le=10_000, description="Keys handled between two looks at abort and progress."
     )
+    lanes: int = Field(
+        default=4, ge=1, le=64, description="Batches that one process warms at once, each in its thread."
+    )
+    helpers: int = Field(
+        default=3, ge=0, le=1000, description="Processes that a large warm asks to help the one that runs it."
+    )
     sweep_delay: float = Field(
         default=2,
         ge=0,
@@ -90,6 +96,58 @@ class JobSettings(Group):
         return self
 
 
+class EventSettings(Group):
+    """`STOKER_EVENT__*`: how domain events are handled by the rules of `on_event`."""
+
+    tries: int = Field(
+        default=5, ge=1, le=20, description="Runs of a rule that fails until its event is a dead letter."
+    )
+    backoff: float = Field(
+        default=1,
+        ge=0.1,
+        le=300,
+        description="Seconds before the second run; each wait is twice the one before.",
+    )
+    time_limit: float = Field(
+        default=30,
+        ge=1,
+        le=3600,
+        description="Seconds after which the run of a rule is stopped, and has failed.",
+    )
+    keep: float = Field(
+        default=3600,
+        ge=60,
+        le=2_592_000,
+        description="Seconds for which an event that was handled is known, so that a second copy does nothing.",
+    )
+
+
+class HotSettings(Group):
+    """`STOKER_HOT__*`: what is learned of the keys that are read most."""
+
+    half_life: float = Field(
+        default=600, ge=10, le=604_800, description="Seconds after which a read counts half as much."
+    )
+    keys: int = Field(
+        default=50_000,
+        ge=100,
+        le=1_000_000,
+        description="Keys whose reads are counted, of all tenants together; the hottest tenth is known well.",
+    )
+    tenants: int = Field(
+        default=100, ge=1, le=1000, description="Tenants whose keys are counted; those that are read most."
+    )
+    snapshot_every: float = Field(
+        default=60, ge=1, le=86_400, description="Seconds between two snapshots of the hottest keys."
+    )
+    replay: int = Field(
+        default=10_000,
+        ge=0,
+        le=10_000,
+        description="Keys of a snapshot, which are warmed after a cold start; 0: none are.",
+    )
+
+
 class BeatSettings(Group):
     """`STOKER_BEAT__*`: what runs by the clock."""
 
@@ -97,11 +155,18 @@ class BeatSettings(Group):
         default=10, description="Seconds between two looks for orphaned jobs, which are sent again."
     )
     tick_every: Every = Field(default=5, description="Seconds between two looks for warm plans that are due.")
+    watch_every: Every | None = Field(
+        default=5,
+        description="Seconds between two looks for cache.cold, cache.pressure and nodes.changed; none: no such looks.",
+    )
     sweep_every: Every | None = Field(
         default=60, description="Seconds between two scheduled sweeps; none: no such sweeps."
     )
     evict_every: Every | None = Field(
         default=30, description="Seconds between two looks at memory; none: no such looks."
+    )
+    hot_every: Every | None = Field(
+        default=10, description="Seconds between two looks at which keys are read; none: hot keys are not learned."
     )
 
 

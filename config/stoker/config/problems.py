@@ -47,8 +47,8 @@ def shown(setting: str, value: object) -> object:
         return MASK if value is not None else None
     if setting.endswith("url") and isinstance(value, str):
         return masked_url(value)
-    if setting == "warm_plans":
-        return ", ".join(plan.name for plan in value) if isinstance(value, tuple) else "..."
+    if setting in ("warm_plans", "scheduled_invalidations"):
+        return ", ".join(found.name for found in value) if isinstance(value, tuple) else "..."
     return "..." if isinstance(value, dict) or hasattr(value, "model_fields_set") else value
 
 

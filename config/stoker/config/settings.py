@@ -30,7 +30,15 @@ from stoker.cache import CacheConfig, ConfigError
 from stoker.cache.shards import MOST_SHARDS
 from stoker.config import names, problems
 from stoker.config.errors import InvalidSettings
-from stoker.config.groups import BeatSettings, FlowerSettings, JobSettings, WorkerSettings
+from stoker.config.groups import (
+    BeatSettings,
+    EventSettings,
+    FlowerSettings,
+    HotSettings,
+    JobSettings,
+    WorkerSettings,
+)
+from stoker.config.invalidations import ScheduledInvalidation, parse_invalidations
 from stoker.config.warm_plans import WarmPlan, parse_plans
 
 _CACHE = CacheConfig()
@@ -40,6 +48,8 @@ _CACHE_FIELDS = {  # the setting -> its field of CacheConfig
     "namespace": "namespace",
     "default_ttl": "default_ttl",
     "max_size": "max_size",
+    "max_bytes": "max_bytes",
+    "eviction": "eviction",
     "lease": "lease",
     "max_load": "max_load",
     "max_loads": "max_loads",
@@ -90,6 +100,14 @@ class Settings(BaseSettings):
         description="Seconds an entry lives when no ttl is given; above 0, none: no expiry.",
     )
     max_size: int = Field(default=_CACHE.max_size, description="Entries of the memory backend; 1 or more.")
+    max_bytes: int | None = Field(
+        default=_CACHE.max_bytes,
+        description="Estimated bytes of the memory backend's entries; 1024 or more, none: no bound.",
+    )
+    eviction: Literal["lru", "s3fifo"] = Field(
+        default=_CACHE.eviction,
+        description="What the memory backend drops first: lru, or s3fifo, which withstands scans.",
+    )
     lease: float = Field(
         default=_CACHE.lease, description="Seconds one process may load a key alone; 0.1 to max_load."
     )
@@ -168,6 +186,9 @@ class Settings(BaseSettings):
     warm_plans: Annotated[tuple[WarmPlan, ...], NoDecode, BeforeValidator(parse_plans)] = Field(
         default=(), description="Sets of keys that workers warm by the clock, as JSON; see docs/warming.md."
     )
+    scheduled_invalidations: Annotated[
+        tuple[ScheduledInvalidation, ...], NoDecode, BeforeValidator(parse_invalidations)
+    ] = Field(default=(), description="What is invalidated by the clock, as JSON; see docs/operations.md.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least severity that is logged."
     )
@@ -179,7 +200,9 @@ class Settings(BaseSettings):
 
     worker: WorkerSettings = WorkerSettings()
     job: JobSettings = JobSettings()
+    event: EventSettings = EventSettings()
     beat: BeatSettings = BeatSettings()
+    hot: HotSettings = HotSettings()
     flower: FlowerSettings = FlowerSettings()
 
     def __init__(self, **values: Any) -> None:

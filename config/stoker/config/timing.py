@@ -1,9 +1,11 @@
-"""When a warm plan is due: by interval, by cron, at the start of the workers, or only when it is asked for.
+"""When something is due: by interval, by cron; a warm plan also at the start of the workers, or when it is asked for.
 
 Times are Unix time in ms, and cron is read in UTC. Nothing here has a clock.
 """
 
+import itertools
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Self
 
@@ -39,22 +41,18 @@ def seconds(value: Any) -> Any:
     return float(value)
 
 
-class Timing(BaseModel):
-    """When a plan is due, and what goes first when several are.
+class Clock(BaseModel):
+    """An interval or a cron, or neither.
 
     Attributes:
-        every: Seconds between two runs; see `seconds` for what it may be written as.
+        every: Seconds between two due times; see `seconds` for what it may be written as.
         cron: Minute, hour, day of the month, month, day of the week; all five must fit, as in Celery.
-        on_startup: Whether it runs when the workers start.
-        priority: Of plans that are due together the highest goes first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     every: Annotated[float | None, BeforeValidator(seconds)] = None
     cron: str | None = None
-    on_startup: bool = False
-    priority: int = Field(default=5, ge=0, le=MOST_PRIORITY, strict=True)
 
     @field_validator("cron")
     @classmethod
@@ -94,6 +92,22 @@ class Timing(BaseModel):
             return None, 0
         return _passed_crons(self.cron, due_ms, now_ms)
 
+    def longest_pause(self) -> float | None:
+        """Seconds from one due time to the next: as many, and with cron at most as many; None if no clock starts it."""
+        return self.every if self.cron is None else _longest_pause_s(self.cron)
+
+
+class Timing(Clock):
+    """When a plan is due, and what goes first when several are.
+
+    Attributes:
+        on_startup: Whether it runs when the workers start.
+        priority: Of plans that are due together the highest goes first.
+    """
+
+    on_startup: bool = False
+    priority: int = Field(default=5, ge=0, le=MOST_PRIORITY, strict=True)
+
 
 def _passed_crons(text: str, due_ms: int, now_ms: int) -> tuple[int | None, int]:
     passed = 0
@@ -117,19 +131,31 @@ def _next_cron(text: str, after_ms: int) -> int | None:
     """
     fields = _parsed(text)
     moment = datetime.fromtimestamp(after_ms // 60_000 * 60, UTC) + timedelta(minutes=1)
-    midnight = moment.replace(hour=0, minute=0)
-    for day in (midnight + timedelta(days=number) for number in range(_MOST_DAYS)):
+    for day in _days(fields, moment.replace(hour=0, minute=0)):
+        for hour in sorted(fields.hour):
+            for minute in sorted(fields.minute):
+                if (fits := day.replace(hour=hour, minute=minute)) >= moment:
+                    return round(fits.timestamp() * 1000)
+    return None
+
+
+def _longest_pause_s(text: str) -> float:
+    """From one day that fits to the next there may be a little less, for the hours are the same."""
+    days = list(_days(_parsed(text), datetime(2000, 1, 1, tzinfo=UTC)))
+    pauses = [(later - earlier).days for earlier, later in itertools.pairwise(days)]
+    return max(pauses, default=_MOST_DAYS) * 86_400.0
+
+
+def _days(fields: Any, first: datetime) -> Iterator[datetime]:
+    """The days that fit, from the first one on, among so many that the rarest must come."""
+    for day in (first + timedelta(days=number) for number in range(_MOST_DAYS)):
         weekday = day.isoweekday() % 7  # cron counts from Sunday
         if (
             day.month in fields.month_of_year
             and day.day in fields.day_of_month
             and weekday in fields.day_of_week
         ):
-            for hour in sorted(fields.hour):
-                for minute in sorted(fields.minute):
-                    if (fits := day.replace(hour=hour, minute=minute)) >= moment:
-                        return round(fits.timestamp() * 1000)
-    return None
+            yield day
 
 
 def _parsed(text: str) -> Any:

@@ -2,7 +2,8 @@
 
     {"nightly": {"template": "product:{id}:{lang}", "params": {"id": ["1", "2"], "lang": ["en", "de"]},
                  "cron": "0 3 * * *", "tenants": ["acme"]},
-     "home": {"keys": ["home", "menu"], "every": "15m", "on_startup": true}}
+     "home": {"keys": ["home", "menu"], "every": "15m", "on_startup": true},
+     "popular": {"hottest": 1000, "every": "10m"}}
 
 What a plan in code is, and how plans are run, is the business of `stoker.tasks.plans`.
 """
@@ -11,18 +12,23 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Self
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from stoker.cache import CacheError
 from stoker.cache.templates import Template
 from stoker.cache.tenancy import check_key, tenant_field
+from stoker.config.limits import Limits
 from stoker.config.timing import Timing
 
+ALL: Final = "all"
+"""In place of a list of tenants: every one that the fleet knows when a run begins."""
 MOST_VALUES = 10_000
 """Keys and parameter values that a plan may list; the keys made of them may be any number."""
+MOST_HOTTEST = 10_000
+"""Of the keys that are read most."""
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _SHOWN = 80
 
@@ -34,10 +40,12 @@ def check_plan_name(name: object) -> str:
     return name
 
 
-def check_tenants(tenants: Any) -> tuple[str, ...]:
+def check_tenants(tenants: Any) -> tuple[str, ...] | Literal["all"]:
     """Whose keys a plan warms; empty: those of the shared key space. Raises ValueError."""
-    if isinstance(tenants, str):
-        raise ValueError("give a list of tenants")
+    if tenants == ALL:
+        return ALL
+    if isinstance(tenants, str) or not isinstance(tenants or (), Iterable):
+        raise ValueError(f"give a list of tenants, or {ALL!r} without a list")
     unique = tuple(dict.fromkeys(tenants or ()))
     for tenant in unique:
         if tenant is None:
@@ -50,36 +58,40 @@ def _text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Tenants = Annotated[tuple[str, ...], BeforeValidator(check_tenants)]
+Tenants = Annotated[tuple[str, ...] | Literal["all"], BeforeValidator(check_tenants)]
 
 
-class WarmPlan(Timing):
-    """One plan: explicit keys, or a template with lists of values, warmed for each tenant.
+class WarmPlan(Timing, Limits):
+    """One plan: explicit keys, or a template with lists of values, warmed for each tenant; or what is read most.
 
     Attributes:
         name: What people call it.
         keys: Explicit keys.
         template: Or the template of the keys, in which each field stands for one of `params`.
         params: Field to its values; every combination makes a key.
-        tenants: Whose keys; empty: those of the shared key space.
+        hottest: Or so many of the keys that the fleet reads most.
+        tenants: Whose keys; empty: those of the shared key space, and of the hottest everybody's; `"all"`: those of
+            every tenant there is.
     """
 
     name: Annotated[str, BeforeValidator(check_plan_name)]
     keys: tuple[Annotated[str, BeforeValidator(check_key)], ...] = ()
     template: str | None = None
     params: dict[str, tuple[Annotated[str, BeforeValidator(_text)], ...]] = Field(default={})
+    hottest: int | None = Field(default=None, ge=1, le=MOST_HOTTEST)
     tenants: Tenants = ()
 
     @model_validator(mode="after")
     def _names_keys(self) -> Self:
-        if bool(self.keys) == (self.template is not None):
-            raise ValueError("give keys, or a template with params")
+        if bool(self.keys) + (self.template is not None) + (self.hottest is not None) != 1:
+            raise ValueError("give keys, or a template with params, or hottest")
         if self.template is None:
             if self.params:
                 raise ValueError("params belong to a template")
         else:
             self._check_template(Template(self.template))
-        listed = len(self.keys) + sum(map(len, self.params.values())) + len(self.tenants)
+        tenants = 0 if self.tenants == ALL else len(self.tenants)
+        listed = len(self.keys) + sum(map(len, self.params.values())) + tenants
         if listed > MOST_VALUES:
             raise ValueError(
                 f"lists {listed:,} keys, values and tenants; more than {MOST_VALUES:,} belong into a plan in code"

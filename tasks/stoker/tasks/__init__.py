@@ -12,7 +12,9 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 from stoker.cache import Hooks
-from stoker.tasks import send
+from stoker.tasks import engine_events, send
+from stoker.tasks import hot_replay as hot_replay  # its plan and its rule are there from the first
+from stoker.tasks.actions import Action, Evict, Invalidate, InvalidateTags, Refresh, Warm
 from stoker.tasks.app import configure
 from stoker.tasks.errors import (
     InvalidArguments,
@@ -22,25 +24,40 @@ from stoker.tasks.errors import (
     JobLost,
     NotSent,
     PlanError,
+    RuleError,
     StateUnavailable,
     TaskError,
 )
+from stoker.tasks.events import Event
 from stoker.tasks.evict import evict
 from stoker.tasks.handle import JobHandle
+from stoker.tasks.hot import hot
+from stoker.tasks.hot_keys import hottest
 from stoker.tasks.invalidate import invalidate
 from stoker.tasks.plans import warm_plan
+from stoker.tasks.publish import publish
+from stoker.tasks.react import react
 from stoker.tasks.reap import reap
 from stoker.tasks.refresh import refresh
+from stoker.tasks.rules import Explained, explain_event, on_event
 from stoker.tasks.status import JobStatus
 from stoker.tasks.sweep import sweep
 from stoker.tasks.tick import tick
 from stoker.tasks.warm import warm
+from stoker.tasks.warm_batch import warm_batch
+from stoker.tasks.watch import watch
 
-hooks = Hooks(on_refresh=send.refresh)
-"""For `open_cache`: lets workers refresh what this process's readers find stale."""
+hooks = Hooks(on_refresh=send.refresh, on_event=engine_events.tell)
+"""For `open_cache`: lets workers refresh what this process's readers find stale; publishes the cache's own events."""
 
 __all__ = [
+    "Action",
+    "Event",
+    "Evict",
+    "Explained",
     "InvalidArguments",
+    "Invalidate",
+    "InvalidateTags",
     "JobAborted",
     "JobError",
     "JobFailed",
@@ -49,17 +66,28 @@ __all__ = [
     "JobStatus",
     "NotSent",
     "PlanError",
+    "Refresh",
+    "RuleError",
     "StateUnavailable",
     "TaskError",
+    "Warm",
     "configure",
     "evict",
+    "explain_event",
     "hooks",
+    "hot",
+    "hottest",
     "invalidate",
+    "on_event",
+    "publish",
+    "react",
     "reap",
     "refresh",
     "send",
     "sweep",
     "tick",
     "warm",
+    "warm_batch",
     "warm_plan",
+    "watch",
 ]

@@ -9,8 +9,8 @@ nothing to do, or whose run hands over, ends with `Ignore`, which acknowledges i
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import closing, suppress
 from dataclasses import asdict
 from typing import Any, NoReturn
 
@@ -26,8 +26,8 @@ from stoker.tasks.renewal import Renewal
 
 log = logging.getLogger(__name__)
 
-Steps = Callable[[Cache, Any, dict[str, Any] | None, int], Iterator[Step[Any]]]
-"""The cache's verb: called with the cache, the task's arguments, the cursor and the keys in a batch."""
+Steps = Callable[[Cache, Any, Claim, int], Generator[Step[Any], None, None]]
+"""The cache's verb: called with the cache, the task's arguments, the claimed job and the keys in a batch."""
 
 Verdict = Callable[[dict[str, Any]], str | None]
 """Called with the report of a verb that came to its end: why it failed nevertheless, or None."""
@@ -127,7 +127,7 @@ class Run:
             raise
         except Exception as error:
             reason = error.reason if isinstance(error, JobFailed) else _text(error)
-            if not self._stepped and self._claim.cursor is not None:
+            if not self._stepped and self._claim.cursor:
                 reason += f"; it went on from cursor={names.shown(self._claim.cursor)}"
             self._jobs.finish(job_id, "failed", self._claim.token, {"error": reason})
             raise
@@ -136,15 +136,19 @@ class Run:
         settings = self._here.settings.job
         arguments = self._task.accept_stored(self._claim.job_id, self._claim.arguments)
         report: dict[str, Any] = {}
-        with Renewal(self._jobs, self._claim):
+        with Renewal(f"lock of job {self._claim.job_id}", self._jobs.lock_ttl, self._still_ours):
             self._heed(self._write({}))
-            for step in steps(self._here.cache, arguments, self._claim.cursor, settings.batch):
-                report = self._tell(step)
-                if step.last:
-                    break
-                if time.monotonic() - self._began > HAND_OVER_AT * settings.soft_time_limit:
-                    raise HandOver
+            with closing(steps(self._here.cache, arguments, self._claim, settings.batch)) as batches:
+                for step in batches:
+                    report = self._tell(step)
+                    if step.last:
+                        break
+                    if time.monotonic() - self._began > HAND_OVER_AT * settings.soft_time_limit:
+                        raise HandOver
         return report
+
+    def _still_ours(self) -> bool:
+        return self._jobs.progress(self._claim) in ("on", "abort")
 
     def _tell(self, step: Step[Any]) -> dict[str, Any]:
         """Write a batch down, show it in Flower, and stop if the job is no longer ours to run."""

@@ -3,6 +3,7 @@
     TaskError
     ├── InvalidArguments (ValueError)   a task's arguments are wrong; nothing was sent or run
     ├── PlanError (ValueError)          a warm plan cannot be used, or does not exist
+    ├── RuleError (ValueError)          a rule for events cannot be used, or gave something else than actions
     ├── NotSent                         the broker or the state server did not take a job; it does not exist
     ├── StateUnavailable                the state server did not answer; what the job does is not known
     └── JobError                        a job did not end well
@@ -41,6 +42,18 @@ class PlanError(TaskError, ValueError):
 
     def __str__(self) -> str:
         return f"plan {self.plan!r}: {self.problem}"
+
+
+class RuleError(TaskError, ValueError):
+    """A rule for events cannot be used, or gave something else than actions."""
+
+    def __init__(self, rule: str, problem: str) -> None:
+        super().__init__(rule, problem)
+        self.rule = rule
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"rule {self.rule}: {self.problem}"
 
 
 class NotSent(TaskError):

@@ -1,12 +1,13 @@
 """Memory pressure: the task. What goes first is `stoker.cache.evict`'s business."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from stoker.cache import Cache, Step
 from stoker.tasks import names
 from stoker.tasks.app import app
 from stoker.tasks.coordinator import SteppedTask
+from stoker.tasks.job import Claim
 
 
 @app.task(name=names.EVICT, bind=True, shared=False, base=SteppedTask)
@@ -19,6 +20,6 @@ def evict(self: SteppedTask, /, **message: Any) -> dict[str, Any]:
 
 
 def _steps(
-    cache: Cache, arguments: names.Evict, cursor: dict[str, Any] | None, batch: int
-) -> Iterator[Step[Any]]:
-    return cache.evict_steps(target_bytes=arguments.target_bytes, batch=batch, cursor=cursor)
+    cache: Cache, arguments: names.Evict, claim: Claim, batch: int
+) -> Generator[Step[Any], None, None]:
+    return cache.evict_steps(target_bytes=arguments.target_bytes, batch=batch, cursor=claim.cursor)

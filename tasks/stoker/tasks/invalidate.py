@@ -1,7 +1,8 @@
 """Invalidation: the task. What it means is `stoker.cache`'s business; a producer may also call the cache directly.
 
 Every message writes its own bans, however often it is delivered and whatever became of its job's record: losing
-that record must not lose an invalidation. Only the sweep that follows is shared.
+that record must not lose an invalidation. Only the sweep that follows is shared. What was hot among the invalidated is
+warmed again if that is asked for, once the invalidation is acknowledged and never before.
 """
 
 import logging
@@ -16,6 +17,7 @@ from stoker.tasks import names, runtime, send
 from stoker.tasks.app import app
 from stoker.tasks.base import ALWAYS_DIES, LONGEST_WAIT, MAX_STARTS, MAX_TRIES, JobTask
 from stoker.tasks.errors import JobFailed, JobLost, NotSent, StateUnavailable
+from stoker.tasks.hot_keys import hot_among
 from stoker.tasks.job import ANY
 
 log = logging.getLogger(__name__)
@@ -25,7 +27,7 @@ KEEP_SUCCEEDED = 600.0  # seconds: there can be hundreds a second, and nobody as
 
 @app.task(name=names.INVALIDATE, bind=True, shared=False, base=JobTask)
 def invalidate(self: JobTask, /, **message: Any) -> dict[str, Any]:
-    """Invalidate keys, tags, a pattern or a tenant (see `names.Invalidate`), then ask for a sweep.
+    """Invalidate keys, tags, a pattern or a tenant (see `names.Invalidate`), then ask for a warm and a sweep.
 
     Safe to run twice. While the cache does not answer it is tried again, for about eight minutes; then the job has
     failed, and what it names may be stale.
@@ -44,6 +46,8 @@ def invalidate(self: JobTask, /, **message: Any) -> dict[str, Any]:
             {"report": report, "error": "", "done": report["done"], "total": report["done"]},
             keep=KEEP_SUCCEEDED,
         )
+    if arguments.rewarm:
+        rewarm(here, arguments, job_id)
     if report["bans"]:
         _ask_for_a_sweep()
     return report
@@ -71,6 +75,18 @@ def apply(cache: Cache, arguments: names.Invalidate) -> dict[str, Any]:
         bans += len(arguments.tags)
     deleted = sum(cache.delete(key, tenant) for key in arguments.keys)
     return {"done": bans + len(arguments.keys), "deleted": deleted, "bans": bans}
+
+
+def rewarm(here: runtime.Runtime, arguments: names.Invalidate, cause: str) -> None:
+    """Have the hot keys among those that were just invalidated warmed again, by a job of their own.
+
+    It is a favour: if it cannot be asked for, they are loaded when they are read.
+    """
+    try:
+        if keys := hot_among(here, arguments):
+            send.warm(keys, arguments.tenant_id, cause=cause)
+    except (NotSent, StateUnavailable) as error:
+        log.warning("what was hot among the invalidated is not warmed again: %s", error)
 
 
 def _arguments(task: JobTask, message: dict[str, Any]) -> tuple[str, names.Invalidate]:

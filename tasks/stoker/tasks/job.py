@@ -235,6 +235,7 @@ class JobStore:
             names = [
                 *(self._job(job_id), self._lock(target or job_id), keys.jobs_unfinished(self._namespace)),
                 *(keys.job_done(self._namespace, job_id), keys.jobs_dead(self._namespace)),
+                *keys.work(self._namespace, job_id),
             ]
             if target and shared == "1":
                 names.append(keys.job_target(self._namespace, target))

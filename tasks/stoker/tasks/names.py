@@ -28,19 +28,27 @@ from stoker.tasks.errors import InvalidArguments
 INVALIDATE = "stoker.invalidate"
 SWEEP = "stoker.sweep"
 WARM = "stoker.warm"
+WARM_BATCH = "stoker.warm_batch"
 EVICT = "stoker.evict"
 REFRESH = "stoker.refresh"
 REAP = "stoker.reap"
 TICK = "stoker.tick"
+HOT = "stoker.hot"
+REACT = "stoker.react"
+WATCH = "stoker.watch"
 
 QUEUE_OF = {
     INVALIDATE: "invalidate",  # never behind warming
+    REACT: "events",  # rules are the app's code, and may be slow
     REFRESH: "refresh",
     WARM: "warm",
+    WARM_BATCH: "warm",
     SWEEP: "maintenance",
     EVICT: "maintenance",
     REAP: "maintenance",
     TICK: "maintenance",
+    HOT: "maintenance",
+    WATCH: "maintenance",
 }
 QUEUES = tuple(dict.fromkeys(QUEUE_OF.values()))
 
@@ -116,13 +124,17 @@ class Continued(Arguments):
 
 
 class Invalidate(Arguments):
-    """Keys, tags, a pattern or a whole tenant: all that are given."""
+    """Keys, tags, a pattern or a whole tenant: all that are given.
+
+    `rewarm`: of the hot keys among them at most so many are warmed again, hottest first.
+    """
 
     tenant_id: Tenant = None
     keys: list[Key] = Field(default=[], max_length=MAX_INVALIDATE_KEYS)
     tags: list[str] = []
     pattern: Pattern = None
     whole_tenant: bool = False
+    rewarm: int = Field(default=0, ge=0, le=MAX_WARM_KEYS)
 
     @model_validator(mode="after")
     def _names_something(self) -> Self:
@@ -150,7 +162,10 @@ class Sweep(Arguments):
 
 
 class Warm(Arguments):
-    """Keys of one tenant as a list, or `{tenant: keys}`, or a warm plan by its name."""
+    """Keys of one tenant as a list, or `{tenant: keys}`, or a warm plan by its name.
+
+    `cause`: what it follows, such as an event; it is one job only with requests of the same cause.
+    """
 
     keys: (
         Annotated[
@@ -162,6 +177,7 @@ class Warm(Arguments):
     ) = None
     tenant_id: Tenant = None
     plan: PlanName | None = None
+    cause: JobId | None = None
 
     @model_validator(mode="after")
     def _some_but_not_too_many(self) -> Self:
@@ -180,6 +196,12 @@ class Warm(Arguments):
 
     def target(self) -> dict[str, Any]:
         return self.model_dump(exclude={"version"}, exclude_none=True)
+
+
+class WarmBatch(Arguments):
+    """The job to help with."""
+
+    job: JobId
 
 
 class Evict(Arguments):
@@ -206,14 +228,34 @@ class Tick(Arguments):
     """Takes nothing."""
 
 
+class Hot(Arguments):
+    """Takes nothing."""
+
+
+class React(Arguments):
+    """An event as it was published, for one rule or for whichever match; `waits`: how often it was put off."""
+
+    event: dict[str, Any]
+    rule: str | None = Field(default=None, min_length=1, max_length=500)
+    waits: int = Field(default=0, ge=0)
+
+
+class Watch(Arguments):
+    """Takes nothing."""
+
+
 MODEL_OF: dict[str, type[Arguments]] = {
     INVALIDATE: Invalidate,
     SWEEP: Sweep,
     WARM: Warm,
+    WARM_BATCH: WarmBatch,
     EVICT: Evict,
     REFRESH: Refresh,
     REAP: Reap,
     TICK: Tick,
+    HOT: Hot,
+    REACT: React,
+    WATCH: Watch,
 }
 
 
@@ -250,9 +292,14 @@ def _checked(task: str, model: type[M], given: Mapping[str, Any]) -> M:
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        problems = [_problem(found) for found in error.errors()[:_MOST_PROBLEMS]]
-        more = error.error_count() - len(problems)
-        raise InvalidArguments(task, "; ".join(problems) + (f"; and {more} more" if more else "")) from None
+        raise InvalidArguments(task, problems_of(error)) from None
+
+
+def problems_of(error: ValidationError) -> str:
+    """What pydantic found, in one line: each field with its value and the remedy."""
+    problems = [_problem(found) for found in error.errors()[:_MOST_PROBLEMS]]
+    more = error.error_count() - len(problems)
+    return "; ".join(problems) + (f"; and {more} more" if more else "")
 
 
 def _problem(found: Any) -> str:

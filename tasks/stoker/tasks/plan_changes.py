@@ -1,7 +1,7 @@
 """What an operator does to warm plans at run time; each change is one write to the plan store.
 
-A plan that an operator added is his altogether. Of one in code or settings he changes when it runs and whether; that is
-kept beside what its source says, and outlives the next version of it.
+A plan that an operator added is his altogether. Of one in code or settings he changes when it runs, whether, and how
+fast; that is kept beside what its source says, and outlives the next version of it.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stoker.config import Timing
+from stoker.config import Limits
 from stoker.config.warm_plans import check_plan_name, make_plan, told
 from stoker.tasks.errors import PlanError
-from stoker.tasks.plan_record import PlanRecord, timing_of
+from stoker.tasks.plan_record import PACE_FIELDS, PlanRecord, limits_of, timing_of
 from stoker.tasks.plan_store import SEEN_EVERY_MS, PlanStore, existing
 from stoker.tasks.plans import given_of
 
@@ -43,25 +43,27 @@ def change(
     fields: Mapping[str, Any],
     *,
     on_demand: bool = False,
+    unlimited: bool = False,
     as_defined: bool = False,
 ) -> PlanRecord:
     """Change these fields of a plan; `every` takes the place of `cron`, keys that of a template, and the reverse.
 
     Args:
         on_demand: Take away its interval or cron.
+        unlimited: Take away its rate and concurrency, except what `fields` say of them.
         as_defined: Take back all that operators changed of a plan in code or settings.
 
     Raises:
         PlanError: There is no such plan, or it cannot be so.
     """
-    if not fields and not on_demand and not as_defined:
+    if not (fields or on_demand or unlimited or as_defined):
         raise PlanError(name, "say what to change")
     if on_demand and ("every" in fields or "cron" in fields):
         raise PlanError(name, "on demand is without interval and cron")
 
     def changed(record: PlanRecord | None, now_ms: int) -> PlanRecord:
         before = existing(name, record)
-        wanted = _replacing(fields, on_demand=on_demand)
+        wanted = _replacing(fields, on_demand=on_demand, unlimited=unlimited)
         if before.source == "operator":
             if as_defined:
                 raise PlanError(name, "an operator added it: there is nothing else that defines it")
@@ -119,7 +121,7 @@ def _given(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         raise PlanError(name, str(error).removeprefix(f"plan {name!r}: ")) from None
 
 
-def _replacing(fields: Mapping[str, Any], *, on_demand: bool) -> dict[str, Any]:
+def _replacing(fields: Mapping[str, Any], *, on_demand: bool, unlimited: bool) -> dict[str, Any]:
     """The fields together with those that they take the place of, which become None."""
     wanted = dict(fields)
     for one, others in (
@@ -130,24 +132,30 @@ def _replacing(fields: Mapping[str, Any], *, on_demand: bool) -> dict[str, Any]:
     ):
         if one in fields:
             wanted = {**dict.fromkeys(others), **wanted}
+    if unlimited:
+        wanted = {**dict.fromkeys(Limits.model_fields), **wanted}
     return {**wanted, "every": None, "cron": None} if on_demand else wanted
 
 
 def _changes(plan: PlanRecord, wanted: Mapping[str, Any], *, as_defined: bool) -> dict[str, Any]:
-    foreign = [field for field in wanted if field not in Timing.model_fields]
+    foreign = [field for field in wanted if field not in PACE_FIELDS]
     if foreign:
         raise PlanError(
             plan.name,
-            f"its {', '.join(foreign)} are in the workers' {plan.source}; only when it runs can be changed",
+            f"its {', '.join(foreign)} are in the workers' {plan.source}; "
+            "only when it runs and how fast can be changed",
         )
     changes = {**({} if as_defined else plan.changes), **wanted}
     try:
-        timing = timing_of({**plan.given, **changes})
+        fields = _paced({**plan.given, **changes})
     except ValidationError as error:
         raise PlanError(plan.name, told(error)) from None
-    fields = timing.model_dump()
-    defined = timing_of(plan.given).model_dump()
+    defined = _paced(plan.given)
     return {field: fields[field] for field in changes if fields[field] != defined[field]}
+
+
+def _paced(spec: dict[str, Any]) -> dict[str, Any]:
+    return {**timing_of(spec).model_dump(), **limits_of(spec).model_dump()}
 
 
 def _changed(

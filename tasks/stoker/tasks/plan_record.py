@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from stoker.config import Timing
+from stoker.config import Limits, Timing
 
 Source = Literal["code", "settings", "operator"]
 
@@ -17,7 +17,7 @@ class PlanRecord(BaseModel):
 
     Attributes:
         source: Whose it is: of the workers' code, of their settings, or an operator's.
-        given: What its source says: timing, tenants, and the keys or the function that yields them.
+        given: What its source says: timing, limits, tenants, and the keys or the function that yields them.
         changes: What an operator says instead.
         paused: Whether an operator keeps the clock from starting it.
         next_ms: When the clock starts it next; None: never.
@@ -53,8 +53,9 @@ class PlanRecord(BaseModel):
     seen_ms: int = 0
 
     @model_validator(mode="after")
-    def _has_a_timing(self) -> Self:
+    def _says_when_and_how_fast(self) -> Self:
         assert self.timing
+        assert self.limits
         return self
 
     @property
@@ -66,6 +67,11 @@ class PlanRecord(BaseModel):
     def timing(self) -> Timing:
         """When it is due, as it is in force."""
         return timing_of(self.spec)
+
+    @property
+    def limits(self) -> Limits:
+        """How fast it may go, as it is in force."""
+        return limits_of(self.spec)
 
     def of_operator(self) -> str:
         """What of it only the state server knows; empty: nothing."""
@@ -84,3 +90,12 @@ class PlanRecord(BaseModel):
 def timing_of(spec: dict[str, Any]) -> Timing:
     """The part of a plan that says when it is due."""
     return Timing.model_validate({name: spec[name] for name in Timing.model_fields if name in spec})
+
+
+def limits_of(spec: dict[str, Any]) -> Limits:
+    """The part of a plan that says how fast it may go."""
+    return Limits.model_validate({name: spec[name] for name in Limits.model_fields if name in spec})
+
+
+PACE_FIELDS = frozenset({*Timing.model_fields, *Limits.model_fields})
+"""What operators may change of a plan in code or settings: not its keys, but when they are warmed, and how fast."""

@@ -7,7 +7,7 @@ again; what only the server knew is lost, and a process that remembers it says s
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 KEPT_MS = 90 * 86_400_000
 """How long plans are kept after the last look at them, which every tick is."""
 SEEN_EVERY_MS = 60_000
+TENANTS_KEPT_MS = 86_400_000
 _LIFE, _LOST = ":life", ":lost"  # no plan is called so
 _TRIES = 20
 
@@ -66,6 +67,7 @@ class PlanStore:
     `StateUnavailable`, after which it is unknown whether it took effect."""
 
     def __init__(self, url: str, namespace: str) -> None:
+        self._namespace = namespace
         self._key = keys.plans(namespace)
         self._redis = state_server.connect(url)
         self._put = state_server.script(self._redis, "put_plan")
@@ -151,6 +153,17 @@ class PlanStore:
         with bounded():
             self._redis.hdel(self._key, _LOST)
 
+    def keep_tenants(self, name: str, tenants: Sequence[str]) -> None:
+        """Write down whose keys the run of a plan warms that begins now."""
+        with bounded():
+            self._redis.set(keys.plan_tenants(self._namespace, name), json.dumps(tenants), px=TENANTS_KEPT_MS)
+
+    def kept_tenants(self, name: str) -> tuple[str, ...] | None:
+        """What was written down last; None if it is not known any more."""
+        with bounded():
+            text = self._redis.getex(keys.plan_tenants(self._namespace, name), px=TENANTS_KEPT_MS)
+        return _tenants(text)
+
     def _write(self, name: str, before: str | None, after: PlanRecord | None) -> bool:
         text = "" if after is None else _text(after)
         with bounded():
@@ -213,3 +226,12 @@ def _lost(text: str) -> dict[str, str]:
     except ValueError:
         return {}
     return {str(name): str(what) for name, what in found.items()} if isinstance(found, dict) else {}
+
+
+def _tenants(text: str | None) -> tuple[str, ...] | None:
+    try:
+        found = json.loads(text or "")
+    except ValueError:
+        return None
+    usable = isinstance(found, list) and bool(found) and all(isinstance(tenant, str) for tenant in found)
+    return tuple(found) if usable else None

@@ -15,39 +15,46 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
 from stoker.cache import CacheError
 from stoker.cache.signatures import name_of, why_not_importable
-from stoker.config import Settings, Timing, WarmPlan
-from stoker.config.warm_plans import check_plan_name, check_tenants, told
+from stoker.config import Limits, Settings, Timing, WarmPlan
+from stoker.config.warm_plans import ALL, check_plan_name, check_tenants, told
 from stoker.tasks.errors import PlanError
-from stoker.tasks.plan_record import PlanRecord
+from stoker.tasks.hot_keys import hottest_of
+from stoker.tasks.plan_record import PACE_FIELDS, PlanRecord
 from stoker.tasks.plan_store import Known
 
 PlanKey = str | tuple[str | None, str]
 Pair = tuple[str | None, str]
+Tenants = tuple[str, ...]
 F = TypeVar("F", bound=Callable[[], Iterable[PlanKey]])
 
 
 @dataclass(frozen=True, slots=True)
 class CodePlan:
-    """A function that yields keys, and when they are warmed."""
+    """A function that yields keys, and when and how fast they are warmed."""
 
     name: str
     function: Callable[[], Iterable[PlanKey]]
-    tenants: tuple[str, ...]
+    tenants: Tenants | Literal["all"]
     timing: Timing
+    limits: Limits
 
     def given(self) -> dict[str, Any]:
         """What the plan store is told."""
-        given = self.timing.model_dump(exclude_defaults=True)
-        tenants = {"tenants": list(self.tenants)} if self.tenants else {}
-        return {**given, **tenants, "function": name_of(self.function)}
+        given = {
+            **self.timing.model_dump(exclude_defaults=True),
+            **self.limits.model_dump(exclude_defaults=True),
+        }
+        if self.tenants:
+            given["tenants"] = ALL if self.tenants == ALL else list(self.tenants)
+        return {**given, "function": name_of(self.function)}
 
-    def keys(self) -> Iterator[Pair]:
+    def keys(self, tenants: Tenants) -> Iterator[Pair]:
         """The keys with their tenants, as the function yields them."""
         found = self.function()
         if isinstance(found, str | bytes) or not isinstance(found, Iterable):
@@ -58,7 +65,7 @@ class CodePlan:
             if isinstance(item, tuple):
                 yield item
             else:
-                yield from _for_each(self.tenants, item)
+                yield from _for_each(tenants, item)
 
 
 _registered: dict[str, CodePlan] = {}
@@ -71,7 +78,9 @@ def warm_plan(
     cron: str | None = None,
     priority: int = 5,
     on_startup: bool = False,
-    tenants: Iterable[str] | None = None,
+    tenants: Iterable[str] | Literal["all"] | None = None,
+    rate: float | None = None,
+    concurrency: int | None = None,
 ) -> Callable[[F], F]:
     """Make the decorated generator function a warm plan; the function itself is not changed.
 
@@ -84,7 +93,10 @@ def warm_plan(
         cron: Or five cron fields, in UTC: `"0 3 * * *"`. With neither, it runs when it is asked for.
         priority: 0 to 9; of plans that are due together the highest is sent first.
         on_startup: Whether it also runs when the workers start.
-        tenants: Whose keys plain ones are, each key for all of them; None: those of the shared key space.
+        tenants: Whose keys plain ones are, each key for all of them; None: those of the shared key space; `"all"`:
+            those of every tenant that somebody had read for when the run began.
+        rate: Keys a second that all workers together may load for it; None: as many as the keys' loaders allow.
+        concurrency: Batches that they may load for it at once; None likewise.
 
     Raises:
         PlanError: Something of this cannot be used, no worker could import the function, or the name is taken.
@@ -94,6 +106,7 @@ def warm_plan(
         timing = Timing.model_validate(
             {"every": every, "cron": cron, "priority": priority, "on_startup": on_startup}
         )
+        limits = Limits(rate=rate, concurrency=concurrency)
         whose = check_tenants(tenants)
     except ValidationError as error:
         raise PlanError(str(name), told(error)) from None
@@ -106,7 +119,7 @@ def warm_plan(
         if other is not None and name_of(other.function) != name_of(function):
             both = f"{name_of(other.function)} and {name_of(function)}"
             raise PlanError(name, f"{both} have this name; rename one")
-        _registered[name] = CodePlan(name, function, whose, timing)
+        _registered[name] = CodePlan(name, function, whose, timing, limits)
         return function
 
     return register
@@ -167,15 +180,22 @@ class PlanKeys:
         keys: With their tenants; may be iterated once.
         version: Another one if the plan was changed: then how many keys were done means nothing.
         expected: How many keys there were last time; None: not known.
+        rate: Keys a second that all workers together may load; None: any.
+        concurrency: Batches that they may load at once; None: any.
     """
 
     keys: Iterable[Pair]
     version: str
     expected: int | None
+    rate: float | None
+    concurrency: int | None
 
 
-def keys_of(name: str, plans: Mapping[str, PlanRecord]) -> PlanKeys:
+def keys_of(name: str, plans: Mapping[str, PlanRecord], all_tenants: Callable[[], Tenants]) -> PlanKeys:
     """What is to be warmed by one of the plans that the store knows.
+
+    Args:
+        all_tenants: Called if the plan is for all tenants; see `plan_tenants`.
 
     Raises:
         PlanError: There is no such plan, or this process does not have its function.
@@ -184,37 +204,51 @@ def keys_of(name: str, plans: Mapping[str, PlanRecord]) -> PlanKeys:
     if record is None:
         raise PlanError(name, "there is no such plan" + _nearest(name, list(plans)))
     spec, in_code = record.spec, _registered.get(name)
+    limits = record.limits
     if "function" not in spec:
-        return PlanKeys(_Listed(listed(name, spec)), _version(spec), None)
+        plan = listed(name, spec)
+        tenants = all_tenants() if plan.tenants == ALL else plan.tenants
+        if plan.hottest is not None:
+            hot = hottest_of(plan.hottest, tenants or None)
+            version = _version({**spec, "keys": hot}, tenants)  # what is hot now is not what it was
+            return PlanKeys(hot, version, None, limits.rate, limits.concurrency)
+        keys = _Listed(plan, tenants)
+        return PlanKeys(keys, _version(spec, tenants), None, limits.rate, limits.concurrency)
     if in_code is None:
         remedy = "name its module in STOKER_LOADERS of every worker that serves the queue warm"
         raise PlanError(name, f"this worker has not imported {spec['function']}; {remedy}")
-    return PlanKeys(in_code.keys(), _version(in_code.given()), record.keys)
+    tenants = all_tenants() if in_code.tenants == ALL else in_code.tenants
+    version = _version(in_code.given(), tenants)
+    return PlanKeys(in_code.keys(tenants), version, record.keys, limits.rate, limits.concurrency)
 
 
 class _Listed:
     """The keys of a plan that lists them; their number is known."""
 
-    def __init__(self, plan: WarmPlan) -> None:
+    def __init__(self, plan: WarmPlan, tenants: Tenants) -> None:
         self._plan = plan
+        self._tenants = tenants
 
     def __iter__(self) -> Iterator[Pair]:
         for key in self._plan.names():
-            yield from _for_each(self._plan.tenants, key)
+            yield from _for_each(self._tenants, key)
 
     def __len__(self) -> int:
-        return self._plan.count() * max(len(self._plan.tenants), 1)
+        return self._plan.count() * max(len(self._tenants), 1)
 
 
-def _for_each(tenants: tuple[str, ...], key: str) -> Iterator[Pair]:
+def _for_each(tenants: Tenants, key: str) -> Iterator[Pair]:
     if not tenants:
         yield None, key
     for tenant in tenants:
         yield tenant, key
 
 
-def _version(spec: Mapping[str, Any]) -> str:
-    timeless = {name: value for name, value in spec.items() if name not in Timing.model_fields}
+def _version(spec: Mapping[str, Any], tenants: Tenants) -> str:
+    """Of the keys and their order: when they are warmed, and how fast, may change under a run."""
+    timeless = {name: value for name, value in spec.items() if name not in PACE_FIELDS}
+    if spec.get("tenants") == ALL:
+        timeless["tenants"] = list(tenants)
     return hashlib.sha256(json.dumps(timeless, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -1,26 +1,32 @@
-"""Keeps a coordinator's lock alive during a batch that takes longer than the lock."""
+"""Keeps what a task holds, such as its job's lock, alive while it works for longer than that lives."""
 
 import logging
 import threading
+from collections.abc import Callable
 from types import TracebackType
 
 from stoker.tasks.errors import StateUnavailable
-from stoker.tasks.job import Claim, JobStore
 
 log = logging.getLogger(__name__)
 
 
 class Renewal:
-    """Renews the claim three times in the life of its lock, in a thread, until the block ends.
+    """Renews three times in the life of what is held, in a thread, until the block ends.
 
-    A refusal is not reported from here: the coordinator meets the same one after its batch.
+    A refusal is not reported from here: the task meets the same one at its next step.
+
+    Args:
+        what: Names it in the log.
+        life: Seconds for which it is held after each renewal.
+        renew: Tells whether it is still held.
     """
 
-    def __init__(self, jobs: JobStore, claim: Claim) -> None:
-        self._jobs = jobs
-        self._claim = claim
+    def __init__(self, what: str, life: float, renew: Callable[[], bool]) -> None:
+        self._what = what
+        self._every = life / 3
+        self._renew = renew
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"renew {claim.job_id}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"renew {what}", daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -31,9 +37,9 @@ class Renewal:
         self._stop.set()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._jobs.lock_ttl / 3):
+        while not self._stop.wait(self._every):
             try:
-                if self._jobs.progress(self._claim) not in ("on", "abort"):
+                if not self._renew():
                     return
             except StateUnavailable as error:
-                log.warning("lock of job %s not renewed: %s", self._claim.job_id, error)
+                log.warning("%s not renewed: %s", self._what, error)

@@ -25,8 +25,13 @@ def invalidate(
     tags: Iterable[str] | None = None,
     pattern: str | None = None,
     tenant_id: str | None = None,
+    *,
+    rewarm: int = 0,
 ) -> JobHandle:
     """Invalidate keys (at most 10,000), tags and a pattern of one tenant: all that are given, in one job.
+
+    Args:
+        rewarm: Of the hot keys among them at most so many are warmed again at once, hottest first.
 
     Raises:
         InvalidArguments: Nothing is named, or a name is malformed.
@@ -37,40 +42,47 @@ def invalidate(
         "tags": list(tags or ()),
         "pattern": pattern,
         "tenant_id": tenant_id,
+        "rewarm": rewarm,
     }
     return _send(names.INVALIDATE, arguments)
 
 
-def invalidate_pattern(pattern: str, tenant_id: str | None = None) -> JobHandle:
-    """Invalidate every key of the tenant that matches, such as `user:*`. Raises as `invalidate`."""
-    return _send(names.INVALIDATE, {"pattern": pattern, "tenant_id": tenant_id})
+def invalidate_pattern(pattern: str, tenant_id: str | None = None, *, rewarm: int = 0) -> JobHandle:
+    """Invalidate every key of the tenant that matches, such as `user:*`. `rewarm` and errors as of `invalidate`."""
+    return _send(names.INVALIDATE, {"pattern": pattern, "tenant_id": tenant_id, "rewarm": rewarm})
 
 
-def invalidate_tags(tags: Iterable[str], tenant_id: str | None = None) -> JobHandle:
-    """Invalidate every entry of the tenant that carries one of the tags. Raises as `invalidate`."""
-    return _send(names.INVALIDATE, {"tags": list(tags), "tenant_id": tenant_id})
+def invalidate_tags(tags: Iterable[str], tenant_id: str | None = None, *, rewarm: int = 0) -> JobHandle:
+    """Invalidate every entry of the tenant that carries one of the tags. `rewarm` and errors as of `invalidate`."""
+    return _send(names.INVALIDATE, {"tags": list(tags), "tenant_id": tenant_id, "rewarm": rewarm})
 
 
-def invalidate_tenant(tenant_id: str) -> JobHandle:
-    """Invalidate everything of a tenant. Raises as `invalidate`."""
-    return _send(names.INVALIDATE, {"tenant_id": tenant_id, "whole_tenant": True})
+def invalidate_tenant(tenant_id: str, *, rewarm: int = 0) -> JobHandle:
+    """Invalidate everything of a tenant. `rewarm` and errors as of `invalidate`."""
+    return _send(names.INVALIDATE, {"tenant_id": tenant_id, "whole_tenant": True, "rewarm": rewarm})
 
 
-def warm(keys: Iterable[str] | Mapping[str, Iterable[str]], tenant_id: str | None = None) -> JobHandle:
+def warm(
+    keys: Iterable[str] | Mapping[str, Iterable[str]],
+    tenant_id: str | None = None,
+    *,
+    cause: str | None = None,
+) -> JobHandle:
     """Load keys by their loaders in a worker: at most 100,000, of one tenant or as `{tenant: keys}`.
 
-    A second request for the same keys joins the unfinished job of the first. Raises as `invalidate`.
+    A second request for the same keys joins the unfinished job of the first, if it has the same `cause`: a warm that
+    follows an invalidation must not join one that may have passed the keys before. Raises as `invalidate`.
     """
     wanted: Any = {t: list(k) for t, k in keys.items()} if isinstance(keys, Mapping) else list(keys)
-    return _send(names.WARM, {"keys": wanted, "tenant_id": tenant_id})
+    return _send(names.WARM, {"keys": wanted, "tenant_id": tenant_id, "cause": cause})
 
 
-def warm_plan(name: str) -> JobHandle:
-    """Run a warm plan now, whatever its schedule says. Joins a run that is not over. Raises as `invalidate`.
+def warm_plan(name: str, *, cause: str | None = None) -> JobHandle:
+    """Run a warm plan now, whatever its schedule says. Joins a run of the same `cause` that is not over.
 
-    Whether there is such a plan turns out in the worker: the job fails if not.
+    Whether there is such a plan turns out in the worker: the job fails if not. Raises as `invalidate`.
     """
-    return _send(names.WARM, {"plan": name})
+    return _send(names.WARM, {"plan": name, "cause": cause})
 
 
 def sweep(*, delay: float = 0) -> JobHandle:
@@ -105,6 +117,13 @@ def refresh(key: str, tenant_id: str | None = None) -> None:
         )
     except OperationalError as error:
         raise NotSent(names.REFRESH, str(error)) from error
+
+
+def helpers(job_id: str, count: int) -> None:
+    """Ask for workers that help with a warm. Not jobs: none need come. Raises NotSent."""
+    arguments = names.check(names.WARM_BATCH, {"job": job_id})
+    for _ in range(count):
+        _publish(names.WARM_BATCH, f"{job_id}.{uuid4().hex[:6]}", arguments, 0)
 
 
 def again(job_id: str, kind: str) -> None:

@@ -1,9 +1,10 @@
-"""Connections to the state server, for `job` and `plan_store`: bounded waits, our error, our scripts."""
+"""Connections to the state server, for what keeps something there: bounded waits, our error, our scripts."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -11,8 +12,10 @@ from redis.retry import Retry
 
 from stoker.tasks.errors import StateUnavailable
 
+T = TypeVar("T")
 CONNECT_TIMEOUT = 0.5
 TIMEOUT = 1.0
+_PAUSE_S = 0.2
 
 
 def connect(url: str) -> Any:
@@ -41,3 +44,16 @@ def bounded() -> Iterator[None]:
         yield
     except redis.RedisError as error:
         raise StateUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+def patiently(ask: Callable[[], T], seconds: float) -> T:
+    """Ask until there is an answer. Raises StateUnavailable if there is none for so long."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with bounded():
+                return ask()
+        except StateUnavailable:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_PAUSE_S)

@@ -1,12 +1,13 @@
 """Sweeping: the task. What is deleted, and when bans are retired, is `stoker.cache.sweep`'s business."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from stoker.cache import Cache, Step
 from stoker.tasks import names
 from stoker.tasks.app import app
 from stoker.tasks.coordinator import SteppedTask
+from stoker.tasks.job import Claim
 
 
 @app.task(name=names.SWEEP, bind=True, shared=False, base=SteppedTask)
@@ -19,9 +20,9 @@ def sweep(self: SteppedTask, /, **message: Any) -> dict[str, Any]:
 
 
 def _steps(
-    cache: Cache, _arguments: names.Sweep, cursor: dict[str, Any] | None, batch: int
-) -> Iterator[Step[Any]]:
-    return cache.sweep_steps(batch=batch, cursor=cursor)
+    cache: Cache, _arguments: names.Sweep, claim: Claim, batch: int
+) -> Generator[Step[Any], None, None]:
+    return cache.sweep_steps(batch=batch, cursor=claim.cursor)
 
 
 def _why_failed(report: dict[str, Any]) -> str | None:

@@ -45,6 +45,8 @@ def test_missed_and_failed_runs_are_told(plans_at: str) -> None:
     assert sole("plans", broker_url=plans_at).seen.startswith(
         "runs were missed within the last hour: nightly"
     )
+    plan_changes.change(runtime.current().plans, "nightly", {"rate": 5.0})
+    assert sole("plans", broker_url=plans_at).remedy.endswith("limits of their own: nightly (5 keys/s)")
     change(missed_ms=-7_200_000, outcome="failed", error="no coal")
     finding = sole("plans", broker_url=plans_at)
     assert (finding.severity, finding.cause) == (WARNING, "nightly: no coal")

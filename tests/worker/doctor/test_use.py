@@ -28,13 +28,14 @@ def test_a_queue_that_nobody_serves_is_an_error_with_the_command_that_serves_it(
     findings = found("workers", "beat", "invalidation", **urls)
     assert [(f.check, f.severity, f.remedy) for f in findings] == [
         ("workers", ERROR, "stoker worker -q invalidate"),
+        ("workers", ERROR, "stoker worker -q events"),
         ("workers", ERROR, "stoker worker -q refresh"),
         ("workers", ERROR, "stoker worker -q warm"),
         ("workers", ERROR, "stoker worker -q maintenance"),
         ("beat", ERROR, "stoker beat"),
         ("invalidation", ERROR, "stoker worker -q invalidate"),
     ]
-    assert "stoker.warm, in which 1 message wait" in findings[2].seen
+    assert "stoker.warm, in which 1 message wait" in findings[3].seen
 
 
 def test_jobs_that_failed_were_given_up_or_that_nobody_runs_are_told(

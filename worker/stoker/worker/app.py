@@ -9,10 +9,13 @@ from celery import Celery
 
 import stoker.tasks  # noqa: F401 - registers the tasks
 from stoker.config import Settings
+from stoker.tasks import names
 from stoker.tasks.app import StokerApp, configure
 from stoker.tasks.app import app as shared
 from stoker.tasks.schedule import beat_schedule
 from stoker.worker import lifecycle
+from stoker.worker.consumer import EventConsumer
+from stoker.worker.last_snapshot import LastSnapshot
 from stoker.worker.lease_renewal import LeaseRenewal
 
 app: Celery
@@ -33,7 +36,8 @@ def make_app(settings: Settings) -> StokerApp:
     """
     configure(settings)
     shared.conf.update(worker_config(settings))
-    shared.steps["consumer"].add(LeaseRenewal)
+    shared.steps["consumer"] |= {LeaseRenewal, EventConsumer}
+    shared.steps["worker"].add(LastSnapshot)
     lifecycle.connect()
     return shared
 
@@ -60,6 +64,10 @@ def worker_config(settings: Settings) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # wait for the broker as long as it takes
         "broker_transport_options": {
+            # Of this namespace alone: a worker of another one would drop the events that it gives back.
+            "unacked_key": names.queue(settings.namespace, "unacked"),
+            "unacked_index_key": names.queue(settings.namespace, "unacked_index"),
+            "unacked_mutex_key": names.queue(settings.namespace, "unacked_mutex"),
             "visibility_timeout": worker.visibility_timeout,
             "unacked_restore_interval": worker.restore_every,
             "unacked_restore_throttle": 1,  # look every time, not every tenth

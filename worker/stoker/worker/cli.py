@@ -19,7 +19,7 @@ except ModuleNotFoundError as missing:
 from stoker.cache import CacheError
 from stoker.config import InvalidSettings, Settings, effective
 from stoker.tasks import JobHandle, TaskError, runtime
-from stoker.worker import commands, jobs_view, lifecycle, plans_cli, up
+from stoker.worker import commands, events_cli, jobs_view, lifecycle, plans_cli, top_view, up
 from stoker.worker import flower as flower_options
 
 MOST_JOBS = 50
@@ -32,6 +32,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 cli.add_typer(plans_cli.plans, name="plans")
+cli.add_typer(events_cli.events, name="events")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -170,6 +171,17 @@ def jobs(
     found = store.dead(MOST_JOBS) if dead else store.recent(MOST_JOBS)
     as_table = jobs_view.dead if dead else jobs_view.table
     _show([jobs_view.as_json(job) for job in found] if as_json else as_table(found))
+
+
+@cli.command()
+def top(
+    tenant: Annotated[str | None, typer.Option(help="Whose keys; those of all if left out.")] = None,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, max=1000, help="How many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List the keys that the fleet reads most, and what is stored under them now."""
+    found = top_view.look(runtime.current(), number, tenant)
+    _show(top_view.as_json(found) if as_json else top_view.table(found))
 
 
 @cli.command()

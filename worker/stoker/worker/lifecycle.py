@@ -15,7 +15,7 @@ from celery.worker import state
 
 from stoker.cache import ConfigError, LoaderError
 from stoker.config import Settings, setup_logging
-from stoker.tasks import plans, runtime
+from stoker.tasks import plans, rules, runtime
 from stoker.tasks.errors import NotSent, PlanError, StateUnavailable
 from stoker.tasks.job import ANY
 from stoker.tasks.tick import start_up
@@ -52,7 +52,8 @@ def start(settings: Settings) -> None:
 
 
 def warm_on_startup() -> threading.Thread:
-    """Make this worker's plans known, and start those that run when workers start, without keeping the worker."""
+    """Make this worker's plans and rules known, and start the plans that run when workers start, without keeping the
+    worker."""
     thread = threading.Thread(target=_warm_on_startup, name="warm on startup", daemon=True)
     thread.start()
     return thread
@@ -61,6 +62,7 @@ def warm_on_startup() -> threading.Thread:
 def _warm_on_startup() -> None:
     for wait in _STARTUP_WAITS:
         try:
+            runtime.current().events.announce(rules.known())
             start_up(runtime.current())
             return
         except (StateUnavailable, NotSent) as error:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from stoker.config.warm_plans import ALL
 from stoker.tasks import JobHandle, plan_changes, runtime
 from stoker.tasks.errors import PlanError
 from stoker.tasks.plan_store import existing
@@ -23,12 +24,17 @@ Params = Annotated[
     typer.Option("--param", metavar="FIELD=A,B", help="Values of a field of the template; may be repeated."),
 ]
 Tenants = Annotated[list[str] | None, typer.Option("--tenant", help="Whose keys; may be repeated.")]
+AllTenants = Annotated[
+    bool, typer.Option("--all-tenants", help="Those of every tenant that was read for when a run begins.")
+]
 Every = Annotated[str | None, typer.Option(help="Time between two runs: 30s, 15m, 2h or 1d.")]
 Cron = Annotated[str | None, typer.Option(help="Or five cron fields, in UTC: '0 3 * * *'.")]
 Priority = Annotated[int | None, typer.Option(help="0 to 9; of plans due together the highest goes first.")]
 OnStartup = Annotated[
     bool | None, typer.Option("--on-startup/--no-on-startup", help="Whether it runs when workers start.")
 ]
+Rate = Annotated[float | None, typer.Option(help="Keys a second that all workers together may load for it.")]
+Concurrency = Annotated[int | None, typer.Option(help="Batches that they may load for it at once.")]
 
 
 @plans.callback(invoke_without_command=True)
@@ -55,15 +61,29 @@ def add(
     template: Template = None,
     param: Params = None,
     tenant: Tenants = None,
+    all_tenants: AllTenants = False,
     every: Every = None,
     cron: Cron = None,
     priority: Priority = None,
     on_startup: OnStartup = None,
+    rate: Rate = None,
+    concurrency: Concurrency = None,
 ) -> None:
-    """Add a plan: keys, or a template with values for its fields, and when they are warmed."""
-    fields = _fields(name, keys, template, param, tenant, every, cron, priority, on_startup)
+    """Add a plan: keys, or a template with values for its fields, and when they are warmed and how fast."""
+    fields = _given(
+        keys=_split(keys),
+        template=template,
+        params=_params(name, param),
+        tenants=_tenants(name, tenant, all_tenants),
+        every=every,
+        cron=cron,
+        priority=priority,
+        on_startup=on_startup,
+        rate=rate,
+        concurrency=concurrency,
+    )
     plan = plan_changes.add(runtime.current().plans, name, fields)
-    typer.echo(f"plan {name} is added: {plans_view.schedule(plan)}")
+    typer.echo(f"plan {name} is added: {plans_view.pace(plan)}")
 
 
 @plans.command()
@@ -73,22 +93,44 @@ def change(
     template: Template = None,
     param: Params = None,
     tenant: Tenants = None,
+    all_tenants: AllTenants = False,
     every: Every = None,
     cron: Cron = None,
     on_demand: Annotated[bool, typer.Option("--on-demand", help="Neither interval nor cron.")] = False,
     priority: Priority = None,
     on_startup: OnStartup = None,
+    rate: Rate = None,
+    concurrency: Concurrency = None,
+    unlimited: Annotated[
+        bool, typer.Option("--unlimited", help="Neither rate nor concurrency but what is given beside it.")
+    ] = False,
     as_defined: Annotated[
         bool,
         typer.Option("--as-defined", help="Take back what operators changed of a plan in code or settings."),
     ] = False,
 ) -> None:
-    """Change a plan. Of one in code or settings, only when it runs; that stays so until it is taken back."""
-    fields = _fields(name, keys, template, param, tenant, every, cron, priority, on_startup)
-    plan = plan_changes.change(
-        runtime.current().plans, name, fields, on_demand=on_demand, as_defined=as_defined
+    """Change a plan. Of one in code or settings, only when it runs and how fast; that stays until it is taken back."""
+    fields = _given(
+        keys=_split(keys),
+        template=template,
+        params=_params(name, param),
+        tenants=_tenants(name, tenant, all_tenants),
+        every=every,
+        cron=cron,
+        priority=priority,
+        on_startup=on_startup,
+        rate=rate,
+        concurrency=concurrency,
     )
-    typer.echo(f"plan {name}: {plans_view.schedule(plan)}")
+    plan = plan_changes.change(
+        runtime.current().plans,
+        name,
+        fields,
+        on_demand=on_demand,
+        unlimited=unlimited,
+        as_defined=as_defined,
+    )
+    typer.echo(f"plan {name}: {plans_view.pace(plan)}")
 
 
 @plans.command()
@@ -135,29 +177,15 @@ def seen() -> None:
     runtime.current().plans.forget_losses()
 
 
-def _fields(
-    name: str,
-    keys: list[str] | None,
-    template: str | None,
-    params: list[str] | None,
-    tenants: list[str] | None,
-    every: str | None,
-    cron: str | None,
-    priority: int | None,
-    on_startup: bool | None,
-) -> dict[str, Any]:
+def _given(**fields: Any) -> dict[str, Any]:
     """What was given, as the fields of a plan."""
-    given: dict[str, Any] = {
-        "keys": _split(keys),
-        "template": template,
-        "params": _params(name, params),
-        "tenants": tenants or None,
-        "every": every,
-        "cron": cron,
-        "priority": priority,
-        "on_startup": on_startup,
-    }
-    return {field: value for field, value in given.items() if value is not None}
+    return {field: value for field, value in fields.items() if value is not None}
+
+
+def _tenants(name: str, tenants: list[str] | None, all_tenants: bool) -> list[str] | str | None:
+    if tenants and all_tenants:
+        raise PlanError(name, "give --tenant or --all-tenants, not both")
+    return ALL if all_tenants else tenants or None
 
 
 def _split(keys: list[str] | None) -> list[str] | None:

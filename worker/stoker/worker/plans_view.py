@@ -18,12 +18,15 @@ Jobs = Mapping[str, JobStatus | None]
 
 def table(snapshot: Snapshot, jobs: Jobs) -> RenderableType:
     """One row a plan; under it what cannot be read and what was lost."""
-    view = Table("plan", "source", "schedule", "next", "last run", "missed", "", box=None, pad_edge=False)
+    view = Table(
+        "plan", "source", "schedule", "limits", "next", "last run", "missed", "", box=None, pad_edge=False
+    )
     for plan in snapshot.plans.values():
         view.add_row(
             plan.name,
             plan.source + (" (changed)" if plan.changes else ""),
             schedule(plan),
+            limits(plan),
             _next(plan, snapshot.now_ms),
             Text(_last(plan, jobs), style="red" if plan.outcome in ("failed", "lost") else ""),
             _missed(plan),
@@ -60,6 +63,22 @@ def schedule(plan: PlanRecord) -> str:
     return ", ".join(words) or "on demand"
 
 
+def limits(plan: PlanRecord) -> str:
+    """How fast it may go, such as `500 keys/s, 2 at once`; empty: as fast as the keys' loaders allow."""
+    found = plan.limits
+    words = []
+    if found.rate is not None:
+        words.append(f"{found.rate:,.10g} keys/s")
+    if found.concurrency is not None:
+        words.append(f"{found.concurrency:,} at once")
+    return ", ".join(words)
+
+
+def pace(plan: PlanRecord) -> str:
+    """When it runs and how fast."""
+    return "; ".join(words for words in (schedule(plan), limits(plan)) if words)
+
+
 def duration(seconds: float) -> str:
     """`90s`, `15m`, `2h`, `1d`: the largest unit that is exact."""
     for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
@@ -76,6 +95,7 @@ def _as_json(plan: PlanRecord, jobs: Jobs) -> dict[str, Any]:
         "changed": sorted(plan.changes),
         "spec": plan.spec,
         "schedule": schedule(plan),
+        "limits": plan.limits.model_dump(),
         "paused": plan.paused,
         "next": _seconds(None if plan.paused else plan.next_ms),
         "job": plan.job or None,

@@ -1,7 +1,9 @@
 """Where entries live. The engine talks to this interface; `memory` and `redis` implement it."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from msgspec import Struct
 
 from stoker.cache.bans import Rule
 from stoker.cache.evict import EvictReport
@@ -10,12 +12,12 @@ from stoker.cache.programs import Steps
 from stoker.cache.protocol import Asked, Busy, Lease, Name
 from stoker.cache.shards import Placement
 from stoker.cache.sweep import SweepReport
-from stoker.cache.traffic import Counts, Group
+from stoker.cache.traffic import Counts, Group, Unflushed
 from stoker.cache.usage import Usage
 from stoker.cache.wire import Operation
 
 
-class Write(NamedTuple):
+class Write(Struct, frozen=True, gc=False):
     """A value to be stored. `ttl_ms` and `soft_ttl_ms` are 0 for never; `load_us` is what its load cost."""
 
     value: Any
@@ -95,8 +97,8 @@ class Backend(Protocol):
 
     def usage(self) -> Operation[Usage]: ...
 
-    def add_traffic(self, groups: Mapping[Group, Counts]) -> Operation[None]:
-        """Add this process's counts to the fleet's."""
+    def add_traffic(self, unflushed: Unflushed) -> Operation[None]:
+        """Add what this process has counted to the fleet's."""
         ...
 
     def traffic(self) -> Operation[dict[Group, Counts]]:

@@ -29,7 +29,7 @@ from stoker.cache.shards import Agreement, Map, Placement
 from stoker.cache.stats import Counters
 from stoker.cache.sweep import SweepReport
 from stoker.cache.tenancy import tenant_field
-from stoker.cache.traffic import Counts, Group
+from stoker.cache.traffic import Counts, Group, Unflushed
 from stoker.cache.usage import Usage, redis_usage
 from stoker.cache.wire import Operation, together
 
@@ -59,6 +59,7 @@ class RedisBackend:
         self._on_event = on_event
         self._lease_ms = round(config.lease * 1000)
         self._traffic_key = keys.traffic(config.namespace)
+        self._samples_key = keys.samples(config.namespace)
         self._place(Placement())
 
     def stored_name(self, tenant_id: str | None, key: str) -> str:
@@ -92,11 +93,12 @@ class RedisBackend:
         keys = ShardKeys(self._config.namespace, number)
         return Shard(keys, agreement, partial(self._cold, number), partial(self._long, number))
 
-    def _cold(self, shard: int, reason: str) -> None:
+    def _cold(self, shard: int, reason: str, incarnation: str) -> None:
         level = logging.INFO if reason == "missing" else logging.WARNING
         namespace = self._config.namespace
         log.log(level, "namespace %s begins cold (%s): what was stored before is a miss", namespace, reason)
-        self._on_event("cache.cold", {"namespace": namespace, "shard": shard, "reason": reason})
+        facts = {"namespace": namespace, "shard": shard, "reason": reason, "incarnation": incarnation}
+        self._on_event("cache.cold", facts)
 
     def _long(self, shard: int, news: BanNews) -> None:
         facts = {"namespace": self._config.namespace, "shard": shard, **asdict(news)}
@@ -172,31 +174,24 @@ class RedisBackend:
         taken = yield from self._spread(
             names, _itself, lambda shard, page: shard.acquire(page, self._lease_ms)
         )
-        return [(lease, self._hit(found, type)) for lease, found in taken]
+        return [(lease, found and self._hit(found, type)) for lease, found in taken]
 
     def snapshot(self, tenant_id: str | None, key: str, hold_ms: int) -> Operation[Lease]:
         return self.shard_of((tenant_id, key)).snapshot(tenant_id, key, hold_ms)
 
     def fill(self, fills: Sequence[tuple[Lease, Write]]) -> Operation[list[bool]]:
+        now = now_ms()
         packed = [
-            Filling(lease, self._pack(lease.key, lease.stamp, write), write.ttl_ms, write.tags)
+            Filling(lease, self._pack(lease.key, lease.stamp, write, now), write.ttl_ms, write.tags)
             for lease, write in fills
         ]
         return (yield from self._spread(packed, lambda filling: _name(filling.lease), Shard.fill))
 
-    def _pack(self, key: str, stamp: Stamp, write: Write) -> bytes:
+    def _pack(self, key: str, stamp: Stamp, write: Write, now: int) -> bytes:
         flags, payload = self._codec.encode(key, write.value)
-        now = now_ms()
-        return entry.pack(
-            stamp,
-            payload,
-            codec=MSGPACK,
-            flags=flags,
-            tags=write.tags,
-            soft_ms=now + write.soft_ttl_ms if write.soft_ttl_ms else 0,
-            hard_ms=now + write.ttl_ms if write.ttl_ms else 0,
-            load_us=write.load_us,
-        )
+        soft_ms = now + write.soft_ttl_ms if write.soft_ttl_ms else 0
+        hard_ms = now + write.ttl_ms if write.ttl_ms else 0
+        return entry.pack(stamp, payload, MSGPACK, flags, write.tags, soft_ms, hard_ms, write.load_us)
 
     def renew(self, leases: Sequence[Lease]) -> Operation[None]:
         yield from self._spread(leases, _name, lambda shard, page: shard.renew(page, self._lease_ms))
@@ -205,7 +200,10 @@ class RedisBackend:
         yield from self._spread(leases, _name, Shard.release)
 
     def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> Operation[list[bool]]:
-        items = [((tenant_id, key), self._pack(key, _NO_STAMP, write), write.ttl_ms) for key, write in writes]
+        now = now_ms()
+        items = [
+            ((tenant_id, key), self._pack(key, _NO_STAMP, write, now), write.ttl_ms) for key, write in writes
+        ]
         return (yield from self._spread(items, lambda item: item[0], Shard.store))
 
     def ask_refresh(self, tenant_id: str | None, key: str) -> Operation[Asked]:
@@ -277,8 +275,8 @@ class RedisBackend:
     def usage(self) -> Operation[Usage]:
         return redis_usage(self)
 
-    def add_traffic(self, groups: Mapping[Group, Counts]) -> Operation[None]:
-        return traffic.flush(self._traffic_key, groups)
+    def add_traffic(self, unflushed: Unflushed) -> Operation[None]:
+        return traffic.flush(self._traffic_key, self._samples_key, unflushed)
 
     def traffic(self) -> Operation[dict[Group, Counts]]:
         return traffic.fleet(self._traffic_key)

@@ -2,7 +2,7 @@
 -- KEYS[1], KEYS[2] as of budget_ask.lua
 -- ARGV[1] batch   ARGV[2] keys not asked for   ARGV[3] keys asked for   ARGV[4] of them failed   ARGV[5] µs a key
 -- Returns the share of its full speed at which the loader may go on, 0.1 to 1.
-redis.call('ZREM', KEYS[2], ARGV[1])
+local tokens_back = redis.call('ZREM', KEYS[2], ARGV[1]) == 1 and ARGV[2] or 0
 local found = redis.call('HMGET', KEYS[1], 'tokens', 'factor', 'mean')
 local factor, mean = tonumber(found[2] or 1), tonumber(found[3] or 0)
 local called, failed, took = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -14,7 +14,7 @@ if called > 0 then
   redis.call('HSET', KEYS[1], 'factor', string.format('%.4f', factor), 'mean', string.format('%.1f', mean))
 end
 if found[1] then
-  redis.call('HSET', KEYS[1], 'tokens', string.format('%.6f', tonumber(found[1]) + tonumber(ARGV[2])))
+  redis.call('HSET', KEYS[1], 'tokens', string.format('%.6f', tonumber(found[1]) + tonumber(tokens_back)))
 end
 redis.call('PEXPIRE', KEYS[1], 3600000)
 return string.format('%.4f', factor)

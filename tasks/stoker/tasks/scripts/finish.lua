@@ -3,7 +3,8 @@
 -- KEYS[3] ids of unfinished jobs -> when the reaper looks at them, ms
 -- KEYS[4] stream that says the job is over
 -- KEYS[5] ids of dead jobs -> when they died, ms
--- KEYS[6] id of the target's unfinished job; absent for a job without a target
+-- KEYS[6..8] what a warm shares among its workers, see work_begin.lua
+-- KEYS[9] id of the target's unfinished job; absent for a job without a target
 -- ARGV[1] id                     ARGV[2] final state                     ARGV[3] ms a finished job is kept
 -- ARGV[4] the coordinator's token; "any": whoever holds the lock; "none": only if nobody does, else ask it to stop
 -- ARGV[5] "1": it is dead, that is, given up, and is listed as such
@@ -43,7 +44,8 @@ if ARGV[5] == '1' then
   redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now - ARGV[3])
   redis.call('PEXPIRE', KEYS[5], ARGV[3])
 end
-if KEYS[6] and redis.call('GET', KEYS[6]) == ARGV[1] then
-  redis.call('DEL', KEYS[6])
+redis.call('UNLINK', KEYS[6], KEYS[7], KEYS[8])
+if KEYS[9] and redis.call('GET', KEYS[9]) == ARGV[1] then
+  redis.call('DEL', KEYS[9])
 end
 return ARGV[2]

@@ -1,12 +1,13 @@
 """Warm plans whose runs fail or do not come, and what is known of plans no more."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from stoker.tasks import runtime
 from stoker.tasks.plan_record import PlanRecord
 from stoker.tasks.plan_store import Snapshot
 from stoker.worker.doctor.check import Finding, counted, error, ok, warning
 from stoker.worker.doctor.system import System
+from stoker.worker.plans_view import limits
 
 LATELY_MS = 3_600_000
 MISSED_TICKS = 3
@@ -54,8 +55,14 @@ def _not_run(system: System, snapshot: Snapshot) -> Iterator[Finding]:
         yield warning(
             f"runs were missed within the last hour: {_some(f'{plan.name} ({plan.missed:,} ever)' for plan in missed)}",
             "the run before was not over when they were due, or no worker was there",
-            "give them more time with `stoker plans change NAME --every`, or the queue warm more workers",
+            "give them more time with `stoker plans change NAME --every`, or the queue warm more workers"
+            + _held_back(missed),
         )
+
+
+def _held_back(missed: Iterable[PlanRecord]) -> str:
+    held = [f"{plan.name} ({limits(plan)})" for plan in missed if limits(plan)]
+    return f"; they may be held back by limits of their own: {_some(held)}" if held else ""
 
 
 def _failed(snapshot: Snapshot) -> Iterator[Finding]:
@@ -72,7 +79,7 @@ def _overdue_ms(plan: PlanRecord, now_ms: int) -> int:
     return 0 if plan.paused or plan.next_ms is None else now_ms - plan.next_ms
 
 
-def _some(words: Iterator[str]) -> str:
+def _some(words: Iterable[str]) -> str:
     found = list(words)
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return ", ".join(found[:_SHOWN]) + more

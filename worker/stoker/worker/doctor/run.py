@@ -16,6 +16,7 @@ from stoker.tasks import TaskError
 from stoker.worker.doctor import (
     beat,
     broker,
+    events,
     flower,
     invalidation,
     jobs,
@@ -50,6 +51,7 @@ CHECKS: dict[str, Check] = {  # from the ground up: what later ones need is judg
     "sharding": sharding.check,
     "warming": warming.check,
     "plans": plans.check,
+    "events": events.check,
     "jobs": jobs.check,
     "flower": flower.check,
 }

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from stoker.cache import aio_transport, control, dialogue, flight, scripts, sweep
 from stoker.cache.backends import Write
 from stoker.cache.backends.redis import RedisBackend
@@ -49,6 +51,12 @@ def _delay(chance: random.Random) -> float:
 def no_lease() -> None:
     """Store a loaded value whoever holds the key's lease, if anybody does."""
     _edit("FILL", "if redis.call('GET', KEYS[3]) ~= ARGV[3] then return 0 end", "")
+    no_lease_of_many()
+
+
+def no_lease_of_many() -> None:
+    """The same of values that a warm stores together."""
+    _edit("FILL_MANY", "if holders[i] ~= ARGV[3] then return 1 end", "")
 
 
 def stamp_after_load() -> None:
@@ -59,7 +67,7 @@ def stamp_after_load() -> None:
         late_fills = []
         for lease, write in fills:
             view = yield from self.shard_of((lease.tenant_id, lease.key)).catch_up()
-            late_fills.append((lease._replace(stamp=view.stamp), write))
+            late_fills.append((replace(lease, stamp=view.stamp), write))
         return (yield from fill(self, late_fills))
 
     _put(RedisBackend, "fill", late)
@@ -154,6 +162,7 @@ def no_new_life() -> None:
 
 GUARDS: dict[str, Callable[[], None]] = {
     "lease": no_lease,
+    "lease-of-many": no_lease_of_many,
     "stamp": stamp_after_load,
     "closing": no_closing,
     "second-read": no_second_read,

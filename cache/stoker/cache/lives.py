@@ -1,0 +1,29 @@
+"""Which lives of the ban log rule now, for those who want to notice a change. Changes nothing itself: a shard without a
+good control record begins anew here as in any other operation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stoker.cache.protocol import Shard
+from stoker.cache.wire import Operation, together
+
+
+@dataclass(frozen=True, slots=True)
+class Lives:
+    """What the control records say.
+
+    Attributes:
+        incarnations: Of each shard, in hex.
+        servers: Ids of the server processes that may answer; empty where the boot fence is off.
+    """
+
+    incarnations: tuple[str, ...] = ()
+    servers: frozenset[str] = frozenset()
+
+
+def lives(shards: Sequence[Shard]) -> Operation[Lives]:
+    """Ask for the control record of every shard."""
+    views = yield from together([shard.catch_up() for shard in shards])
+    controls = [view.control for view in views]
+    servers = {boot.decode() for control in controls for boot in control.boots}
+    return Lives(tuple(control.incarnation.hex() for control in controls), frozenset(servers - {"-"}))
