@@ -1,13 +1,16 @@
 """Warming: what is written, what is skipped, what is reported, where it resumes."""
 
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from stoker.cache import Cache, CacheConfig, LoadKey
 from stoker.cache.budget import Limit
+from stoker.cache.errors import ConfigError
 from stoker.cache.loaders import Loader, Registry
 from stoker.cache.work import LocalWork
 
@@ -142,7 +145,7 @@ def test_it_goes_on_where_its_work_stands(cache: Cache, source: Source) -> None:
     work = LocalWork()
     steps = cache.warm_steps(keys, batch=10, lanes=1, work=work)
     step = next(steps)
-    steps.close()  # type: ignore[attr-defined]
+    steps.close()
     assert step.done < 1000
     *_, last = cache.warm_steps(keys, batch=10, work=work)
     assert (last.report.asked, last.report.written) == (1000, 1000)
@@ -277,7 +280,7 @@ def test_the_limits_of_a_warm_count_besides_those_of_its_loaders(cache: Cache) -
             self.owners.append((limit.owner, keys))
             return 0.0
 
-        def done(self, limit: Limit, unit: str, **told: float) -> float:  # type: ignore[override]  # noqa: ARG002
+        def done(self, limit: Limit, unit: str, **told: float) -> float:  # noqa: ARG002
             assert told["asked"] == told["loaded"]
             return 0.0
 
@@ -294,8 +297,50 @@ def test_a_warm_that_waits_for_its_budget_ends_when_it_is_told_to(cache: Cache) 
 
     steps = cache.warm_steps(["item:1"], budget=Never())
     assert next(steps).done == 0
-    steps.close()  # type: ignore[attr-defined]
+    steps.close()
     assert cache.warm(["item:1"]).written == 1
+
+
+def test_slow_loads_of_single_keys_outlast_a_lease_together(cache: Cache) -> None:
+    def slow(n: str) -> str:
+        time.sleep(0.02)
+        return n
+
+    cache._core.registry.add(Loader("slow:{n}", slow))
+    short = replace(cache.config, lease=0.3, max_load=0.6)
+    with Cache(short, registry=cache._core.registry) as impatient:
+        report = impatient.warm([f"slow:{n}" for n in range(60)], lanes=1)
+    assert (report.written, report.refused) == (60, 0)
+
+
+def test_what_is_fresh_is_not_held_while_the_rest_is_loaded(cache: Cache, source: Source) -> None:
+    def look() -> None:
+        cache.delete("item:1")
+        assert cache.get_or_load("item:1", lambda: "theirs") == "theirs"
+
+    source.during = look
+    cache.set("item:1", "fresh")
+    assert cache.warm(["item:1", "item:2"]).written == 1
+    assert cache.get("item:1") == "theirs"
+
+
+def test_a_loader_may_warm_other_keys(cache: Cache) -> None:
+    inner = Loader("inner:{n}", paced)
+
+    def outer(n: str) -> int:
+        return one.warm([f"inner:{n}"]).written
+
+    cache._core.registry.add(inner)
+    cache._core.registry.add(Loader("outer:{n}", outer))
+    with Cache(replace(cache.config, max_loads=1), registry=cache._core.registry) as one:
+        assert one.warm(["outer:1"]).written == 1
+        assert one.get("outer:1") == 1
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"lanes": 0}])
+def test_a_warm_that_could_do_nothing_is_refused(cache: Cache, wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="1 or more"):
+        cache.warm(["item:1"], **wrong)  # type: ignore[arg-type]
 
 
 def test_keys_that_others_load_are_asked_for_in_small_batches_too(cache: Cache) -> None:

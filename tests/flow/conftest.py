@@ -106,7 +106,10 @@ class Deployment:
         """Messages that are in a queue, or with a worker and not acknowledged."""
         queues = [names.queue(self.settings.namespace, queue) for queue in names.QUEUES]
         with redis.Redis.from_url(self.settings.broker()) as client:
-            return int(sum(client.llen(queue) for queue in queues) + client.hlen(names.queue(self.settings.namespace, "unacked")))
+            return int(
+                sum(client.llen(queue) for queue in queues)
+                + client.hlen(names.queue(self.settings.namespace, "unacked"))
+            )
 
     def newest(self, kind: str) -> JobStatus | None:
         return next((job for job in self.jobs.recent(100) if job.kind == kind), None)

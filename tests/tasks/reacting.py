@@ -1,6 +1,7 @@
 """What the tests of events share: rules that count their runs, and a run of the task in this process."""
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any, cast
 
 from celery import Task
@@ -44,6 +45,30 @@ def takes_two(event: Event, other: Event) -> None: ...
 
 
 async def is_asynchronous(event: Event) -> None: ...
+
+
+def changes_its_event(event: Event) -> None:
+    event.payload["tags"].clear()
+    raise ValueError("no coal")
+
+
+def nested(levels: int) -> list[Any]:
+    """A list in a list and so on."""
+    found: list[Any] = []
+    for _ in range(levels - 1):
+        found = [found]
+    return found
+
+
+@dataclass(frozen=True)
+class Unknown(Action):
+    """An action of an app's own."""
+
+    def check(self) -> None: ...
+
+
+def wants_the_unknown(event: Event) -> list[Action]:
+    return [Invalidate(keys=[f"reacting:{event['number']}"]), Unknown()]
 
 
 def an_event(name: str = "user.updated", tenant_id: str | None = None, **payload: Any) -> Published:

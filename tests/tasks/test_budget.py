@@ -13,7 +13,6 @@ from stoker.tasks.budget import FleetBudget
 from stoker.tasks.errors import StateUnavailable
 from stoker.worker.embedded import free_port
 
-
 UNITS = count()
 
 

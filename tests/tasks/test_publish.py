@@ -13,7 +13,7 @@ import redis
 from stoker.config import Settings
 from stoker.tasks import InvalidArguments, NotSent, configure, names, publish, runtime
 from stoker.worker.embedded import Server, embedded_server
-from tests.tasks.reacting import an_event
+from tests.tasks.reacting import an_event, nested
 from tests.tasks.test_send import CLOSED, WITHIN_S_IF_CLOSED, WITHIN_S_IF_FROZEN
 
 
@@ -77,6 +77,13 @@ NESTED.append(NESTED)
         ({"payload": {"a": object()}}, "payload: it is no JSON"),
         ({"payload": {"a": float("nan")}}, "payload: it is no JSON"),
         ({"payload": {"a": NESTED}}, "payload: it is no JSON"),
+        ({"payload": {"a": nested(100)}}, "the payload is nested more than 100 levels deep"),
+        ({"payload": {"a": nested(600)}}, "the payload is nested more than 100 levels deep"),
+        ({"payload": {"a": nested(2000)}}, "payload: it is no JSON"),
+        ({"payload": {"a": "\ud800"}}, "the payload is no JSON ('utf-8' codec can't encode"),
+        ({"payload": {"\ud800": 1}}, "the payload is no JSON ('utf-8' codec can't encode"),
+        ({"payload": {"a": [{"__type__": "foo", "__value__": 1}]}}, "just the keys __type__ and __value__"),
+        ({"payload": {"__type__": "decimal", "__value__": "1"}}, "just the keys __type__ and __value__"),
         ({"payload": {"a": "x" * 70_000}}, "the payload is 70,008 bytes of JSON; at most 65,536"),
         ({"tenant_id": ""}, "tenant_id '': must not be empty"),
         ({"event_id": "a:b"}, "id='a:b': must be 1 to 128 of"),

@@ -4,6 +4,7 @@ import base64
 import json
 import sys
 import time
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -11,9 +12,19 @@ import redis
 
 from stoker import tasks
 from stoker.config import EventSettings, Settings
-from stoker.tasks import Event, configure, event_store, names, on_event, publish, rules, runtime, send
+from stoker.tasks import (
+    InvalidArguments,
+    configure,
+    event_store,
+    names,
+    on_event,
+    publish,
+    rules,
+    runtime,
+    send,
+)
 from stoker.tasks.event_record import DeadLetter
-from stoker.tasks.event_store import Claimed, EventStore, NotClaimed
+from stoker.tasks.event_store import Claimed, EventStore
 from stoker.tasks.react import replay
 from tests.tasks import reacting
 from tests.tasks.conftest import LOCK_TTL
@@ -114,6 +125,33 @@ def test_a_dead_letter_can_be_run_again_and_is_off_the_list_once_it_is_done(
     assert (letters(store), store.overview().counts[("done", RAISES)]) == ({}, 1)
 
 
+def test_a_replayed_run_that_dies_at_once_is_listed_again(
+    store: EventStore, producer: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_event("user.updated")(reacting.raises)
+    react(an_event())
+    run_all(producer)
+    first = letters(store)[RAISES]
+
+    def forget_late(self: EventStore, letter: DeadLetter) -> None:
+        run_all(producer)
+        forget(self, letter)
+
+    forget = EventStore.forget
+    monkeypatch.setattr(EventStore, "forget", forget_late)
+    replay(first)
+    assert letters(store)[RAISES].died_at > first.died_at
+
+
+def test_what_could_not_be_run_is_not_replayed_and_stays(store: EventStore, producer: Settings) -> None:
+    store.refuse("no mapping", "refused")
+    store.refuse({"id": "deep", "payload": reacting.nested(500)}, "refused")
+    for letter in store.dead():
+        with pytest.raises(InvalidArguments, match="valid dictionary"):
+            replay(letter)
+    assert (len(store.dead()), store.overview().unfinished, sent(producer)) == (2, 0, [])
+
+
 def test_a_dead_letter_that_cannot_be_sent_stays(store: EventStore, producer: Settings) -> None:
     on_event("user.updated")(reacting.raises)
     react(an_event())
@@ -135,15 +173,21 @@ def test_what_is_no_event_of_this_version_is_a_dead_letter_and_not_sent_again(
         {**fields, "payload": "x"},
         {**fields, "more": 1},
         {**fields, "version": 2},
+        {**fields, "id": "deep", "payload": {"a": reacting.nested(900)}},
+        {**fields, "id": "half", "payload": {"a": "\ud800"}},
+        {**fields, "id": "marked", "payload": {"a": {"__type__": "foo", "__value__": 1}}},
+        {**fields, "id": "decimal", "payload": {"a": Decimal(1)}},
     ):
         assert react(found) == "SUCCESS"
     assert {letter.rule for letter in store.dead()} == {""}
     assert "version=2: Input should be 1" in "".join(letter.error for letter in store.dead())
-    assert (len(store.dead()), store.overview().unfinished) == (3, 0)  # three of them have one id
-    for letter in store.dead():
-        replay(letter)
-    assert run_all(producer) == 3
-    assert len(store.dead()) == 3
+    found = {letter.id: letter for letter in store.dead()}
+    assert (len(found), store.overview().unfinished) == (7, 0)  # three of them have one id
+    assert found["decimal"].event["payload"] == {"a": {"__type__": "decimal", "__value__": "1"}}
+    for event_id in found.keys() - {"deep", "marked"}:
+        replay(found[event_id])
+    assert run_all(producer) == 5
+    assert len(store.dead()) == 7
 
 
 def test_an_event_without_a_rule_is_counted_and_done(store: EventStore) -> None:
@@ -151,16 +195,6 @@ def test_an_event_without_a_rule_is_counted_and_done(store: EventStore) -> None:
     overview = store.overview()
     assert overview.counts == {("unmatched", ""): 1}
     assert (overview.recent[0].outcome, overview.unfinished) == ("unmatched", 0)
-
-
-def test_the_oldest_dead_letters_make_room_and_that_is_counted(
-    store: EventStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("stoker.tasks.event_store.MOST_DEAD", 3)
-    for number in range(5):
-        store.refuse({"number": number}, "no event")
-    assert len(store.dead()) == 3
-    assert store.overview().counts[("dropped", "")] == 2
 
 
 def test_what_is_to_be_warmed_is_not_sent_before_its_invalidation_is_acknowledged(
@@ -208,28 +242,57 @@ def test_without_the_state_server_an_event_is_put_off_as_it_came(producer: Setti
     assert (message["event"]["id"], message["waits"], RAN[event.id]) == (event.id, 1, 0)
 
 
-def test_two_workers_do_not_run_one_rule_at_once_and_a_killed_ones_claim_ends(store: EventStore) -> None:
-    event = an_event()
-    first = store.claim(event, COUNTS)
-    assert isinstance(first, Claimed)
-    busy = store.claim(event, COUNTS)
-    assert isinstance(busy, NotClaimed)
-    assert busy.reason == "busy"
-    assert 0 < busy.wait <= LOCK_TTL
-    assert isinstance(store.claim(event, RAISES), Claimed)
-    # When the first has died
-    second = wait_until(lambda: _claimed(store, event))
-    assert (second.runs, store.hold(event, COUNTS, first.token)) == (2, False)
-    # Then it can say nothing any more
-    assert not store.end(event, COUNTS, first.token, "dead", "late")
-    assert store.hold(event, COUNTS, second.token)
-    assert store.end(event, COUNTS, second.token, "done")
-    assert store.claim(event, COUNTS) == NotClaimed("done")
+def test_without_the_state_server_a_refused_event_is_put_off_likewise(producer: Settings) -> None:
+    configure(producer.model_copy(update={"state_url": CLOSED}))
+    unknown = an_event().model_dump() | {"version": 2}
+    assert react(unknown) == "SUCCESS"
+    assert sent(producer) == [{"event": unknown, "waits": 1}]
+    # And so is what is none of our messages
+    assert tasks.react.apply(kwargs={"event": 7, "waits": "x"}).state == "SUCCESS"
+    assert sent(producer) == [{"event": 7, "waits": 1}]
+    configure(producer)
+    assert tasks.react.apply(kwargs={"event": 7, "waits": 1}).state == "SUCCESS"
+    assert [letter.event for letter in runtime.current().events.dead()] == [7]
 
 
-def _claimed(store: EventStore, event: Event) -> Claimed | None:
-    claim = store.claim(event, COUNTS)
-    return claim if isinstance(claim, Claimed) else None
+def test_runs_that_invalidate_and_warm_the_same_join_no_warm_of_each_other(
+    store: EventStore, producer: Settings
+) -> None:
+    on_event("item.changed")(reacting.invalidates_and_warms)
+    again = rules.Rule("another", ("item.changed",), reacting.invalidates_and_warms)
+    rules._registered[again.name] = again
+    event = an_event("item.changed", number=7).model_copy(update={"id": "x" * 128})
+    react(event)
+    run_all(producer)
+    # And a run whose process was killed before it could say that it was done
+    with redis.Redis.from_url(producer.state()) as client:
+        client.delete(f"{producer.namespace}:event:{event.id}:{again.name}")
+    react(event, again.name)
+    jobs = [job for job in runtime.current().jobs.recent(9) if job.kind == "warm"]
+    assert (len(jobs), store.dead()) == (3, [])
+
+
+def test_a_rule_that_changes_its_event_is_tried_again_with_what_was_published(
+    store: EventStore, producer: Settings
+) -> None:
+    on_event("user.updated")(reacting.changes_its_event)
+    react(an_event(tags=["a"]))
+    [message] = sent(producer)
+    assert message["event"]["payload"] == {"tags": ["a"]}
+    assert store
+
+
+def test_an_action_of_an_apps_own_is_a_failure_of_its_rule_and_nothing_of_it_is_done(
+    store: EventStore, producer: Settings
+) -> None:
+    on_event("item.changed")(reacting.wants_the_unknown)
+    cache = runtime.current().cache
+    cache.set("reacting:7", "kept")
+    react(an_event("item.changed", number=7))
+    run_all(producer)
+    [letter] = store.dead()
+    assert letter.error.startswith("InvalidArguments: Unknown: there is no such action; use Invalidate,")
+    assert cache.get("reacting:7") == "kept"
 
 
 def test_a_rule_whose_runs_all_die_is_given_up(store: EventStore, producer: Settings) -> None:
@@ -276,21 +339,4 @@ def test_what_a_killed_worker_had_taken_from_the_broker_is_sent_again(
     wait_until(lambda: tasks.reap.apply().result != {"sent": 0})
     run_all(producer)
     assert RAN[event_id] == 3
-    assert store.overview().unfinished == 0
-
-
-def test_records_that_somebody_else_wrote_end_no_look_at_the_others(
-    store: EventStore, producer: Settings
-) -> None:
-    event = an_event()
-    for how in ("junk", "[]", "[" * 100_000):
-        store.refuse({"how": how}, "refused")
-    store.open(event)
-    with redis.Redis.from_url(producer.state(), decode_responses=True) as client:
-        for key in client.scan_iter(f"{producer.namespace}:event:*"):
-            client.hset(key, mapping={"event": "[" * 100, "runs": "x", "died_at": "never"})
-        client.zadd(f"{producer.namespace}:events:open", {f"{event.id}:": 0, "nobody:": 0, "junk": 0})
-        client.hset(f"{producer.namespace}:events:counts", "done|x", "many")
-    assert list(store.overdue()) == []
-    assert all("its record is damaged" in letter.error for letter in store.dead())
     assert store.overview().unfinished == 0

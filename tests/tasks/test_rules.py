@@ -95,6 +95,10 @@ def test_an_action_without_a_tenant_takes_the_events(wanted: Any, actions: tuple
         (Warm(plan="a b"), "a plan's name is"),
         (Refresh([""]), "must not be empty"),
         (Evict(-1), "target_bytes=-1"),
+        (
+            reacting.Unknown(),
+            "Unknown: there is no such action; use Invalidate, InvalidateTags, Warm, Refresh, Evict",
+        ),
         (Warm(["k"], tenant_id=""), "tenant_id '': must not be empty"),
     ],
 )

@@ -47,7 +47,7 @@ def all_written(unit: Unit) -> Outcome:
 
 def test_each_unit_is_taken_by_one_of_many_and_counted_once(open_work: Open) -> None:
     dealer, helper = open_work(), open_work()
-    dealer.begin("v1", [Limit("plan:p", 10.0, 2)])
+    dealer.begin("v1", [Limit("plan:p", 10.0, 2)], "me")
     assert helper.limits() == [("plan:p", 10.0, 2)]
     assert dealer.deal(names(0), Outcome())
     assert dealer.deal(names(2), Outcome())
@@ -66,7 +66,7 @@ def test_each_unit_is_taken_by_one_of_many_and_counted_once(open_work: Open) -> 
 
 def test_what_a_killed_worker_had_taken_is_taken_by_another(open_work: Open) -> None:
     killed, alive = open_work(), open_work()
-    killed.begin("v1", [])
+    killed.begin("v1", [], "me")
     killed.deal(names(0), Outcome())
     unit = taken(killed)
     assert isinstance(alive.take(), float)
@@ -78,7 +78,7 @@ def test_what_a_killed_worker_had_taken_is_taken_by_another(open_work: Open) -> 
 
 def test_what_is_kept_stays_with_its_taker(open_work: Open, settings: Settings) -> None:
     slow, other = open_work(), open_work()
-    slow.begin("v1", [])
+    slow.begin("v1", [], "me")
     slow.deal(names(0), Outcome())
     slow.deal(names(2), Outcome())
     with slow.kept():
@@ -91,12 +91,14 @@ def test_what_is_kept_stays_with_its_taker(open_work: Open, settings: Settings) 
 
 def test_a_unit_that_kills_its_takers_is_given_up(open_work: Open) -> None:
     work = open_work()
-    work.begin("v1", [])
+    work.begin("v1", [], "me")
     work.deal(names(0), Outcome())
     work.close()
+    for _ in range(MOST_TAKEN + 1):
+        work.put_back(taken(work))  # in good order: that does not count
     for _ in range(MOST_TAKEN):
-        work.put_back(taken(work))
-    assert work.take() is None
+        wait_until(lambda: isinstance(work.take(), Unit))
+    wait_until(lambda: work.take() is None)
     report = work.tally().report
     assert report.failed == 2
     assert "workers were killed" in report.errors[0][1]
@@ -104,16 +106,22 @@ def test_a_unit_that_kills_its_takers_is_given_up(open_work: Open) -> None:
 
 def test_what_is_held_or_failing_becomes_units_of_their_own(open_work: Open) -> None:
     work = open_work()
-    work.begin("v1", [])
+    work.begin("v1", [], "me")
     work.deal(names(0, 4), Outcome())
     work.close()
     unit = taken(work)
     work.done(unit, Outcome({"written": 1}, [], held=names(1, 1), failing=names(2, 2)))
     tally = work.tally()
     assert (tally.left, tally.failing) == (3, 2)
-    again: list[Unit] = []
-    wait_until(lambda: isinstance(unit := work.take(), Unit) and not again.append(unit) and len(again) == 2)
-    held, failing = sorted(again, key=lambda unit: unit.round)
+    again: dict[int, Unit] = {}
+
+    def both_came() -> bool:
+        if isinstance(unit := work.take(), Unit):
+            again[unit.round] = unit
+        return len(again) == 2
+
+    wait_until(both_came)
+    held, failing = again[0], again[1]
     assert held.since > 0
     assert list(failing.names) == names(2, 2)
     assert failing.round == 1
@@ -131,11 +139,11 @@ def test_what_is_held_or_failing_becomes_units_of_their_own(open_work: Open) -> 
 def test_a_coordinator_goes_on_where_the_last_one_was_and_a_stale_one_deals_nothing(open_work: Open) -> None:
     old = open_work()
     assert not old.has_begun()
-    old.begin("v1", [])
+    old.begin("v1", [], "me")
     old.deal(names(0), Outcome({"failed": 1}, [("", "must not be empty")]))
     new = open_work()
     assert new.has_begun()
-    new.begin("v1", [])
+    new.begin("v1", [], "another")
     assert new.tally().dealt == 3
     assert new.deal(names(3), Outcome())
     assert not old.deal(names(3), Outcome())
@@ -144,25 +152,26 @@ def test_a_coordinator_goes_on_where_the_last_one_was_and_a_stale_one_deals_noth
 
 def test_other_keys_are_begun_anew(open_work: Open) -> None:
     work = open_work()
-    work.begin("v1", [])
+    work.begin("v1", [], "me")
     work.deal(names(0), Outcome())
     unit = taken(work)
-    work.begin("v2", [])
-    work.done(unit, all_written(unit))
-    assert work.tally()[:2] == (0, 0)
+    work.begin("v2", [], "another")
+    work.deal(names(0), Outcome())
+    work.done(unit, all_written(unit))  # of what is not to be done any more
+    assert work.tally()[:2] == (2, 2)
     assert work.tally().report.written == 0
 
 
 def test_no_more_is_dealt_ahead_than_there_is_room_for(open_work: Open) -> None:
     work = open_work()
-    work.begin("v1", [])
+    work.begin("v1", [], "me")
     dealt = [work.deal(names(n, 1), Outcome()) for n in range(MOST_UNITS + 1)]
     assert dealt == [True] * MOST_UNITS + [False]
 
 
 def test_a_stop_leaves_the_rest_undone(open_work: Open) -> None:
     work, other = open_work(), open_work()
-    work.begin("v1", [])
+    work.begin("v1", [], "me")
     work.deal(names(0, 4), Outcome())
     work.deal(names(4, 4), Outcome())
     unit = taken(work)
@@ -181,7 +190,7 @@ def test_work_that_is_gone_is_over_for_helpers_and_lost_for_its_coordinator(
     open_work: Open, jobs: JobStore
 ) -> None:
     work, helper = open_work(), open_work()
-    work.begin("v1", [])
+    work.begin("v1", [], "me")
     work.deal(names(0), Outcome())
     unit = taken(helper)
     jobs.open(JOB, "warm", {}, None)

@@ -87,6 +87,25 @@ def test_dead_letters_are_listed_with_their_reason_and_run_again() -> None:
     assert runtime.current().events.overview().unfinished == 2
 
 
+def test_what_could_not_be_run_is_said_and_holds_up_no_other() -> None:
+    store = runtime.current().events
+    good = [dies()]
+    store.refuse("no mapping", "it is no event")
+    good.append(dies())
+    shown = stoker("replay", "--all", exit_code=1)
+    assert shown.count("is run again") == 2
+    assert "cannot be run again: stoker.react: event='no mapping': Input should be a valid dict" in shown
+    assert [letter["event"] for letter in json.loads(stoker("dead", "--json"))] == ["no mapping"]
+    assert store.overview().unfinished == len(good)
+
+
+def test_a_refused_event_is_listed_whatever_it_says() -> None:
+    runtime.current().events.refuse({"name": "[/x] \ud800", "tenant_id": "[/y]"}, "it is no event")
+    shown = stoker("dead")
+    assert "[/x] \\ud800" in shown
+    assert "[/y]" in shown
+
+
 def test_what_cannot_be_replayed_is_said() -> None:
     assert stoker("replay", "nothing", exit_code=1) == "there is no dead letter of event nothing\n"
     assert "name an event, or give --all" in stoker("replay", exit_code=2)

@@ -7,6 +7,7 @@ import pytest
 
 from stoker.config import Settings
 from stoker.tasks import configure, runtime
+from stoker.tasks import plans as plans_module
 from stoker.tasks.hot_replay import REPLAY
 from stoker.worker import lifecycle
 
@@ -14,8 +15,9 @@ PLANS = {"home": {"keys": ["home"], "on_startup": True}, "menu": {"keys": ["menu
 
 
 def test_a_starting_worker_starts_the_plans_of_the_start_and_makes_the_others_known(
-    cache_server: str, broker_server: str, namespace: str
+    cache_server: str, broker_server: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(plans_module, "_registered", {REPLAY: plans_module._registered[REPLAY]})
     configure(
         Settings(cache_url=cache_server, broker_url=broker_server, namespace=namespace, warm_plans=PLANS)
     )

@@ -18,7 +18,7 @@ from stoker.cache.control import ATTEMPTS, BanLog
 from stoker.cache.entry import Meta, Stamp
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.tenancy import tenant_field
-from stoker.cache.wire import Call, Command, Operation, not_known, out_of_memory
+from stoker.cache.wire import Answer, Call, Command, Operation, not_known, out_of_memory
 
 Name = tuple[str | None, str]
 """A tenant (None: the shared key space) and a key."""
@@ -70,10 +70,6 @@ class Asked(IntEnum):
 
 LEASE, TOKEN = b"l", b"t"
 """First byte of a lease's secret: a load under way, or a snapshot's token."""
-
-
-CHUNK = 128
-"""Most keys of one command or script that writes, so that none holds the server for long."""
 
 
 class Shard(BanLog):
@@ -129,36 +125,41 @@ class Shard(BanLog):
     ) -> Operation[list[tuple[Lease | Busy, Found | None]]]:
         """Ask for the lease of each key, and look once more whether it is there; both before any load begins."""
         secret = LEASE + os.urandom(12).hex().encode()
-        entries, leases = self.keys.entries_and_leases(names)
-        look: Command = ("MGET", *entries, self.keys.ctl)
         known = self.view
-        holders: list[Any] = [None] * len(names)
-        free = False
-        if len(names) > 1 and self._sets_together:
-            chunks = [leases[at : at + CHUNK] for at in range(0, len(leases), CHUNK)]
-            answer = yield (*(_lease_together(chunk, secret, lease_ms) for chunk in chunks), look)
-            taken = answer.replies[:-1]
-            free = all(reply == 1 for reply in taken)
-            self._sets_together = not any(not_known(reply) for reply in taken)
-        if not free:  # one by one: what was taken together above shows this call's own secret
-            answer = yield (*(("SET", lease, secret, "NX", "GET", "PX", lease_ms) for lease in leases), look)
-            holders = [answer.reply(index) for index in range(len(names))]
+        answer, holders = yield from self._lease(names, secret, lease_ms)
         *blobs, raw = answer.reply()
         view = known
         if not known.current(raw, answer.server):
             view = yield from self.sync(raw, answer.server, known)
         moved = answer.server not in view.control.boots or self.retired_under(view, raw)
         stamp = view.stamp
-        if free and blobs.count(None) == len(blobs):
+        if holders.count(None) == blobs.count(None) == len(names):  # as a rule, where many are asked for
             return [(Lease(tenant_id, key, secret, stamp), None) for tenant_id, key in names]
         outcome: list[tuple[Lease | Busy, Found | None]] = []
         for name, blob, holder in zip(names, blobs, holders, strict=True):
             found = None if moved or blob is None else self.judge(view, name, blob)
-            if holder is None or holder == secret:
+            if holder is None:
                 outcome.append((Lease(*name, secret, stamp), found))
             else:
                 outcome.append((Busy(bytes(holder[:1]) == TOKEN), found))
         return outcome
+
+    def _lease(
+        self, names: Sequence[Name], secret: bytes, lease_ms: int
+    ) -> Operation[tuple[Answer, list[Any]]]:
+        """Take the leases that are free: all at once, or else each. Returns who holds those that were not, or None.
+
+        The last reply of the answer has the entries and the control record.
+        """
+        entries, leases = self.keys.entries_and_leases(names)
+        look: Command = ("MGET", *entries, self.keys.ctl)
+        if len(names) > 1 and self._sets_together:
+            answer = yield (_lease_together(leases, secret, lease_ms), look)
+            if answer.replies[0] == 1:
+                return answer, [None] * len(names)
+            self._sets_together = not not_known(answer.replies[0])
+        answer = yield (*(("SET", lease, secret, "NX", "GET", "PX", lease_ms) for lease in leases), look)
+        return answer, [answer.reply(index) for index in range(len(names))]
 
     def snapshot(self, tenant_id: str | None, key: str, hold_ms: int) -> Operation[Lease]:
         """Take the key's lease from whoever has it, as a token (rule 12)."""
@@ -178,7 +179,7 @@ class Shard(BanLog):
     def fill(self, fills: Sequence[Filling]) -> Operation[list[bool]]:
         """Store each value under its lease; tells which were stored and live on."""
         known = self.view
-        chunks = _chunks(fills)
+        chunks = _taken_together(fills)
         answer = yield tuple(self._fill_call(chunk) for chunk in chunks)
         records: list[bytes | None] = []
         for index, chunk in enumerate(chunks):
@@ -338,12 +339,6 @@ def _lease_together(leases: Sequence[bytes], secret: bytes, lease_ms: int) -> Co
     return ("MSETEX", len(leases), *pairs, "NX", "PX", lease_ms)
 
 
-def _chunks(fills: Sequence[Filling]) -> list[Sequence[Filling]]:
-    """The fills in order, in chunks that were leased together."""
-    chunks: list[Sequence[Filling]] = []
-    first = 0
-    for _, group in groupby([one.lease.secret for one in fills]):
-        end = first + len(list(group))
-        chunks += [fills[at : min(at + CHUNK, end)] for at in range(first, end, CHUNK)]
-        first = end
-    return chunks
+def _taken_together(fills: Sequence[Filling]) -> list[Sequence[Filling]]:
+    """The fills in order, in groups that were leased together."""
+    return [list(group) for _, group in groupby(fills, key=lambda one: one.lease.secret)]

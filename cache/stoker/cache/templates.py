@@ -137,8 +137,7 @@ class _Segment:
     after: str = ""
 
     def regex(self) -> str:
-        field = f"(?P<{self.field}>[^:]+)" if self.field else ""
-        return re.escape(self.before) + field + re.escape(self.after)
+        return re.escape(self.before) + ("([^:]+)" if self.field else "") + re.escape(self.after)
 
     def admits(self, text: str) -> bool:
         if not self.field:
@@ -178,7 +177,7 @@ class Template:
         LoaderError: The text is not a template; says why.
     """
 
-    __slots__ = ("_fullmatch", "_plain", "_segments", "_types", "fields", "prefix", "text")
+    __slots__ = ("_fullmatch", "_last", "_segments", "_types", "fields", "prefix", "text")
 
     def __init__(self, text: str, type_of: Callable[[str], FieldType] = lambda _: STR) -> None:
         if not isinstance(text, str) or not text:
@@ -186,11 +185,11 @@ class Template:
         self.text = text
         self._segments = tuple(_segment(text, part, type_of) for part in text.split(":"))
         self._types = {segment.field: segment.kind for segment in self._segments if segment.field}
-        self._plain = all(kind is STR for kind in self._types.values())
         self.fields = tuple(self._types)
         if text.count("{") > len(self.fields):
             raise LoaderError(f"template {text!r}: each field may appear once")
         self.prefix = text.partition("{")[0]
+        self._last = _only_at_the_end(text, self._types)
         self._fullmatch = re.compile(":".join(segment.regex() for segment in self._segments)).fullmatch
 
     def texts(self, args: Mapping[str, Any]) -> dict[str, str]:
@@ -217,11 +216,13 @@ class Template:
 
     def match(self, key: str) -> dict[str, Any] | None:
         """The arguments whose key this is, or None if it is no key of this template."""
+        if self._last is not None:  # as with most templates
+            text = key[len(self.prefix) :]
+            fits = text and ":" not in text and key.startswith(self.prefix)
+            return {self._last: text} if fits else None
         found = self._fullmatch(key)
         if found is None:
             return None
-        if self._plain:
-            return found.groupdict()
         texts = zip(self._types.items(), found.groups(), strict=True)
         try:
             return {name: kind.value(text) for (name, kind), text in texts}
@@ -236,6 +237,13 @@ class Template:
 
     def __repr__(self) -> str:
         return f"Template({self.text!r})"
+
+
+def _only_at_the_end(text: str, types: Mapping[str, FieldType]) -> str | None:
+    """The field, if it is the only one, ends the text, and is a str: then no regular expression is needed."""
+    if list(types.values()) != [STR] or not text.endswith("}"):
+        return None
+    return next(iter(types))
 
 
 def _segment(template: str, part: str, type_of: Callable[[str], FieldType]) -> _Segment:

@@ -100,8 +100,13 @@ class Threads:
         finally:
             program.close()
             over = time.monotonic() + _LAST_UNIT_S
-            for lane in lanes:  # one that a loader holds longer is left to end alone
+            for lane in lanes:
                 lane.join(max(0.0, over - time.monotonic()))
+            if stuck := sum(lane.is_alive() for lane in lanes):
+                log.error(
+                    "%d loads of a warm that is over have not returned; give their loaders a time limit",
+                    stuck,
+                )
 
     def _do(self, effect: Effect, lanes: list[threading.Thread] | None = None) -> Any:
         if isinstance(effect, GeneratorType):
@@ -119,9 +124,14 @@ class Threads:
             case Spawn(program):
                 self._spawn(program)
             case Lane(program) if lanes is not None:
-                lanes.append(threading.Thread(target=self.perform, args=(program,), daemon=True))
+                inside = getattr(self._loading, "now", False)
+                lanes.append(threading.Thread(target=self._lane, args=(program, inside), daemon=True))
                 lanes[-1].start()
         return None
+
+    def _lane(self, program: Program[None], inside: bool) -> None:
+        self._loading.now = inside  # a loader's place is its lanes' too
+        self.perform(program)
 
     def _load(self, call: Callable[[], Any], begins: Callable[[], None]) -> tuple[Any, int]:
         coroutines.refuse_here()

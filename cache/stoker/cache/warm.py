@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, cast
 
 from stoker.cache.budget import Limit, limit_of
-from stoker.cache.errors import InvalidName
+from stoker.cache.errors import ConfigError, InvalidName
 from stoker.cache.loaders import Registry
 from stoker.cache.programs import Effect, Landed, Lane, Program, Steps, Wait
 from stoker.cache.protocol import Name
@@ -48,6 +48,9 @@ class Warmer:
 
     def steps(self, keys: Keys, tenant_id: str | None, batch: int, lanes: int) -> Steps[WarmReport]:
         """Deal the keys and have them warmed, yielding how that goes."""
+        for name, number in (("batch", batch), ("lanes", lanes)):
+            if number < 1:
+                raise ConfigError(name, number, "must be 1 or more")
         names, total = _names(keys, tenant_id)
         return self._with_lanes(lanes, lambda crew: self._deal(crew, names, total, batch), total)
 
@@ -145,10 +148,10 @@ class Warmer:
                 unit = self.work.take()
                 if unit is None:
                     return
-                if isinstance(unit, float):
-                    yield Wait(dealt, min(unit, LOOK_S))
-                else:
+                if isinstance(unit, Unit):
                     yield from self._do(unit, crew)
+                else:
+                    yield Wait(dealt, min(unit, LOOK_S))
         except OverError:
             return
         except BaseException as error:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
-from typing import Protocol
+from typing import Protocol, cast
 
 from stoker.cache.backends import Backend, Write
 from stoker.cache.budget import Budget, Limit, limit_of
@@ -24,6 +24,10 @@ ROUNDS = 3
 """How often a key is loaded whose loader raises."""
 SAMPLE = 5
 """Written keys of each unit that are read back."""
+PACED = 32
+"""Keys of one round trip where a rate says that there is time: readers wait behind one of them for each lane."""
+FEW = 20
+"""Keys that are leased together if their loader is called for each of them."""
 LIFETIMES = 16
 """TTLs among the values that one call of a loader returned: what is warmed together shall not expire so."""
 _NAP_S = 0.25
@@ -59,7 +63,7 @@ class Crew:
         self.dealt, self.moved, self.ended = landed(), landed(), landed()
         self.over = False
         self.error: BaseException | None = None
-        self.trouble = ("", "")
+        self.trouble: tuple[str, str] = ("", "")
 
 
 @dataclass(slots=True)
@@ -107,101 +111,127 @@ class UnitWarmer:
     limits: Sequence[Limit] = ()
 
     def warm(self, unit: Unit, crew: Crew) -> Program[Outcome]:
-        """Warm the keys of a unit.
+        """Warm the keys of a unit, those that are loaded one by one a few at a time: their leases do not last for ever.
 
         What may be asked for is settled before any lease is taken: nobody waits for a waiting warmer.
         """
         found = self.registry.find_all([key for _, key in unit.names])
-        shares = self._shares(found)
-        token = f"{unit.id}.{token_hex(6)}"
-        run = _Run(self, unit, crew, shares)
+        run = _Run(self, unit, crew)
+        yield from run.without_loader(
+            [name for name, match in zip(unit.names, found, strict=True) if not match]
+        )
+        for names, matches in _slices(unit.names, found):
+            if crew.over:
+                raise OverError
+            yield from self._within_limits(run, names, matches)
+        return run.outcome
+
+    def _within_limits(self, run: "_Run", names: Sequence[Name], matches: Sequence[Match]) -> Program[None]:
+        shares = self._shares(matches)
+        token = token_hex(8)
         try:
             for share in shares.values():
                 while wait := self.budget.ask(share.limit, token, share.keys):
-                    yield from _nap(wait, crew)
+                    yield from _nap(wait, run.crew)
                 share.granted = True
-            yield from run.lease_and_fill(found)
+            yield from run.lease_and_fill(names, matches, shares)
         finally:
             rests = [share.tell(self.budget, token) for share in shares.values() if share.granted]
-        yield from _nap(max(rests, default=0.0), crew)
-        return run.outcome
+        yield from _nap(max(rests, default=0.0), run.crew)
 
-    def _shares(self, found: Sequence[Match | None]) -> dict[str, _Share]:
+    def _shares(self, matches: Sequence[Match]) -> dict[str, _Share]:
         """By the owner of each limit, in an order that is everybody's: two warmers never wait for each other."""
-        shares = {limit.owner: _Share(limit, len(found)) for limit in self.limits}
-        for match in found:
-            if match is not None:
-                owner = match[0].owner
-                if owner not in shares:
-                    shares[owner] = _Share(limit_of(match[0]))
-                shares[owner].keys += 1
+        shares = {limit.owner: _Share(limit, len(matches)) for limit in self.limits}
+        for loader, _ in matches:
+            share = shares.get(loader.owner)
+            if share is None:
+                share = shares[loader.owner] = _Share(limit_of(loader))
+            share.keys += 1
         return dict(sorted(shares.items()))
 
 
 class _Run:
     """One unit's way through its leases, loads and fills."""
 
-    def __init__(self, by: UnitWarmer, unit: Unit, crew: Crew, shares: Mapping[str, _Share]) -> None:
+    def __init__(self, by: UnitWarmer, unit: Unit, crew: Crew) -> None:
         self._by = by
         self._unit = unit
-        self._crew = crew
-        self._shares = shares
-        self._fills: list[tuple[Lease, Write]] = []
-        self._spare: list[Lease] = []
+        self.crew = crew
         self.outcome = Outcome()
 
-    def lease_and_fill(self, found: Sequence[Match | None]) -> Program[None]:
+    def without_loader(self, names: Sequence[Name]) -> Program[None]:
+        """Keys that somebody may have set: they are fresh, or have failed."""
+        for tenant_id in dict.fromkeys(tenant_id for tenant_id, _ in names):
+            keys = [key for tenant, key in names if tenant == tenant_id]
+            hits = yield self._by.backend.read_many(tenant_id, keys)
+            for key in keys:
+                if key in hits:
+                    self.outcome.count("fresh")
+                else:
+                    reason = self._by.registry.why_not(key) or "no loader is registered for it"
+                    self.outcome.fail(key, reason)
+
+    def lease_and_fill(
+        self, names: Sequence[Name], matches: Sequence[Match], shares: Mapping[str, _Share]
+    ) -> Program[None]:
         """Lease the keys, load those that are ours to load, and store what came."""
-        taken = yield self._by.backend.acquire(self._unit.names)
-        parts = self._to_load(found, taken)
+        page = PACED if any(share.limit.rate is not None for share in shares.values()) else len(names)
+        taken: list[tuple[Lease | Busy, Hit | None]] = []
+        for first in range(0, len(names), page):
+            taken += yield self._by.backend.acquire(names[first : first + page])
+        parts, spare = self._to_load(names, matches, taken)
+        if spare:
+            yield self._by.backend.release(spare)
         with self._by.leases.holding([lease for _, members in parts.values() for lease, _ in members]):
             for loader, members in parts.values():
                 for group in _by_unique_key(members):
-                    yield from self._load(loader, group)
-            if self._spare:
-                yield self._by.backend.release(self._spare)
-            if self._fills:
-                yield from self._fill()
+                    fills = yield from self._load(loader, group, shares)
+                    written: list[Lease] = []
+                    for first in range(0, len(fills), page):
+                        written += yield from self._fill(fills[first : first + page])
+                    yield from self._read_back(written[:: max(1, len(written) // SAMPLE)])
 
     def _to_load(
-        self, found: Sequence[Match | None], taken: Sequence[tuple[Lease | Busy, Hit | None]]
-    ) -> dict[str, tuple[Loader, list[Member]]]:
-        """By loader, what has neither a fresh value nor somebody else who loads it."""
-        outcome = self.outcome
+        self,
+        names: Sequence[Name],
+        matches: Sequence[Match],
+        taken: Sequence[tuple[Lease | Busy, Hit | None]],
+    ) -> tuple[dict[str, tuple[Loader, list[Member]]], list[Lease]]:
+        """By loader, what has neither a fresh value nor somebody else who loads it; and leases of what is fresh."""
         busy: list[Name] = []
+        spare: list[Lease] = []
         parts: dict[str, tuple[Loader, list[Member]]] = {}
-        for name, match, (lease, hit) in zip(self._unit.names, found, taken, strict=True):
+        for name, (loader, args), (lease, hit) in zip(names, matches, taken, strict=True):
             if hit is not None and not hit.stale:
-                outcome.count("fresh")
+                self.outcome.count("fresh")
                 if isinstance(lease, Lease):
-                    self._spare.append(lease)
+                    spare.append(lease)
             elif isinstance(lease, Busy):
                 busy.append(name)
-            elif match is None:
-                self._spare.append(lease)
-                reason = self._by.registry.why_not(name[1]) or "no loader is registered for it"
-                outcome.fail(name[1], reason)
             else:
-                loader, args = match
                 part = parts.get(loader.owner)
                 if part is None:
                     part = parts[loader.owner] = (loader, [])
                 part[1].append((lease, LoadKey(name[1], args, name[0])))
         since = self._unit.since
         if since and time.time() - since >= 1.5 * self._by.lease:
-            outcome.count("busy", len(busy))
+            self.outcome.count("busy", len(busy))
         else:
-            outcome.held += busy
-        return parts
+            self.outcome.held += busy
+        return parts, spare
 
-    def _load(self, loader: Loader, members: Sequence[Member]) -> Program[None]:
-        """Call the loader, and split what came into what is to be stored and leases without a value."""
+    def _load(
+        self, loader: Loader, members: Sequence[Member], shares: Mapping[str, _Share]
+    ) -> Program[list[tuple[Lease, Write]]]:
+        """Call the loader. Returns what is to be stored; leases without a value are given back."""
         began = time.monotonic()
         loaded = yield from loader.load([key for _, key in members])
         took = time.monotonic() - began
         for owner in (loader.owner, *(limit.owner for limit in self._by.limits)):
-            self._shares[owner].add(loaded, took)
+            shares[owner].add(loaded, took)
         values, costs = loaded.values, loaded.cost_us
+        fills: list[tuple[Lease, Write]] = []
+        unused: list[Lease] = []
         each = -(-len(members) // LIFETIMES)
         for first in range(0, len(members), each):
             ttl_ms, soft_ms = self._by.lifetimes(loader)
@@ -209,24 +239,27 @@ class _Run:
                 name = key.key
                 if name in values:
                     tags = loader.tags_for(key.args)
-                    self._fills.append((lease, Write(values[name], ttl_ms, soft_ms, tags, costs[name])))
+                    fills.append((lease, Write(values[name], ttl_ms, soft_ms, tags, costs[name])))
                 else:
+                    unused.append(lease)
                     self._without_value(lease, loaded.errors.get(name))
+        if unused:
+            yield self._by.backend.release(unused)
+        return fills
 
     def _without_value(self, lease: Lease, error: Exception | None) -> None:
-        self._spare.append(lease)
         if error is None:
             self.outcome.count("missing")
             return
         message = f"{type(error).__name__}: {error}"
-        self._crew.trouble = lease.key, message
+        self.crew.trouble = lease.key, message
         if self._unit.round < ROUNDS - 1:
             self.outcome.failing.append(lease.name)
         else:
             self.outcome.fail(lease.key, message)
 
-    def _fill(self) -> Program[None]:
-        fills = self._fills
+    def _fill(self, fills: list[tuple[Lease, Write]]) -> Program[list[Lease]]:
+        """Store the values. Returns the leases of those that were stored."""
         stored: list[bool] = []
         while fills:
             try:
@@ -245,13 +278,31 @@ class _Run:
             self.outcome.count("refused", len(refused))
         else:
             self.outcome.held += refused
-        yield from self._read_back(written[:: max(1, len(written) // SAMPLE)])
+        return written
 
     def _read_back(self, sample: Sequence[Lease]) -> Program[None]:
         self.outcome.count("checked", len(sample))
         for tenant_id in dict.fromkeys(lease.tenant_id for lease in sample):
             keys = [lease.key for lease in sample if lease.tenant_id == tenant_id]
             self.outcome.count("readable", len((yield self._by.backend.read_many(tenant_id, keys))))
+
+
+def _slices(
+    names: Sequence[Name], found: Sequence[Match | None]
+) -> Iterator[tuple[Sequence[Name], Sequence[Match]]]:
+    """What is leased and loaded together: all keys of batch loaders, and a few of the others at a time."""
+    if all(match is not None and match[0].many for match in found):
+        yield names, cast("Sequence[Match]", found)
+        return
+    one_by_one: list[tuple[Name, Match]] = []
+    together: list[tuple[Name, Match]] = []
+    for name, match in zip(names, found, strict=True):
+        if match is not None:
+            (together if match[0].many else one_by_one).append((name, match))
+    slices = [together] + [one_by_one[at : at + FEW] for at in range(0, len(one_by_one), FEW)]
+    for pairs in slices:
+        if pairs:
+            yield [name for name, _ in pairs], [match for _, match in pairs]
 
 
 def _nap(seconds: float, crew: Crew) -> Program[None]:
@@ -267,10 +318,10 @@ def _by_unique_key(members: Sequence[Member]) -> Iterator[Sequence[Member]]:
     """Split so that no part holds a key twice: a batch loader answers by key, and tenants may share one."""
     left = members
     while left:
-        part = {key.key: (lease, key) for lease, key in reversed(left)}
-        if len(part) == len(left):
+        if len({key.key for _, key in left}) == len(left):
             yield left
             return
+        part = {key.key: (lease, key) for lease, key in reversed(left)}
         taken = {id(key) for _, key in part.values()}
         yield list(reversed(part.values()))
         left = [(lease, key) for lease, key in left if id(key) not in taken]

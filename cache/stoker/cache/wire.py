@@ -90,7 +90,9 @@ def out_of_memory(reply: object) -> bool:
 
 def not_known(reply: object) -> bool:
     """Whether a reply says that the server does not know a command, or that this user may not use it."""
-    return isinstance(reply, Exception) and ("unknown command" in str(reply) or "no permissions" in str(reply))
+    return isinstance(reply, Exception) and (
+        "unknown command" in str(reply) or "no permissions" in str(reply)
+    )
 
 
 def together(operations: Sequence[Operation[T]]) -> Operation[list[T]]:

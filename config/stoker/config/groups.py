@@ -166,7 +166,8 @@ class BeatSettings(Group):
         default=30, description="Seconds between two looks at memory; none: no such looks."
     )
     hot_every: Every | None = Field(
-        default=10, description="Seconds between two looks at which keys are read; none: hot keys are not learned."
+        default=10,
+        description="Seconds between two looks at which keys are read; none: hot keys are not learned.",
     )
 
 

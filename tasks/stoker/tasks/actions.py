@@ -158,8 +158,14 @@ class Evict(Action):
         names.check(names.EVICT, {"target_bytes": self.target_bytes})
 
 
-def perform(actions: Iterable[Action], event: Event, here: Runtime) -> None:
+KINDS = (Invalidate, InvalidateTags, Warm, Refresh, Evict)
+
+
+def perform(actions: Iterable[Action], event: Event, here: Runtime, run: str) -> None:
     """Do what a rule asked for on this event: first what invalidates, then the rest in order.
+
+    Args:
+        run: Names this run of the rule, unlike every other run of any rule.
 
     Raises:
         CacheUnavailable: An invalidation was not acknowledged; nothing after it was begun.
@@ -167,16 +173,18 @@ def perform(actions: Iterable[Action], event: Event, here: Runtime) -> None:
     """
     wanted = list(actions)
     first = [action for action in wanted if isinstance(action, Invalidate | InvalidateTags)]
+    # Each run that invalidates has a cause of its own: a warm of another may have passed the keys before this ban.
+    cause = f"{event.id}.{run}"
     bans = sum([apply(here.cache, action.arguments())["bans"] for action in first])
     for action in first:
         if (arguments := action.arguments()).rewarm:
-            rewarm(here, arguments, event.id)
+            rewarm(here, arguments, cause)
     if bans:
         _ask_for_a_sweep(here.settings.job.sweep_delay)
-    cause = event.id if first or event.name == COLD else None
-    for action in wanted:
-        if action not in first:
-            _send(action, cause)
+    after = cause if first else event.id if event.name == COLD else None
+    for other in wanted:
+        if other not in first:
+            _send(other, after)
 
 
 def _send(action: Action, cause: str | None) -> None:
@@ -191,6 +199,13 @@ def _send(action: Action, cause: str | None) -> None:
                 send.refresh(key, _told(action.tenant_id))
         case Evict():
             send.evict(action.target_bytes)
+        case _:
+            raise InvalidArguments(type(action).__name__, why_not_known())
+
+
+def why_not_known() -> str:
+    """What to tell of an action that is none of `KINDS`."""
+    return f"there is no such action; use {', '.join(kind.__name__ for kind in KINDS)}"
 
 
 def _ask_for_a_sweep(delay: float) -> None:

@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kombu.utils import json as kombu_json
+
 from stoker.tasks import record
+from stoker.tasks.events import MOST_BYTES, MOST_NESTED, is_nested_too_deeply
+from stoker.tasks.names import shown
+
+_LONGEST_REFUSED = 4 * MOST_BYTES
+_LONGEST_SHOWN = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +127,28 @@ def counts(found: Mapping[str, str]) -> dict[tuple[str, str], int]:
 
 
 def mapping_or_none(text: str | None) -> dict[str, Any] | None:
-    """The JSON object in a field; None for anything else."""
+    """The JSON object in a field; None for anything else, and for what is nested too deeply to be sent."""
     try:
-        return record.read({"event": text}, "event", record.mapping, None)
+        found = record.read({"event": text}, "event", record.mapping, None)
     except record.Damaged:
         return None
+    return None if is_nested_too_deeply(found, MOST_NESTED + 1) else found
+
+
+def refused(found: Any) -> str:
+    """JSON of what was refused as an event; of what cannot be sent again, a text of its beginning."""
+    try:
+        text = kombu_json.dumps(found)  # which reads what it had made of a message back to the same
+    except (TypeError, ValueError, RecursionError):
+        return json.dumps(shown(found))
+    if len(text) > _LONGEST_REFUSED or is_nested_too_deeply(found, MOST_NESTED + 1):
+        return json.dumps(text[:_LONGEST_SHOWN])
+    return text
+
+
+def rules(found: Mapping[str, str]) -> dict[str, str]:
+    """The patterns of each rule, from the hash, which also has the time at which it was told, after a `|`."""
+    return {name: found[name].partition("|")[0] for name in sorted(found)}
 
 
 def count(text: str | None) -> int:

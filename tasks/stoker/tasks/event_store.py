@@ -6,7 +6,6 @@ waits for another. A run claims the pair, renews the claim while it lasts, and w
 sign of life for too long is sent again by the reaper. Times are the server's, in ms of Unix time; durations in seconds.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from stoker.cache import keys
 from stoker.config import EventSettings, JobSettings
 from stoker.tasks import event_record, state_server
 from stoker.tasks.event_record import FIELDS, DeadLetter, Overview
-from stoker.tasks.events import MOST_BYTES, Event, is_id
+from stoker.tasks.events import Event, is_id
 from stoker.tasks.state_server import bounded
 
 MOST_DEAD = 1000
@@ -31,7 +30,6 @@ LOOK_AFTER = 4
 """Lives of a claim until the reaper looks at what was sent and nobody began; then twice as long, and so on."""
 _MOST_DOUBLINGS = 6
 _LONGEST_ERROR = 1000
-_LONGEST_REFUSED = 4 * MOST_BYTES
 
 End = Literal["done", "failed", "later", "dead"]
 
@@ -76,6 +74,8 @@ class EventStore:
         self._claim = state_server.script(self._redis, "event_claim")
         self._hold = state_server.script(self._redis, "event_hold")
         self._end = state_server.script(self._redis, "event_end")
+        self._forget = state_server.script(self._redis, "event_forget")
+        self._announce = state_server.script(self._redis, "event_rules")
 
     def close(self) -> None:
         self._redis.close()
@@ -146,9 +146,7 @@ class EventStore:
     def refuse(self, found: Any, error: str) -> None:
         """Make a dead letter of what is no event that this version understands."""
         told = found.get("id") if isinstance(found, dict) else None
-        event_id, text = str(told if is_id(told) else uuid4()), json.dumps(found)
-        if len(text) > _LONGEST_REFUSED:
-            text = json.dumps(text[:_LONGEST_ERROR])
+        event_id, text = str(told if is_id(told) else uuid4()), event_record.refused(found)
         with bounded():
             pipeline = self._redis.pipeline()
             pipeline.hset(self._record(event_id), mapping={"event": text, "rule": ""})
@@ -199,20 +197,18 @@ class EventStore:
             pipeline.execute()
 
     def forget(self, letter: DeadLetter) -> None:
-        """Take a letter off the list."""
+        """Take a letter off the list, unless it is a newer one of the same rule and event by now."""
+        given = [_pair(letter.id, letter.rule), round(letter.died_at * 1000)]
         with bounded():
-            self._redis.zrem(keys.events_dead(self._namespace), _pair(letter.id, letter.rule))
+            self._forget(keys=[keys.events_dead(self._namespace)], args=given)
 
     def announce(self, rules: Mapping[str, str]) -> None:
-        """Write down the rules that the workers have; those of workers that are gone stay for a day."""
+        """Write down the rules that the workers have; each stays for a day from when it was last told."""
         if not rules:
             return
-        name = keys.events_rules(self._namespace)
+        told = [word for rule in rules.items() for word in rule]
         with bounded():
-            pipeline = self._redis.pipeline()
-            pipeline.hset(name, mapping=dict(rules))
-            pipeline.pexpire(name, DAY_MS)
-            pipeline.execute()
+            self._announce(keys=[keys.events_rules(self._namespace)], args=[DAY_MS, *told])
 
     def last_look(self) -> dict[str, str]:
         """What `watch` saw last; empty: nothing is known."""
@@ -239,7 +235,7 @@ class EventStore:
             pipeline.zcard(keys.events_open(self._namespace))
             rules, counts, recent, dead, unfinished = pipeline.execute()
         return Overview(
-            dict(sorted(rules.items())),
+            event_record.rules(rules),
             event_record.counts(counts),
             tuple(event_record.outcome(entry_id, fields) for entry_id, fields in recent),
             dead,

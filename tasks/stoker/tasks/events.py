@@ -6,11 +6,12 @@ How one is published is `publish`'s business, what follows from it `rules`' and 
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 from uuid import uuid4
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticSerializationError
 
 from stoker.tasks.errors import InvalidArguments
 from stoker.tasks.names import Tenant, problems_of
@@ -19,8 +20,12 @@ COLD = "cache.cold"
 """The cache, or a shard of it, has begun a new life: what was stored before is a miss."""
 MOST_BYTES = 65_536
 """Of a payload as JSON. An event says what happened; data belong into the database."""
+MOST_NESTED = 100
+"""Levels of lists and objects in a payload. Readers of JSON give up at some depth, each at another one."""
 MOST_NAME = 128
 _NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
+_MARKED = {"__type__", "__value__"}
+"""How kombu writes what JSON has no notation for; an object of these keys would arrive as something else."""
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 
 
@@ -37,6 +42,11 @@ def check_name(name: str) -> str:
 def is_id(value: object) -> bool:
     """Whether it can be an event's id."""
     return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+def is_nested_too_deeply(value: Any, most: int) -> bool:
+    """Whether there are more than `most` levels of lists and mappings in it."""
+    return any(depth > most for depth, _ in enumerate(_levels(value), 1))
 
 
 def _check_id(event_id: str) -> str:
@@ -66,8 +76,20 @@ class Event(BaseModel):
     payload: dict[str, Any]
 
     @model_validator(mode="after")
-    def _is_not_too_large(self) -> Self:
-        size = len(_json(self.payload))
+    def _can_be_carried(self) -> Self:
+        if is_nested_too_deeply(self.payload, MOST_NESTED):
+            raise ValueError(f"the payload is nested more than {MOST_NESTED} levels deep; flatten it")
+        inner = (one for level in _levels(self.payload) for one in level)
+        if any(isinstance(one, dict) and one.keys() == _MARKED for one in inner):
+            raise ValueError(
+                "the payload holds an object of just the keys __type__ and __value__, "
+                "which the queue would read as something else; rename one"
+            )
+        try:
+            size = len(_json(self.payload))
+            json.dumps(self.payload, ensure_ascii=False).encode()  # escaped, half a surrogate pair would pass
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the payload is no JSON ({error})") from None
         if size > MOST_BYTES:
             raise ValueError(
                 f"the payload is {size:,} bytes of JSON; at most {MOST_BYTES:,}: name what changed, not all it holds"
@@ -108,15 +130,26 @@ def parse(found: Mapping[str, Any]) -> Event:
         InvalidArguments: They are none, or of a version that this one does not know.
     """
     try:
-        return Event.model_validate(found)
+        event = Event.model_validate(found)
+        event.model_dump_json()  # it will be written down
     except ValidationError as error:
         raise InvalidArguments(_about(found.get("name")), problems_of(error)) from None
-    except RecursionError:
-        raise InvalidArguments(_about(found.get("name")), "payload: it is nested too deeply") from None
+    except (PydanticSerializationError, RecursionError) as error:
+        raise InvalidArguments(_about(found.get("name")), f"payload: it is no JSON ({error})") from None
+    return event
 
 
 def _about(name: object) -> str:
     return f"event {name}" if isinstance(name, str) and _NAME.fullmatch(name) else "event"
+
+
+def _levels(value: Any) -> Iterator[list[Any]]:
+    """The lists and mappings in it, the outermost first; those that lie equally deep at once. Calls nothing in itself,
+    so it comes to an end with everything that JSON can say."""
+    level = [value]
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        yield level
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
 
 
 def _json(payload: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, cast
 
 from celery.exceptions import Reject, SoftTimeLimitExceeded
+from kombu.exceptions import OperationalError
 
 from stoker.cache import CacheUnavailable
 from stoker.tasks import actions, events, names, rules, runtime
@@ -18,7 +19,7 @@ from stoker.tasks.base import LONGEST_WAIT, MAX_TRIES, JobTask
 from stoker.tasks.errors import InvalidArguments, NotSent, StateUnavailable
 from stoker.tasks.event_record import DeadLetter
 from stoker.tasks.event_store import Claimed, NotClaimed
-from stoker.tasks.events import Event
+from stoker.tasks.events import MOST_NESTED, Event
 from stoker.tasks.renewal import Renewal
 from stoker.tasks.runtime import Runtime
 
@@ -38,41 +39,53 @@ def react(self: JobTask, /, **message: Any) -> None:
     """
     here = runtime.current()
     try:
-        arguments = cast("names.React", names.check(self.name, message))
-        event = events.parse(arguments.event)
-    except InvalidArguments as error:
-        log.error("an event is refused: %s", error)
-        here.events.refuse(message.get("event", message), str(error))
-        return
-    try:
-        _react(here, event, arguments.rule)
+        try:
+            arguments = cast("names.React", names.check(self.name, message))
+            event = events.parse(arguments.event)
+        except InvalidArguments as error:
+            log.error("an event is refused: %s", error)
+            here.events.refuse(message.get("event", message), str(error))
+        else:
+            _react(here, event, arguments.rule)
     except StateUnavailable as error:
-        _put_off(arguments, error)
+        _put_off(message, error)
 
 
-def ask(event: Mapping[str, Any], rule: str | None = None, *, waits: int = 0, delay: float = 0) -> None:
+def ask(event: Mapping[str, Any], rule: str | None = None, *, delay: float = 0) -> None:
     """Have a worker run the rules for an event, or one of them, `delay` seconds from now.
 
     Raises:
-        InvalidArguments: It is no mapping.
+        InvalidArguments: It is no mapping, or nested too deeply to be sent.
         NotSent: The broker did not take it.
     """
-    limit = runtime.current().settings.event.time_limit
-    fields = {"event": event, "rule": rule, "waits": waits or None}
-    react.apply_async(
-        kwargs={name: value for name, value in fields.items() if value is not None},
-        countdown=delay or None,
-        soft_time_limit=limit,
-        time_limit=limit + GRACE,
-    )
+    _send(_message(event, rule), delay)
 
 
 def replay(letter: DeadLetter) -> None:
     """Have a dead letter's rule run again. Raises as `ask`; then the letter stays."""
     store = runtime.current().events
+    message = _message(letter.event, letter.rule or None)
     store.revive(letter)
-    ask(letter.event, letter.rule or None)
+    _send(message)
     store.forget(letter)
+
+
+def _message(event: Any, rule: str | None) -> dict[str, Any]:
+    """What is sent. Raises InvalidArguments, also for what can be read here but might stop those who read it next."""
+    message = {"event": event} if rule is None else {"event": event, "rule": rule}
+    names.check(names.REACT, message)
+    if events.is_nested_too_deeply(event, MOST_NESTED + 1):
+        raise InvalidArguments(names.REACT, f"event: it is nested more than {MOST_NESTED} levels deep")
+    return message
+
+
+def _send(message: Mapping[str, Any], delay: float = 0) -> None:
+    limit = runtime.current().settings.event.time_limit
+    limits: dict[str, Any] = {"soft_time_limit": limit, "time_limit": limit + GRACE}
+    try:
+        app.send_task(names.REACT, kwargs=dict(message), countdown=delay or None, **limits)
+    except OperationalError as error:
+        raise NotSent(names.REACT, str(error)) from error
 
 
 def _react(here: Runtime, event: Event, only: str | None) -> None:
@@ -106,7 +119,7 @@ def _run(here: Runtime, event: Event, rule: str) -> None:
     try:
         held = partial(here.events.hold, event, rule, claim.token)
         with Renewal(f"claim of event {event.id}", here.events.claim_ttl, held):
-            _do(here, event, rule)
+            _do(here, event, rule, claim.token)
     except SoftTimeLimitExceeded:
         limit = here.settings.event.time_limit
         _failed(here, event, rule, claim, f"it was stopped after {limit:g} s, the time limit of a rule")
@@ -119,12 +132,12 @@ def _run(here: Runtime, event: Event, rule: str) -> None:
         here.events.end(event, rule, claim.token, "done")
 
 
-def _do(here: Runtime, event: Event, name: str) -> None:
+def _do(here: Runtime, event: Event, name: str, run: str) -> None:
     rule = rules.named(name)
     if rule is None:
         remedy = "name its module in STOKER_LOADERS of every worker that serves the queue events"
         raise LookupError(f"this worker has not imported {name}; {remedy}")
-    actions.perform(rule.actions(event), event, here)
+    actions.perform(rule.actions(event), event, here, run)
 
 
 def _failed(here: Runtime, event: Event, rule: str, claim: Claimed, error: str) -> None:
@@ -160,13 +173,15 @@ def _give_up(here: Runtime, event: Event, rule: str, claim: Claimed, error: str)
     here.events.end(event, rule, claim.token, "dead", error)
 
 
-def _put_off(came: names.React, error: StateUnavailable) -> None:
-    """Without the state server nothing is known of the event: try again later, as it came."""
-    if came.waits >= MAX_TRIES:
-        log.error("an event is lost after %d tries, for %s: %.500r", came.waits, error, came.event)
+def _put_off(message: dict[str, Any], error: StateUnavailable) -> None:
+    """Without the state server nothing is known of the event: try again later, as it came, refused or not."""
+    waits = message.get("waits")
+    waits = max(waits, 0) if isinstance(waits, int) else 0
+    if waits >= MAX_TRIES:
+        log.error("an event is lost after %d tries, for %s: %.500r", waits, error, message)
         raise error
     try:
-        ask(came.event, came.rule, waits=came.waits + 1, delay=_wait(came.waits))
+        _send({**message, "waits": waits + 1}, _wait(waits))
     except NotSent as unsent:
         raise Reject(str(unsent), requeue=True) from unsent
 

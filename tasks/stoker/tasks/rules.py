@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from stoker.cache.signatures import name_of, why_not_importable
 from stoker.tasks import events
-from stoker.tasks.actions import Action
-from stoker.tasks.errors import RuleError
+from stoker.tasks.actions import KINDS, Action, why_not_known
+from stoker.tasks.errors import InvalidArguments, RuleError
 from stoker.tasks.events import Event
 
 MOST_ACTIONS = 1000
@@ -53,7 +53,9 @@ class Rule:
             InvalidArguments: An action cannot be done.
             Exception: Whatever the function raises.
         """
-        wanted = self.function(event)
+        wanted = self.function(
+            event.model_copy(deep=True)
+        )  # what it changes there is changed for nobody else
         if wanted is None:
             return []
         given = [wanted] if isinstance(wanted, Action) else wanted
@@ -63,6 +65,8 @@ class Rule:
         for action in given:
             if not isinstance(action, Action):
                 raise RuleError(self.name, f"gave a list with {type(action).__name__}; let it hold actions")
+            if not isinstance(action, KINDS):
+                raise InvalidArguments(type(action).__name__, why_not_known())
             if len(actions) == MOST_ACTIONS:
                 raise RuleError(
                     self.name, f"gave more than {MOST_ACTIONS:,} actions; name many keys in one, or a plan"

@@ -36,14 +36,14 @@ def _steps(cache: Cache, arguments: names.Warm, claim: Claim, batch: int) -> Ste
     here = runtime.current()
     with here.work(claim.job_id) as work:
         if arguments.plan is None:
-            work.begin("", ())
+            work.begin("", (), claim.token)
             warming = partial(cache.warm_steps, arguments.keys or [], arguments.tenant_id)
             yield from _with_help(here, claim, work, partial(warming, batch=batch))
             return
         tenants = partial(tenants_of_run, here, arguments.plan, begins=not work.has_begun())
         plan = plans.keys_of(arguments.plan, here.plans.seed(plans.known(here.settings)).plans, tenants)
         limits = _limits(arguments.plan, plan)
-        work.begin(plan.version, limits)
+        work.begin(plan.version, limits, claim.token)
         warming = partial(cache.warm_steps, plan.keys, batch=batch, limits=limits)
         for step in _with_help(here, claim, work, warming):
             guess = step.total is None and plan.expected

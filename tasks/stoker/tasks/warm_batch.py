@@ -9,7 +9,7 @@ import time
 from typing import Any, cast
 
 from stoker.cache import Step
-from stoker.tasks import names, runtime, send
+from stoker.tasks import names, runtime
 from stoker.tasks.app import app
 from stoker.tasks.base import JobTask
 from stoker.tasks.coordinator import ANNOUNCE_EVERY, HAND_OVER_AT
@@ -46,8 +46,7 @@ def _help(task: JobTask, here: Runtime, job_id: str) -> bool:
             if step.last or (status := here.jobs.status(job_id)) is None or status.final:
                 break
             if now - began > HAND_OVER_AT * settings.soft_time_limit:
-                send.helpers(job_id, 1)
-                break
+                break  # whoever coordinates next asks for helpers anew
             pace.add(step, now)
             if now - announced >= ANNOUNCE_EVERY:
                 announced = now

@@ -5,7 +5,6 @@ One coordinator deals, any number of processes take units. What a killed one had
 """
 
 from collections.abc import Callable, Sequence
-from secrets import token_hex
 from typing import Any, TypeVar
 
 import msgspec
@@ -49,17 +48,16 @@ class SharedWork:
         self._ttl_ms = int(settings.ttl * 1000)
         self._client: Any = state_server.connect(url)
         self._taken: set[str] = set()
+        self._dealer = self._life = ""
         self._dealt = 0
-        self._begin, self._deal, self._close, self._take, self._done, self._renew, self._stop = (
-            state_server.script(self._client, f"work_{step}")
-            for step in ("begin", "deal", "close", "take", "done", "renew", "stop")
-        )
+        steps = ("begin", "deal", "close", "take", "done", "put_back", "renew", "stop")
+        self._scripts = {step: state_server.script(self._client, f"work_{step}") for step in steps}
 
-    def begin(self, version: str, limits: Sequence[Limit]) -> None:
-        """Begin, or go on if the keys still have this version."""
-        args = (version, _encode([tuple(limit) for limit in limits]), self._ttl_ms)
-        self._asked(lambda: self._begin(keys=self._keys, args=args))
-        self._dealt = self.tally().dealt
+    def begin(self, version: str, limits: Sequence[Limit], dealer: str) -> None:
+        """Begin, or go on if the keys still have this version; no coordinator before `dealer` may deal any more."""
+        args = (version, _encode([tuple(limit) for limit in limits]), self._ttl_ms, dealer)
+        self._life, dealt = self._run("begin", *args)
+        self._dealer, self._dealt = dealer, int(dealt)
 
     def has_begun(self) -> bool:
         """Whether an earlier run has begun it."""
@@ -84,11 +82,10 @@ class SharedWork:
         return Tally(dealt, left, failing, "closed" in found, report)
 
     def deal(self, names: Sequence[Name], bad: Outcome) -> bool:
-        unit = Unit(str(self._dealt), names)
+        unit = Unit(f"{self._life}.{self._dealt}", names)
         failed = bad.counts.get("failed", 0)
         given = (self._dealt, unit.id, _text(unit), len(names), failed, MOST_UNITS, self._ttl_ms)
-        args = (*given, token_hex(8), *(_encode(error) for error in bad.errors))
-        answer = self._asked(lambda: self._deal(keys=self._keys, args=args))
+        answer = self._run("deal", *given, self._dealer, *(_encode(error) for error in bad.errors))
         if answer == "lost":
             raise self._lost()
         if answer == "dealt":
@@ -96,11 +93,11 @@ class SharedWork:
         return bool(answer == "dealt")
 
     def close(self) -> None:
-        self._asked(lambda: self._close(keys=self._keys[:1]))
+        self._run("close")
 
     def take(self) -> Unit | float | None:
         while True:
-            answer = self._asked(lambda: self._take(keys=self._keys, args=(self._lock_ms,)))
+            answer = self._run("take", self._lock_ms)
             if not answer:
                 return None
             if len(answer) == 1:
@@ -132,15 +129,14 @@ class SharedWork:
         }
         pairs = [part for item in counts.items() for part in item]
         errors = [_encode(error) for error in outcome.errors]
-        args = (unit.id, self._ttl_ms, len(left) // 3, *left, len(counts), *pairs, *errors)
-        self._asked(lambda: self._done(keys=self._keys, args=args))
+        self._run("done", unit.id, self._ttl_ms, len(left) // 3, *left, len(counts), *pairs, *errors)
 
     def put_back(self, unit: Unit) -> None:
         self._taken.discard(unit.id)
-        self._asked(lambda: self._client.zadd(self._keys[2], {unit.id: 0}, xx=True))
+        self._run("put_back", unit.id)
 
     def stop(self, reason: str, error: tuple[str, str]) -> None:
-        self._asked(lambda: self._stop(keys=self._keys, args=(reason, _encode(error))))
+        self._run("stop", reason, _encode(error))
 
     def kept(self) -> Renewal:
         """Keeps what this process has taken, inside the block."""
@@ -149,8 +145,11 @@ class SharedWork:
     def _keep(self) -> bool:
         if taken := list(self._taken):
             with bounded():
-                self._renew(keys=self._keys[2:], args=(self._lock_ms, *taken))
+                self._scripts["renew"](keys=self._keys, args=(self._lock_ms, self._ttl_ms, *taken))
         return True
+
+    def _run(self, step: str, *args: Any) -> Any:
+        return self._asked(lambda: self._scripts[step](keys=self._keys, args=args))
 
     def _asked(self, ask: Callable[[], T]) -> T:
         """All that is asked may be asked twice."""

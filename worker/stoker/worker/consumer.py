@@ -11,9 +11,10 @@ from typing import Any
 
 from celery import bootsteps
 from kombu import Consumer
+from kombu.exceptions import EncodeError
 
 from stoker.tasks import names, runtime
-from stoker.tasks.errors import NotSent
+from stoker.tasks.errors import InvalidArguments, NotSent
 from stoker.tasks.events import MOST_BYTES
 from stoker.tasks.publish import declare, incoming
 from stoker.tasks.react import ask
@@ -50,14 +51,20 @@ class EventConsumer(bootsteps.ConsumerStep):
         """
         event = _read(message)
         if event is None:
-            log.error("what is no event is dropped: %.200r %.200r", message.headers, message.body)
-            message.reject_log_error(log, self._lost)
+            self._drop(message)
             return
         try:
             ask(event)
         except NotSent as error:
             raise ConnectionError(str(error)) from error
-        message.ack()
+        except (InvalidArguments, EncodeError):
+            self._drop(message)
+        else:
+            message.ack()
+
+    def _drop(self, message: Any) -> None:
+        log.error("what is no event is dropped: %.200r %.200r", message.headers, message.body)
+        message.reject_log_error(log, self._lost)
 
 
 def _read(message: Any) -> dict[str, Any] | None:

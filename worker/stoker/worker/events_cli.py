@@ -7,6 +7,8 @@ import typer
 from rich.console import Console
 
 from stoker.tasks import runtime
+from stoker.tasks.errors import InvalidArguments
+from stoker.tasks.event_record import DeadLetter
 from stoker.tasks.react import replay as run_again
 from stoker.worker import events_view
 
@@ -48,9 +50,17 @@ def replay(
     if (event_id is None) != all_:
         raise typer.BadParameter("name an event, or give --all; `stoker events dead` lists them")
     letters = [letter for letter in runtime.current().events.dead() if all_ or letter.id == event_id]
-    for letter in letters:
-        run_again(letter)
-        typer.echo(f"event {letter.id} is run again" + (f" by {letter.rule}" if letter.rule else ""))
+    left = [letter for letter in letters if not _is_run_again(letter)]
     if not letters:
         typer.echo("there is no dead letter" + ("" if all_ else f" of event {event_id}"))
-    raise typer.Exit(0 if letters or all_ else 1)
+    raise typer.Exit(1 if left or not (letters or all_) else 0)
+
+
+def _is_run_again(letter: DeadLetter) -> bool:
+    try:
+        run_again(letter)
+    except InvalidArguments as error:
+        typer.echo(f"event {letter.id} cannot be run again: {error}")
+        return False
+    typer.echo(f"event {letter.id} is run again" + (f" by {letter.rule}" if letter.rule else ""))
+    return True

@@ -35,7 +35,8 @@ def dead(letters: list[DeadLetter]) -> RenderableType:
     view = Table("given up", "event", "id", "tenant", "rule", "runs", "error", box=None, pad_edge=False)
     for letter in letters:
         tenant = letter.event.get("tenant_id") if isinstance(letter.event, dict) else None
-        row = (_moment(letter.died_at), letter.name, letter.id, str(tenant or ""), letter.rule or "(refused)")
+        name, whose = _as_it_came(letter.name), _as_it_came(str(tenant or ""))
+        row = (_moment(letter.died_at), name, letter.id, whose, letter.rule or "(refused)")
         view.add_row(*row, f"{letter.runs}", Text(letter.error, style="red"))
     return view
 
@@ -70,6 +71,11 @@ def _others(found: Overview) -> dict[str, int]:
 
 def _told(one: Outcome) -> str:
     return one.outcome + (f": {one.error}" if one.error else "")
+
+
+def _as_it_came(text: str) -> Text:
+    """Of a refused event, which may say anything there: what looks like markup, or what no terminal can show."""
+    return Text(text.encode(errors="backslashreplace").decode())
 
 
 def _moment(seconds: float) -> str:

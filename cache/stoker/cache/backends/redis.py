@@ -7,7 +7,7 @@ no I/O: `transport` and `aio_transport` drive what is made here.
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 _NO_STAMP = Stamp(b"\0" * 8, 0)
 _PAGE = 1000
 """Most keys of one round trip, so that no single command holds the server for long."""
+_FILL_PAGE = 128
+"""The same of keys to be leased or filled, which take the server longer."""
 
 
 class RedisBackend:
@@ -123,10 +125,12 @@ class RedisBackend:
         items: Sequence[Item],
         name_of: Callable[[Item], Name],
         operation: Callable[[Shard, Sequence[Item]], Operation[list[T]]],
+        most: int = _PAGE,
     ) -> Operation[list[T]]:
         """An operation over items of many shards, in pages, all shards of a page in the same round trips."""
         results: list[T] = []
-        for page in _pages(items):
+        for first in range(0, len(items), most):
+            page = items[first : first + most]
             if len(self.shards) == 1:
                 results += yield from operation(self.shards[0], page)
                 continue
@@ -172,7 +176,7 @@ class RedisBackend:
         self, names: Sequence[Name], type: Any = None
     ) -> Operation[list[tuple[Lease | Busy, Hit | None]]]:
         taken = yield from self._spread(
-            names, _itself, lambda shard, page: shard.acquire(page, self._lease_ms)
+            names, _itself, lambda shard, page: shard.acquire(page, self._lease_ms), _FILL_PAGE
         )
         return [(lease, found and self._hit(found, type)) for lease, found in taken]
 
@@ -185,7 +189,7 @@ class RedisBackend:
             Filling(lease, self._pack(lease.key, lease.stamp, write, now), write.ttl_ms, write.tags)
             for lease, write in fills
         ]
-        return (yield from self._spread(packed, lambda filling: _name(filling.lease), Shard.fill))
+        return (yield from self._spread(packed, lambda one: one.lease.name, Shard.fill, _FILL_PAGE))
 
     def _pack(self, key: str, stamp: Stamp, write: Write, now: int) -> bytes:
         flags, payload = self._codec.encode(key, write.value)
@@ -194,10 +198,10 @@ class RedisBackend:
         return entry.pack(stamp, payload, MSGPACK, flags, write.tags, soft_ms, hard_ms, write.load_us)
 
     def renew(self, leases: Sequence[Lease]) -> Operation[None]:
-        yield from self._spread(leases, _name, lambda shard, page: shard.renew(page, self._lease_ms))
+        yield from self._spread(leases, _name_of, lambda shard, page: shard.renew(page, self._lease_ms))
 
     def release(self, leases: Sequence[Lease]) -> Operation[None]:
-        yield from self._spread(leases, _name, Shard.release)
+        yield from self._spread(leases, _name_of, Shard.release)
 
     def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> Operation[list[bool]]:
         now = now_ms()
@@ -300,14 +304,9 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _pages(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), _PAGE):
-        yield items[start : start + _PAGE]
-
-
 def _itself(name: Name) -> Name:
     return name
 
 
-def _name(lease: Lease) -> Name:
-    return lease.tenant_id, lease.key
+def _name_of(lease: Lease) -> Name:
+    return lease.name
