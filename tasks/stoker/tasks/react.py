@@ -94,10 +94,12 @@ def _react(here: Runtime, event: Event, only: str | None) -> None:
         return
     matching = [rule.name for rule in rules.matching(event.name)]
     if not here.events.accept(event, matching):
-        here.events.note(event, "again")
+        here.events.note(
+            event, "again"
+        )  # perhaps because a process was killed: what is done is not done again
     elif not matching:
         here.events.note(event, "unmatched")
-    elif len(matching) == 1:
+    if len(matching) == 1:
         _run(here, event, matching[0])
     else:
         for rule in matching:

@@ -39,6 +39,10 @@ class EventConsumer(bootsteps.ConsumerStep):
         if names.queue(settings.namespace, names.QUEUE_OF[names.REACT]) in c.app.amqp.queues.consume_from:
             super().start(c)
 
+    def stop(self, c: Any) -> None:
+        if c.connection is not None:  # when it was lost there is nothing to cancel
+            super().stop(c)
+
     def get_consumers(self, channel: Any) -> list[Consumer]:
         queue = incoming(runtime.current().settings)
         return [Consumer(channel, [queue], on_message=self.hand_on, accept=["json"], prefetch_count=AT_ONCE)]
