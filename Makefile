@@ -36,8 +36,9 @@ types: .venv/dev.stamp  ## check types with mypy and pyright, sources and tests
 	@$(BIN)/mypy
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: .venv/bench.stamp  ## measure speed beside other caches, some ten minutes; BENCH=--quick shows that it runs
+bench: .venv/bench.stamp  ## measure speed beside other caches, some fifteen minutes; BENCH=--quick shows that it runs
 	@$(BIN)/python -m benchmarks.memory $(BENCH)
+	@$(BIN)/python -m benchmarks.warming $(BENCH)
 
 bench-consistency: .venv/bench.stamp  ## count stale reads of other caches and of Stoker, some seven minutes
 	@$(BIN)/python -m benchmarks.consistency

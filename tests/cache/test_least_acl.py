@@ -6,7 +6,8 @@ from typing import Any
 
 import redis
 
-from stoker.cache import CacheMonitor, hot_reports
+from stoker.cache import Cache, CacheConfig, CacheMonitor, LoadKey, hot_reports
+from stoker.cache.loaders import Loader, Registry
 from tests.cache.conftest import MakeCache
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
@@ -21,16 +22,43 @@ def knows(client: Any, command: str) -> bool:
     return True
 
 
-def test_the_documented_acl_is_enough(
-    make_redis: MakeCache, client: Any, cache_server: str, namespace: str
-) -> None:
+def documented(client: Any) -> list[str]:
+    """The commands that the page allows, as far as this server has them."""
     text = PAGE.read_text(encoding="utf-8")
     section = text[text.index("### Least ACL") :]
     commands = re.search(r"```\n(.*?)```", section, re.DOTALL)
     assert commands is not None
-    known = [command for command in commands[1].split() if knows(client, command)]
-    rules = ["on", "nopass", f"~{{{namespace}}}*", f"~{{{namespace}:*", "-@all", *known]
+    return [command for command in commands[1].split() if knows(client, command)]
+
+
+def allow(client: Any, namespace: str, commands: list[str]) -> None:
+    """Let a user of the namespace's name run these on its keys, and nothing else."""
+    rules = ["on", "nopass", f"~{{{namespace}}}*", f"~{{{namespace}:*", "-@all", *commands]
     client.execute_command("ACL", "SETUSER", namespace, *rules)
+
+
+def load_items(keys: list[LoadKey]) -> dict[str, Any]:
+    return {key.key: key.args["n"] for key in keys}
+
+
+def test_a_warm_goes_on_without_the_command_that_sets_many_at_once(
+    client: Any, cache_server: str, namespace: str
+) -> None:
+    allow(client, namespace, [command for command in documented(client) if command != "+msetex"])
+    registry = Registry()
+    registry.add(Loader("item:{n}", load_items, many=True, ttl=60))
+    url = cache_server.replace("://", f"://{namespace}:x@")
+    with Cache(CacheConfig(backend="redis", redis_url=url, namespace=namespace), registry=registry) as cache:
+        for tenant in ("acme", "globex"):  # the second time it knows
+            assert cache.warm([f"item:{n}" for n in range(300)], tenant).written == 300
+            assert cache.get("item:7", tenant) == "7"
+        assert cache.explain("item:7", "acme")["ttl_ms"] <= 60_000
+
+
+def test_the_documented_acl_is_enough(
+    make_redis: MakeCache, client: Any, cache_server: str, namespace: str
+) -> None:
+    allow(client, namespace, documented(client))
     cache = make_redis(redis_url=cache_server.replace("://", f"://{namespace}:x@"), lease=0.3, max_load=0.3)
     cache.set("k", 1, tags=["t"])
     assert cache.get_or_load("k", lambda: 2) == 1

@@ -32,6 +32,8 @@ def hottest() -> list[str]:
     return [key for _, key in hot_keys.hottest(9, "acme")]
 
 
+@pytest.mark.slow
+@pytest.mark.soak
 def test_a_worker_learns_what_apps_read_warms_it_again_and_leaves_a_snapshot_when_it_ends(
     deployment: Deployment,
 ) -> None:

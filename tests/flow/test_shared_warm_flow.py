@@ -24,6 +24,7 @@ def test_a_large_warm_is_shared_by_the_processes_that_are_free(deployment: Deplo
     assert [found.id for found in deployment.jobs.recent(9)] == [job.id], "helpers are no jobs"
 
 
+@pytest.mark.slow
 def test_a_warm_that_is_told_to_stop_stops_its_helpers(deployment: Deployment) -> None:
     deployment.worker("a", 2, **SHARED)
     job = send.warm(slow_keys(4000))

@@ -94,3 +94,12 @@ def test_every_contender_in_memory_that_is_installed_takes_part() -> None:
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
     for contender in memory_peers.CONTENDERS:
         assert f"| {contender.name} |" in run.stdout or f"{contender.name} is left out" in run.stderr
+
+
+@pytest.mark.slow
+def test_warming_is_measured_against_a_pipeline_of_plain_sets() -> None:
+    command = [sys.executable, "-m", "benchmarks.warming", "--quick"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert run.returncode == 0, run.stderr
+    for row in ("redis-py, pipeline of SETs", "Cache.warm", "job, two workers", "2 workers"):
+        assert f"| {row} |" in run.stdout
