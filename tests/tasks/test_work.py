@@ -64,6 +64,14 @@ def test_each_unit_is_taken_by_one_of_many_and_counted_once(open_work: Open) -> 
     assert (tally.dealt, tally.left, tally.closed, tally.report.written) == (4, 0, True, 4)
 
 
+def test_units_are_taken_in_the_order_in_which_they_were_dealt(open_work: Open) -> None:
+    work = open_work()
+    work.begin("v1", [], "me")
+    for first in range(12):
+        work.deal(names(first, 1), Outcome())
+    assert [list(taken(work).names) for _ in range(12)] == [names(n, 1) for n in range(12)]
+
+
 def test_what_a_killed_worker_had_taken_is_taken_by_another(open_work: Open) -> None:
     killed, alive = open_work(), open_work()
     killed.begin("v1", [], "me")

@@ -133,6 +133,8 @@ class UnitWarmer:
             for share in shares.values():
                 while wait := self.budget.ask(share.limit, token, share.keys):
                     yield from _nap(wait, run.crew)
+                    if run.crew.over:
+                        raise OverError
                 share.granted = True
             yield from run.lease_and_fill(names, matches, shares)
         finally:
@@ -306,10 +308,8 @@ def _slices(
 
 
 def _nap(seconds: float, crew: Crew) -> Program[None]:
-    """Sleep, unless the warm ends meanwhile."""
-    while seconds > 0:
-        if crew.over:
-            raise OverError
+    """Sleep, as long as the warm lasts."""
+    while seconds > 0 and not crew.over:
         yield Sleep(min(seconds, _NAP_S))
         seconds -= _NAP_S
 

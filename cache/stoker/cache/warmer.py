@@ -14,7 +14,7 @@ from stoker.cache.engine import Cache
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.protocol import Busy, Lease
 from stoker.cache.tenancy import check_key
-from stoker.cache.warm_report import MOST_ERRORS, WarmReport
+from stoker.cache.warm_report import COUNTS, MOST_ERRORS, WarmReport
 
 WarmFunction = Callable[[], tuple[str, Any] | Awaitable[tuple[str, Any]]]
 """Returns the key and its value; sync functions run in a thread."""
@@ -154,5 +154,4 @@ async def _call(function: Callable[[], Any]) -> Any:
 
 
 def _plus(one: WarmReport, other: WarmReport) -> WarmReport:
-    names = ("asked", "written", "fresh", "busy", "refused", "missing", "failed", "checked", "readable")
-    return replace(one, **{name: getattr(one, name) + getattr(other, name) for name in names})
+    return replace(one, **{name: getattr(one, name) + getattr(other, name) for name in ("asked", *COUNTS)})

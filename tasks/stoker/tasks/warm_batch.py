@@ -4,7 +4,6 @@ It has no job of its own: what it does counts for the coordinator's, and what it
 done by the others.
 """
 
-import logging
 import time
 from typing import Any, cast
 
@@ -16,8 +15,6 @@ from stoker.tasks.coordinator import ANNOUNCE_EVERY, HAND_OVER_AT
 from stoker.tasks.errors import JobLost
 from stoker.tasks.pace import Pace
 from stoker.tasks.runtime import Runtime
-
-log = logging.getLogger(__name__)
 
 
 @app.task(name=names.WARM_BATCH, bind=True, shared=False, base=JobTask)

@@ -75,8 +75,8 @@ class SharedWork:
         if "version" not in found:
             raise self._lost()
         counts = {name: int(found.get(name, 0)) for name in COUNTS}
-        most = min(int(found.get("errors", 0)), MOST_ERRORS)
-        errors = tuple(_error(found[f"error:{n}"]) for n in range(1, most + 1))
+        told = (found.get(f"error:{n}") for n in range(1, MOST_ERRORS + 1))
+        errors = tuple(_error(text) for text in told if text is not None)
         report = WarmReport(**counts, errors=errors, stopped=found.get("stopped", ""))
         dealt, left, failing = (int(found[name]) for name in ("dealt", "left", "failing"))
         return Tally(dealt, left, failing, "closed" in found, report)

@@ -13,7 +13,7 @@ if dealt ~= ARGV[1] then return 'dealt' end
 if redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[6]) then return 'full' end
 if ARGV[4] ~= '0' then
   redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
-  redis.call('ZADD', KEYS[3], 0, ARGV[2])
+  redis.call('ZADD', KEYS[3], ARGV[1], ARGV[2])  -- due at once, and in this order: the most wanted come first
 end
 redis.call('HINCRBY', KEYS[1], 'dealt', ARGV[4] + ARGV[5])
 redis.call('HINCRBY', KEYS[1], 'left', ARGV[4])
