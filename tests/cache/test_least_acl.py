@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 
 from stoker.cache import Cache, CacheConfig, CacheMonitor, LoadKey, hot_reports
@@ -41,10 +42,11 @@ def load_items(keys: list[LoadKey]) -> dict[str, Any]:
     return {key.key: key.args["n"] for key in keys}
 
 
-def test_a_warm_goes_on_without_the_command_that_sets_many_at_once(
-    client: Any, cache_server: str, namespace: str
+@pytest.mark.parametrize("lacking", ["+msetex", "+exists"])
+def test_a_warm_goes_on_without_the_commands_for_many_keys_at_once(
+    client: Any, cache_server: str, namespace: str, lacking: str
 ) -> None:
-    allow(client, namespace, [command for command in documented(client) if command != "+msetex"])
+    allow(client, namespace, [command for command in documented(client) if command != lacking])
     registry = Registry()
     registry.add(Loader("item:{n}", load_items, many=True, ttl=60))
     url = cache_server.replace("://", f"://{namespace}:x@")

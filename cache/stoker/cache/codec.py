@@ -9,6 +9,7 @@ dicts, UUID, Decimal and naive datetimes as str. With `type` it comes back as th
 """
 
 import zlib
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -67,6 +68,15 @@ class Codec:
             if len(smaller) < size:
                 return COMPRESSED, smaller
         return 0, payload
+
+    def encode_all(self, values: Sequence[Any]) -> list[bytes] | None:
+        """The payloads of many values; None if one of them needs a look of its own, by `encode`."""
+        try:
+            payloads = [_encode(value) for value in values]
+        except Exception:  # whichever it is, `encode` says so
+            return None
+        largest = max(map(len, payloads), default=0)
+        return payloads if largest <= min(self._compress_above, self._max_bytes) else None
 
     def decode(self, codec_id: int, flags: int, payload: bytes | memoryview, type: Any = None) -> Any:
         """The value of a payload, as `type` if one is given.

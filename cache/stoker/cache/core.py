@@ -36,6 +36,7 @@ from stoker.cache.stats import CacheStats, Counters
 from stoker.cache.tenancy import check_key, check_tags, tenant_field
 from stoker.cache.traffic import Traffic
 from stoker.cache.warm import Warmer
+from stoker.cache.warm_slice import Means
 from stoker.cache.warm_unit import UnitWarmer
 from stoker.cache.wire import Operation
 from stoker.cache.work import LocalWork, Work
@@ -237,15 +238,10 @@ class Core:
         limits: Sequence[Limit] = (),
     ) -> Warmer:
         work, budget = work or LocalWork(), budget or Unlimited()
-        units = UnitWarmer(
-            self.backend,
-            self.registry,
-            under_way.leases,
-            self.requests.lifetimes,
-            self.config.lease,
-            budget,
-            limits,
+        means = Means(
+            self.backend, self.registry, under_way.leases, self.requests.lifetimes, self.config.lease, limits
         )
+        units = UnitWarmer(means, budget)
         return Warmer(work, units, self.registry, under_way.flights.landed, limits)
 
     def evict_steps(

@@ -18,6 +18,8 @@ is little-endian and 56 bytes long:
         52     4  payload_len  bytes of the payload, so that a cut-off entry is seen
 """
 
+from collections.abc import Sequence
+from itertools import groupby
 from random import getrandbits
 from struct import Struct, error
 from typing import NamedTuple
@@ -25,6 +27,7 @@ from typing import NamedTuple
 _HEADER = Struct("<2sBBHH8sQQQQII")
 HEADER_BYTES = _HEADER.size
 _pack = _HEADER.pack
+_pack_size = Struct("<I").pack
 _MOST_US = 2**32 - 1
 MAGIC = b"Sk"
 VERSION = 1
@@ -89,6 +92,29 @@ def pack(
         len(payload),
     )
     return header + tag_block + payload
+
+
+def pack_all(
+    stamp: Stamp,
+    payloads: Sequence[bytes],
+    codec: int,
+    kept: Sequence[tuple[int, int, tuple[str, ...]]],
+    load_us: int,
+) -> list[bytes]:
+    """As `pack`, of many values of different keys, not compressed, that cost the same.
+
+    Args:
+        kept: soft_ms, hard_ms and tags of each; what is equal in a row costs less.
+    """
+    uid = getrandbits(64)  # one for all: it tells apart what is stored for one key
+    load_us = min(load_us, _MOST_US)
+    blobs: list[bytes] = []
+    for (soft_ms, hard_ms, tags), same in groupby(kept):
+        now = payloads[len(blobs) : len(blobs) + len(list(same))]
+        tag_block = "\0".join(tags).encode() if tags else b""
+        head = _pack(MAGIC, VERSION, codec, 0, len(tag_block), *stamp, uid, soft_ms, hard_ms, load_us, 0)[:-4]
+        blobs += [head + _pack_size(len(payload)) + tag_block + payload for payload in now]
+    return blobs
 
 
 def unpack(blob: bytes, *, whole: bool = True) -> Meta | None:

@@ -6,7 +6,7 @@ What is held is the same for threads and event loops; only who waits differs: `t
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from stoker.cache.protocol import Lease
@@ -32,11 +32,11 @@ class HeldLeases:
         self.every = lease / 3
         self._max_load = max_load
         self._begin = begin
-        self._held: dict[object, tuple[Sequence[Lease], float]] = {}
+        self._held: dict[object, tuple[Iterable[Lease], float]] = {}
         self._used_at = 0.0
 
     @contextmanager
-    def holding(self, leases: Sequence[Lease]) -> Iterator[None]:
+    def holding(self, leases: Iterable[Lease]) -> Iterator[None]:
         """Keep the leases alive inside the block, at most `max_load` seconds."""
         mark = object()
         self._used_at = time.monotonic()

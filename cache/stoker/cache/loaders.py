@@ -92,7 +92,6 @@ class Loader:
     """
 
     __slots__ = (
-        "_tags_vary",
         "concurrency",
         "function",
         "many",
@@ -105,6 +104,7 @@ class Loader:
         "soft_ttl",
         "stale_on_error",
         "tags",
+        "tags_vary",
         "template",
         "ttl",
         "ttl_jitter",
@@ -136,7 +136,7 @@ class Loader:
         self.ttl = ttl
         self.soft_ttl = soft_ttl
         self.tags = check_tags(tags)
-        self._tags_vary = any("{" in tag for tag in self.tags)
+        self.tags_vary = any("{" in tag for tag in self.tags)
         self.many = many
         self.ttl_jitter = ttl_jitter
         self.stale_on_error = stale_on_error
@@ -183,7 +183,7 @@ class Loader:
 
     def tags_for(self, args: Mapping[str, Any]) -> tuple[str, ...]:
         """The tags of the value with these fields. Raises LoaderError as `key`."""
-        return self._tags_from(self.template.texts(args)) if self._tags_vary else self.tags
+        return self._tags_from(self.template.texts(args)) if self.tags_vary else self.tags
 
     def key_and_tags(self, args: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
         """Both at once, of arguments that are already bound. Raises LoaderError as `key`."""
@@ -191,7 +191,7 @@ class Loader:
         return self.template.filled(texts), self._tags_from(texts)
 
     def _tags_from(self, texts: Mapping[str, str]) -> tuple[str, ...]:
-        return tuple([tag.format_map(texts) for tag in self.tags]) if self._tags_vary else self.tags
+        return tuple([tag.format_map(texts) for tag in self.tags]) if self.tags_vary else self.tags
 
     def load(self, keys: Sequence[LoadKey], begins: Callable[[], None] = unnoticed) -> Program[Loaded]:
         """Ask the function for the values of some keys; `begins` is called before each call of it.
@@ -284,7 +284,10 @@ class Registry:
         return None
 
     def find_all(self, keys: Sequence[str]) -> list[Match | None]:
-        """As `find` for each key. Keys of one template in a row are found faster."""
+        """As `find` for each key. Keys of one template are found faster."""
+        first = self.find(keys[0]) if keys else None
+        if first is not None and (fields := first[0].template.match_all(keys)) is not None:
+            return [(first[0], args) for args in fields]
         found: list[Match | None] = []
         last: Loader | None = None
         for key in keys:

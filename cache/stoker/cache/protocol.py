@@ -5,10 +5,10 @@ sync engine. The rules and their numbers are in docs/design.md; those of the con
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -18,7 +18,7 @@ from stoker.cache.control import ATTEMPTS, BanLog
 from stoker.cache.entry import Meta, Stamp
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.tenancy import tenant_field
-from stoker.cache.wire import Answer, Call, Command, Operation, not_known, out_of_memory
+from stoker.cache.wire import Call, Operation, out_of_memory
 
 Name = tuple[str | None, str]
 """A tenant (None: the shared key space) and a key."""
@@ -60,6 +60,15 @@ class Filling(Struct, frozen=True, gc=False):
     tags: tuple[str, ...]
 
 
+class Chunk(NamedTuple):
+    """Values of one stamp that one call fills. `fillings` makes them, where they must be looked at one by one."""
+
+    call: Call
+    size: int
+    stamp: Stamp
+    fillings: Callable[[], Sequence[Filling]]
+
+
 class Asked(IntEnum):
     """What became of asking for a refresh. AGAIN: an earlier one was not done within a lease."""
 
@@ -72,10 +81,15 @@ LEASE, TOKEN = b"l", b"t"
 """First byte of a lease's secret: a load under way, or a snapshot's token."""
 
 
+def new_secret() -> bytes:
+    """The token of a lease."""
+    return LEASE + os.urandom(12).hex().encode()
+
+
 class Shard(BanLog):
     """One shard: its entries, leases and ban log."""
 
-    _sets_together = True
+    sets_together = True
     """Whether the server may know MSETEX (Redis 8.4, Valkey 9.1), and we may use it."""
 
     # -- reading (rules 3, 4) ---------------------------------------------------------------------------------
@@ -124,42 +138,27 @@ class Shard(BanLog):
         self, names: Sequence[Name], lease_ms: int
     ) -> Operation[list[tuple[Lease | Busy, Found | None]]]:
         """Ask for the lease of each key, and look once more whether it is there; both before any load begins."""
-        secret = LEASE + os.urandom(12).hex().encode()
+        secret = new_secret()
+        entries, leases = self.keys.entries_and_leases(names)
         known = self.view
-        answer, holders = yield from self._lease(names, secret, lease_ms)
+        answer = yield (
+            *(("SET", lease, secret, "NX", "GET", "PX", lease_ms) for lease in leases),
+            ("MGET", *entries, self.keys.ctl),
+        )
+        holders = [answer.reply(index) for index in range(len(names))]
         *blobs, raw = answer.reply()
         view = known
         if not known.current(raw, answer.server):
             view = yield from self.sync(raw, answer.server, known)
         moved = answer.server not in view.control.boots or self.retired_under(view, raw)
-        stamp = view.stamp
-        if holders.count(None) == blobs.count(None) == len(names):  # as a rule, where many are asked for
-            return [(Lease(tenant_id, key, secret, stamp), None) for tenant_id, key in names]
         outcome: list[tuple[Lease | Busy, Found | None]] = []
         for name, blob, holder in zip(names, blobs, holders, strict=True):
             found = None if moved or blob is None else self.judge(view, name, blob)
             if holder is None:
-                outcome.append((Lease(*name, secret, stamp), found))
+                outcome.append((Lease(*name, secret, view.stamp), found))
             else:
                 outcome.append((Busy(bytes(holder[:1]) == TOKEN), found))
         return outcome
-
-    def _lease(
-        self, names: Sequence[Name], secret: bytes, lease_ms: int
-    ) -> Operation[tuple[Answer, list[Any]]]:
-        """Take the leases that are free: all at once, or else each. Returns who holds those that were not, or None.
-
-        The last reply of the answer has the entries and the control record.
-        """
-        entries, leases = self.keys.entries_and_leases(names)
-        look: Command = ("MGET", *entries, self.keys.ctl)
-        if len(names) > 1 and self._sets_together:
-            answer = yield (_lease_together(leases, secret, lease_ms), look)
-            if answer.replies[0] == 1:
-                return answer, [None] * len(names)
-            self._sets_together = not not_known(answer.replies[0])
-        answer = yield (*(("SET", lease, secret, "NX", "GET", "PX", lease_ms) for lease in leases), look)
-        return answer, [answer.reply(index) for index in range(len(names))]
 
     def snapshot(self, tenant_id: str | None, key: str, hold_ms: int) -> Operation[Lease]:
         """Take the key's lease from whoever has it, as a token (rule 12)."""
@@ -178,29 +177,55 @@ class Shard(BanLog):
 
     def fill(self, fills: Sequence[Filling]) -> Operation[list[bool]]:
         """Store each value under its lease; tells which were stored and live on."""
+        chunks = [list(group) for _, group in groupby(fills, key=lambda one: one.lease.secret)]
+        return (yield from self.filled([self._chunk(chunk) for chunk in chunks]))
+
+    def _chunk(self, fills: list[Filling]) -> Chunk:
+        lease = fills[0].lease
+        if len(fills) == 1:
+            call = self.fill_call(lease, fills[0].blob, fills[0].ttl_ms)
+        else:
+            columns = [one.blob for one in fills], [one.ttl_ms for one in fills]
+            names = self.keys.entries_and_leases([one.lease.name for one in fills])
+            call = self.fill_many_call(lease.secret, lease.stamp, *names, *columns)
+        return Chunk(call, len(fills), lease.stamp, lambda: fills)
+
+    def filled(self, chunks: Sequence[Chunk]) -> Operation[list[bool]]:
+        """Fill all chunks in one round trip, as a rule; tells of each value whether it was stored and lives on."""
         known = self.view
-        chunks = _taken_together(fills)
-        answer = yield tuple(self._fill_call(chunk) for chunk in chunks)
-        records: list[bytes | None] = []
+        answer = yield tuple(chunk.call for chunk in chunks)
+        records: list[bytes | list[bytes | None]] = []
+        newest: bytes | None = None
         for index, chunk in enumerate(chunks):
             if out_of_memory(answer.replies[index]):
                 # The script did not run: give the leases back, so that nobody waits for them.
-                yield from self.release([one.lease for one in chunk])
-                records += [None] * len(chunk)
+                yield from self.release([one.lease for one in chunk.fillings()])
+                records.append([None] * chunk.size)
             elif (reply := answer.reply(index)) == 1:
-                records += yield from self._fill_each(chunk)
+                each = yield from self._fill_each(chunk.fillings())
+                newest = next((raw for raw in reversed(each) if raw), newest)
+                records.append(each)
             else:
-                records += [reply or None] * len(chunk)
-        newest = next((raw for raw in reversed(records) if raw), None)
+                newest = reply or newest
+                records.append(reply or [None] * chunk.size)
         if newest is None:
-            return [False] * len(fills)
+            return [False] * sum(chunk.size for chunk in chunks)
         view = known
         if not known.current(newest, answer.server):
             view = yield from self.sync(newest, answer.server, known)
-        now = view.stamp  # nothing was banned since a stamp that is still the newest
+        stored: list[bool] = []
+        for chunk, found in zip(chunks, records, strict=True):
+            stored += self._live_on(view, chunk, found)
+        return stored
+
+    def _live_on(self, view: View, chunk: Chunk, found: bytes | list[bytes | None]) -> list[bool]:
+        """Of a chunk that met one control record, or for each value another or none: which values live."""
+        raws = [found] * chunk.size if isinstance(found, bytes) else found
+        if chunk.stamp == view.stamp:  # nothing was banned since
+            return [raw is not None for raw in raws]
         return [
-            raw is not None and (one.lease.stamp == now or self.lives(view, one.lease, one.tags))
-            for one, raw in zip(fills, records, strict=True)
+            raw is not None and self.lives(view, one.lease, one.tags)
+            for one, raw in zip(chunk.fillings(), raws, strict=True)
         ]
 
     def _fill_each(self, fills: Sequence[Filling]) -> Operation[list[bytes | None]]:
@@ -222,12 +247,6 @@ class Shard(BanLog):
             return False  # a ban that kills it may have retired
         return not view.kills(tenant_field(lease.tenant_id), lease.key, tags, lease.stamp)
 
-    def _fill_call(self, chunk: Sequence[Filling]) -> Call:
-        if len(chunk) > 1:
-            return self._fill_many_call(chunk)
-        [one] = chunk
-        return self.fill_call(one.lease, one.blob, one.ttl_ms)
-
     def fill_call(self, lease: Lease, blob: bytes, ttl_ms: int) -> Call:
         """Rule 2 as one script."""
         return Call(
@@ -236,24 +255,29 @@ class Shard(BanLog):
             (self.digest, lease.secret, lease.stamp.incarnation.hex(), lease.stamp.seq, blob, ttl_ms),
         )
 
-    def _fill_many_call(self, chunk: Sequence[Filling]) -> Call:
+    def fill_many_call(
+        self,
+        secret: bytes,
+        stamp: Stamp,
+        entries: Sequence[bytes],
+        leases: Sequence[bytes],
+        blobs: Sequence[bytes],
+        ttls_ms: Sequence[int],
+    ) -> Call:
         """The same, of values that were leased together."""
-        lease = chunk[0].lease
-        entries, leases = self.keys.entries_and_leases([one.lease.name for one in chunk])
-        pairs: list[bytes] = [b""] * (2 * len(chunk))
+        pairs: list[bytes] = [b""] * (2 * len(entries))
         pairs[::2] = entries
-        pairs[1::2] = [one.blob for one in chunk]
+        pairs[1::2] = blobs
         args: list[bytes | str | int] = []
         groups = first = 0
-        for ttl_ms, same in groupby([one.ttl_ms for one in chunk]):
+        for ttl_ms, same in groupby(ttls_ms):
             count = len(list(same))
             expiry = ("PX", ttl_ms) if ttl_ms else ()
             args += (1 + 2 * count + len(expiry), count, *pairs[2 * first : 2 * (first + count)], *expiry)
             groups += 1
             first += count
-        stamp = (lease.stamp.incarnation.hex(), lease.stamp.seq)
-        given = (self.digest, lease.secret, *stamp, int(self._sets_together), groups, *args)
-        return Call(scripts.FILL_MANY, (self.keys.ctl, *leases), given)
+        given = (self.digest, secret, stamp.incarnation.hex(), stamp.seq, int(self.sets_together), groups)
+        return Call(scripts.FILL_MANY, (self.keys.ctl, *leases), (*given, *args))
 
     def release(self, leases: Sequence[Lease]) -> Operation[list[None]]:
         """Give back the leases that are still held."""
@@ -330,15 +354,3 @@ class Shard(BanLog):
                 return bool(value)
             yield from self.sync(value, answer.server, known)
         raise CacheUnavailable("redis", "the control record keeps changing; try again")
-
-
-def _lease_together(leases: Sequence[bytes], secret: bytes, lease_ms: int) -> Command:
-    """Take all of these leases, or none if one of them is held."""
-    pairs = [secret] * (2 * len(leases))
-    pairs[::2] = leases
-    return ("MSETEX", len(leases), *pairs, "NX", "PX", lease_ms)
-
-
-def _taken_together(fills: Sequence[Filling]) -> list[Sequence[Filling]]:
-    """The fills in order, in groups that were leased together."""
-    return [list(group) for _, group in groupby(fills, key=lambda one: one.lease.secret)]

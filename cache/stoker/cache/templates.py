@@ -11,11 +11,11 @@ value are admitted. A key in another spelling than ours (`user:007` for an int) 
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import Enum
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, cast, get_args, get_origin
 from uuid import UUID
 
 from stoker.cache.errors import LoaderError
@@ -228,6 +228,17 @@ class Template:
             return {name: kind.value(text) for (name, kind), text in texts}
         except ValueError:
             return None
+
+    def match_all(self, keys: Sequence[str]) -> list[dict[str, Any]] | None:
+        """As `match` for each key; None if one of them is no key of this template."""
+        if (field := self._last) is None:
+            found = [self.match(key) for key in keys]
+            return None if None in found else cast("list[dict[str, Any]]", found)
+        prefix = self.prefix
+        texts = [key[len(prefix) :] for key in keys if key.startswith(prefix)]
+        if len(texts) < len(keys) or not all(texts) or ":" in "".join(texts):
+            return None
+        return [{field: text} for text in texts]
 
     def overlaps(self, other: "Template") -> bool:
         """Whether some key could be of both. Fields in the same place overlap whatever their types."""

@@ -3,8 +3,9 @@
 A tenant's field holds neither ':' nor glob characters, so no name of one tenant can reach another's entries.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 from urllib.parse import quote, unquote
 
 from stoker.cache.errors import InvalidName
@@ -22,6 +23,16 @@ def check_key(key: str) -> str:
     if not key or len(key) * 4 > MAX_KEY_BYTES or not key.isascii():
         _check_bytes("key", key, MAX_KEY_BYTES)
     return key
+
+
+def all_plain(keys: Sequence[Any]) -> bool:
+    """Whether these are keys beyond doubt, by one look at all of them. If not, `check_key` each."""
+    return (
+        set(map(type, keys)) == {str}
+        and all(keys)
+        and max(map(len, keys)) * 4 <= MAX_KEY_BYTES
+        and "".join(keys).isascii()
+    )
 
 
 def check_tags(tags: Iterable[str]) -> tuple[str, ...]:

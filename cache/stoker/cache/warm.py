@@ -7,7 +7,7 @@ becomes of one unit is `warm_unit`'s business. A warm may be killed anywhere: wh
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, cast
 
 from stoker.cache.budget import Limit, limit_of
@@ -16,7 +16,7 @@ from stoker.cache.loaders import Registry
 from stoker.cache.programs import Effect, Landed, Lane, Program, Steps, Wait
 from stoker.cache.protocol import Name
 from stoker.cache.steps import Step
-from stoker.cache.tenancy import check_key, tenant_field
+from stoker.cache.tenancy import all_plain, check_key, tenant_field
 from stoker.cache.warm_report import Outcome, WarmReport
 from stoker.cache.warm_unit import Crew, OverError, UnitWarmer
 from stoker.cache.work import Unit, Work
@@ -51,7 +51,7 @@ class Warmer:
         for name, number in (("batch", batch), ("lanes", lanes)):
             if number < 1:
                 raise ConfigError(name, number, "must be 1 or more")
-        names, total = _names(keys, tenant_id)
+        names, total = _names(keys, tenant_id, batch)
         return self._with_lanes(lanes, lambda crew: self._deal(crew, names, total, batch), total)
 
     def help(self, lanes: int) -> Steps[WarmReport]:
@@ -175,6 +175,8 @@ class Warmer:
 def _sorted(page: Page) -> tuple[list[Name], Outcome]:
     """The names of a page; what is none has failed, and does not hold the rest."""
     bad = Outcome()
+    if InvalidName not in set(map(type, page)):
+        return cast("list[Name]", page), bad
     usable: list[Name] = []
     for name in page:
         if isinstance(name, InvalidName):
@@ -184,7 +186,7 @@ def _sorted(page: Page) -> tuple[list[Name], Outcome]:
     return usable, bad
 
 
-def _names(keys: Keys, tenant_id: str | None) -> tuple[Iterator[Name | InvalidName], int | None]:
+def _names(keys: Keys, tenant_id: str | None, batch: int) -> tuple[Iterator[Name | InvalidName], int | None]:
     """The keys with their tenants, in order, and how many, if that is known."""
     if isinstance(keys, str):
         raise InvalidName("keys", keys, "give a list of keys, or a dict of tenant to keys, not one str")
@@ -194,12 +196,22 @@ def _names(keys: Keys, tenant_id: str | None) -> tuple[Iterator[Name | InvalidNa
         groups = cast("Mapping[str, Iterable[str]]", keys)
         total = sum(len(group) for group in groups.values() if isinstance(group, Sized))
         sized = all(isinstance(group, Sized) for group in groups.values())
-        names = ((tenant, check_key(key)) for tenant, group in groups.items() for key in group)
+        names = (name for tenant, group in groups.items() for name in _named(group, tenant, batch))
         for tenant in groups:
             tenant_field(tenant)
         return names, total if sized else None
     tenant_field(tenant_id)
-    return (_name(key, tenant_id) for key in keys), len(keys) if isinstance(keys, Sized) else None
+    return _named(keys, tenant_id, batch), len(keys) if isinstance(keys, Sized) else None
+
+
+def _named(keys: Iterable[Any], tenant_id: str | None, batch: int) -> Iterator[Name | InvalidName]:
+    """The names of a stream, which is read a batch at a time: that costs a fraction of a look at each key."""
+    stream = iter(keys)
+    while page := list(islice(stream, batch)):
+        if all_plain(page):
+            yield from zip(repeat(tenant_id), page, strict=False)
+        else:
+            yield from (_name(key, tenant_id) for key in page)
 
 
 def _name(key: str | tuple[str | None, str], tenant_id: str | None) -> Name | InvalidName:

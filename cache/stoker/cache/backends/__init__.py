@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from stoker.cache.bans import Rule
+from stoker.cache.batch import Batch, BatchFill
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
 from stoker.cache.programs import Steps
@@ -45,6 +46,14 @@ class Backend(Protocol):
         self, names: Sequence[Name], type: Any = None
     ) -> Operation[list[tuple[Lease | Busy, Hit | None]]]:
         """Ask for the lease of each key and look once more whether its value is there."""
+        ...
+
+    def lease_absent(self, names: Sequence[Name]) -> Operation[list[Batch] | None]:
+        """Lease keys of which none is there and none is leased. None: that is not so, or not offered; none is now."""
+        ...
+
+    def fill_batches(self, fills: Sequence[BatchFill]) -> Operation[list[bool] | None]:
+        """As `fill`, of batches; None, and nothing is sent, if a value needs a look of its own."""
         ...
 
     def snapshot(self, tenant_id: str | None, key: str, hold_ms: int) -> Operation[Lease]:

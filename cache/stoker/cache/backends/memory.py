@@ -16,6 +16,7 @@ from stoker.cache.backends.eviction import Entries
 from stoker.cache.backends.sizes import entry_bytes
 from stoker.cache.backends.store import Store, expires, field_and_key, name_of, place_of, tags
 from stoker.cache.bans import Kind, Rule
+from stoker.cache.batch import BatchFill
 from stoker.cache.caps import CAPS
 from stoker.cache.entry import Stamp
 from stoker.cache.evict import EvictReport
@@ -119,6 +120,14 @@ class MemoryBackend:
     def snapshot(self, tenant_id: str | None, key: str, hold_ms: int) -> Lease:
         with self._lock:
             return self._grant(tenant_id, key, TOKEN, hold_ms / 1000)
+
+    @asking_nobody
+    def lease_absent(self, names: Sequence[Name]) -> None:
+        """Not offered: one lease after the other costs nothing here."""
+
+    @asking_nobody
+    def fill_batches(self, fills: Sequence[BatchFill]) -> None:
+        """Nobody has batches."""
 
     @asking_nobody
     def fill(self, fills: Sequence[tuple[Lease, Write]]) -> list[bool]:

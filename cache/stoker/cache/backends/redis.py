@@ -12,9 +12,10 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
-from stoker.cache import entry, evict, keys, scan, sweep, traffic
+from stoker.cache import batch, entry, evict, keys, scan, sweep, traffic
 from stoker.cache.backends import Write
 from stoker.cache.bans import Rule
+from stoker.cache.batch import Batch, BatchFill
 from stoker.cache.caps import BanNews, ManyBans
 from stoker.cache.codec import MSGPACK, Codec, Undecodable
 from stoker.cache.entry import Stamp
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 _NO_STAMP = Stamp(b"\0" * 8, 0)
 _PAGE = 1000
 """Most keys of one round trip, so that no single command holds the server for long."""
-_FILL_PAGE = 128
+_FILL_PAGE = batch.PAGE
 """The same of keys to be leased or filled, which take the server longer."""
 
 
@@ -134,16 +135,20 @@ class RedisBackend:
             if len(self.shards) == 1:
                 results += yield from operation(self.shards[0], page)
                 continue
-            groups: dict[int, list[int]] = {}
-            for index, item in enumerate(page):
-                tenant_id, key = name_of(item)[:2]
-                groups.setdefault(self.placement.shard_of(tenant_field(tenant_id), key), []).append(index)
+            groups = self._by_shard([name_of(item) for item in page])
             parts = [operation(self.shards[n], [page[i] for i in group]) for n, group in groups.items()]
             placed: dict[int, T] = {}
             for group, part in zip(groups.values(), (yield from together(parts)), strict=True):
                 placed.update(zip(group, part, strict=True))
             results += [placed[index] for index in range(len(page))]
         return results
+
+    def _by_shard(self, names: Sequence[Name]) -> dict[int, list[int]]:
+        """The places of the names among them, by the shard they live in."""
+        groups: dict[int, list[int]] = {}
+        for index, (tenant_id, key) in enumerate(names):
+            groups.setdefault(self.placement.shard_of(tenant_field(tenant_id), key), []).append(index)
+        return groups
 
     def read(self, tenant_id: str | None, key: str, type: Any = None) -> Operation[Hit | None]:
         name = tenant_id, key
@@ -190,6 +195,42 @@ class RedisBackend:
             for lease, write in fills
         ]
         return (yield from self._spread(packed, lambda one: one.lease.name, Shard.fill, _FILL_PAGE))
+
+    def lease_absent(self, names: Sequence[Name]) -> Operation[list[Batch] | None]:
+        """Lease keys of which none is there and none is leased, in a batch for each shard; else None, and none is."""
+        groups = self._by_shard(names) if len(self.shards) > 1 else {0: range(len(names))}
+        asked = [
+            batch.lease_absent(self.shards[n], n, [names[i] for i in group], self._lease_ms)
+            for n, group in groups.items()
+        ]
+        taken = yield from together(asked)
+        batches = [one for one in taken if one is not None]
+        if len(batches) == len(taken):
+            return batches
+        if batches:
+            yield from self.release([lease for one in batches for lease in one])
+        return None
+
+    def fill_batches(self, fills: Sequence[BatchFill]) -> Operation[list[bool] | None]:
+        """Store the values, those of a batch all in one round trip, as a rule; tells which were stored and live on.
+
+        Returns:
+            None: Nothing was sent; one of the values needs a look of its own, by `fill`.
+        """
+        now = now_ms()
+        asked: list[Operation[list[bool]]] = []
+        for one in fills:
+            payloads = self._codec.encode_all(one.values)
+            if payloads is None:
+                return None
+            kept = [
+                (soft_ms and now + soft_ms, hard_ms and now + hard_ms, tags)
+                for (hard_ms, soft_ms), tags in zip(one.lifetimes, one.tags, strict=True)
+            ]
+            blobs = entry.pack_all(one.batch.stamp, payloads, MSGPACK, kept, one.load_us)
+            ttls_ms = [hard_ms for hard_ms, _ in one.lifetimes]
+            asked.append(batch.fill(self.shards[one.batch.shard], one.batch, blobs, ttls_ms, one.tags))
+        return [ok for part in (yield from together(asked)) for ok in part]
 
     def _pack(self, key: str, stamp: Stamp, write: Write, now: int) -> bytes:
         flags, payload = self._codec.encode(key, write.value)

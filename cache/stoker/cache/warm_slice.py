@@ -1,0 +1,353 @@
+"""A slice of a unit on its way: take the leases, call the loaders, fill, and read a sample back.
+
+For `warm_unit`. As a rule all keys of a slice are one batch loader's, and none is there: they go through together, see
+`batch`. Else they go key by key. Held keys are tried again until a killed load must have given them up, refused ones
+once.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from stoker.cache.backends import Backend, Write
+from stoker.cache.batch import Batch, BatchFill
+from stoker.cache.budget import Budget, Limit
+from stoker.cache.errors import ValueNotSerializable
+from stoker.cache.flight import Hit
+from stoker.cache.leases import HeldLeases
+from stoker.cache.loaders import Loaded, Loader, LoadKey, Match, Registry
+from stoker.cache.programs import Program
+from stoker.cache.protocol import Busy, Lease, Name
+from stoker.cache.warm_report import Outcome
+from stoker.cache.work import Unit
+
+ROUNDS = 3
+"""How often a key is loaded whose loader raises."""
+SAMPLE = 5
+"""Written keys of each unit that are read back."""
+PACED = 32
+"""Keys of one round trip where a rate says that there is time: readers wait behind one of them for each lane."""
+LIFETIMES = 16
+"""TTLs among the values that one call of a loader returned: what is warmed together shall not expire so."""
+
+Member = tuple[Lease, LoadKey]
+
+
+class Lifetimes(Protocol):
+    """How long a loader's values live: (ttl, soft ttl) in ms, 0 for never; jittered."""
+
+    def __call__(self, loader: Loader) -> tuple[int, int]: ...
+
+
+@dataclass(slots=True)
+class Share:
+    """What a slice needs of one limit, and how that went."""
+
+    limit: Limit
+    keys: int = 0
+    granted: bool = False
+    loaded: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+
+    def add(self, loaded: Loaded, seconds: float) -> None:
+        self.loaded += len(loaded.values) + len(loaded.missing)
+        self.failed += len(loaded.errors)
+        self.seconds += seconds
+
+    def tell(self, budget: Budget, unit: str) -> float:
+        return budget.done(
+            *(self.limit, unit),
+            asked=self.keys,
+            loaded=self.loaded,
+            failed=self.failed,
+            seconds=self.seconds,
+        )
+
+
+@dataclass(slots=True)
+class Means:
+    """What a warm works with; its lanes share it.
+
+    Attributes:
+        leases: Keeps those of slow loads alive.
+        lease: Seconds for which a killed loader may block a key.
+        limits: Of the whole warm, besides those of its loaders.
+        expects_absent: Whether the last slice found nothing: the next is likely to find nothing either.
+    """
+
+    backend: Backend
+    registry: Registry
+    leases: HeldLeases
+    lifetimes: Lifetimes
+    lease: float
+    limits: Sequence[Limit] = ()
+    expects_absent: bool = True
+
+
+class SliceRun:
+    """The slices of one unit, one after the other; what becomes of them.
+
+    Attributes:
+        trouble: The last (key, message) of a loader that raised.
+    """
+
+    def __init__(self, means: Means, unit: Unit) -> None:
+        self._means = means
+        self._backend = means.backend
+        self._unit = unit
+        self.outcome = Outcome()
+        self.trouble: tuple[str, str] | None = None
+
+    def without_loader(self, names: Sequence[Name]) -> Program[None]:
+        """Keys that somebody may have set: they are fresh, or have failed."""
+        for tenant_id in dict.fromkeys(tenant_id for tenant_id, _ in names):
+            keys = [key for tenant, key in names if tenant == tenant_id]
+            hits = yield self._backend.read_many(tenant_id, keys)
+            for key in keys:
+                if key in hits:
+                    self.outcome.count("fresh")
+                else:
+                    reason = self._means.registry.why_not(key) or "no loader is registered for it"
+                    self.outcome.fail(key, reason)
+
+    def lease_and_fill(
+        self, names: Sequence[Name], matches: Sequence[Match], shares: Mapping[str, Share]
+    ) -> Program[None]:
+        """Lease the keys, load those that are ours to load, and store what came."""
+        page = PACED if any(share.limit.rate is not None for share in shares.values()) else len(names)
+        pages = yield from self._lease_absent(names, matches, page)
+        if pages:
+            yield from self._load_absent(pages, names, matches, shares)
+        else:
+            yield from self._each(names, matches, shares, page)
+
+    # -- all together ------------------------------------------------------------------------------------------
+
+    def _lease_absent(
+        self, names: Sequence[Name], matches: Sequence[Match], page: int
+    ) -> Program[list[list[Batch]]]:
+        """Batches of each page, if none of the keys is there and one loader loads them all; else nothing."""
+        loader = matches[0][0]
+        if not self._means.expects_absent or not loader.many:
+            return []
+        if len({id(match[0]) for match in matches}) > 1:
+            return []
+        if len({key for _, key in names}) < len(names):  # an answer by key could not tell the tenants apart
+            return []
+        pages: list[list[Batch]] = []
+        for first in range(0, len(names), page):
+            batches = yield self._backend.lease_absent(names[first : first + page])
+            if batches is None:
+                self._means.expects_absent = False
+                if pages:
+                    yield self._backend.release(list(_leases_of(pages)))
+                return []
+            pages.append(batches)
+        return pages
+
+    def _load_absent(
+        self,
+        pages: Sequence[Sequence[Batch]],
+        names: Sequence[Name],
+        matches: Sequence[Match],
+        shares: Mapping[str, Share],
+    ) -> Program[None]:
+        loader = matches[0][0]
+        keys = [LoadKey(key, args, tenant) for (tenant, key), (_, args) in zip(names, matches, strict=True)]
+        with self._means.leases.holding(_leases_of(pages)):
+            loaded = yield from self._call(loader, keys, shares)
+            lifetimes = self._lifetimes(loader, len(keys))
+            by_key = {key.key: key for key in keys}
+            written: list[Name] = []
+            for page in pages:
+                size = sum(len(batch) for batch in page)
+                now, lifetimes = lifetimes[:size], lifetimes[size:]
+                filled = yield from self._fill_together(loader, page, by_key, loaded, now)
+                if filled is None:
+                    members = [(lease, by_key[lease.key]) for batch in page for lease in batch]
+                    fills = yield from self._to_fill(loader, members, loaded, now)
+                    filled = yield from self._fill(fills)
+                written += filled
+            yield from self._read_back(written)
+
+    def _fill_together(
+        self,
+        loader: Loader,
+        page: Sequence[Batch],
+        keys: Mapping[str, LoadKey],
+        loaded: Loaded,
+        lifetimes: Sequence[tuple[int, int]],
+    ) -> Program[list[Name] | None]:
+        """Store what was loaded; None, and nothing is stored, if one of the values needs a look of its own."""
+        if loaded.errors or loaded.missing:
+            return None
+        fills: list[BatchFill] = []
+        for batch in page:
+            values = [loaded.values[key] for _, key in batch.names]
+            now, lifetimes = lifetimes[: len(values)], lifetimes[len(values) :]
+            if loader.tags_vary:
+                tags = [loader.tags_for(keys[key].args) for _, key in batch.names]
+            else:
+                tags = [loader.tags] * len(values)
+            fills.append(BatchFill(batch, values, now, tags, loaded.cost_us[batch.names[0][1]]))
+        stored = yield self._backend.fill_batches(fills)
+        if stored is None:
+            return None
+        return self._settled([name for batch in page for name in batch.names], stored)
+
+    # -- key by key --------------------------------------------------------------------------------------------
+
+    def _each(
+        self, names: Sequence[Name], matches: Sequence[Match], shares: Mapping[str, Share], page: int
+    ) -> Program[None]:
+        taken: list[tuple[Lease | Busy, Hit | None]] = []
+        for first in range(0, len(names), page):
+            taken += yield self._backend.acquire(names[first : first + page])
+        parts, spare = self._to_load(names, matches, taken)
+        if spare:
+            yield self._backend.release(spare)
+        with self._means.leases.holding([lease for _, members in parts.values() for lease, _ in members]):
+            for loader, members in parts.values():
+                for group in _by_unique_key(members):
+                    loaded = yield from self._call(loader, [key for _, key in group], shares)
+                    fills = yield from self._to_fill(
+                        loader, group, loaded, self._lifetimes(loader, len(group))
+                    )
+                    written: list[Name] = []
+                    for first in range(0, len(fills), page):
+                        written += yield from self._fill(fills[first : first + page])
+                    yield from self._read_back(written)
+
+    def _to_load(
+        self,
+        names: Sequence[Name],
+        matches: Sequence[Match],
+        taken: Sequence[tuple[Lease | Busy, Hit | None]],
+    ) -> tuple[dict[str, tuple[Loader, list[Member]]], list[Lease]]:
+        """By loader, what has neither a fresh value nor somebody else who loads it; and leases of what is fresh."""
+        busy: list[Name] = []
+        spare: list[Lease] = []
+        parts: dict[str, tuple[Loader, list[Member]]] = {}
+        for name, (loader, args), (lease, hit) in zip(names, matches, taken, strict=True):
+            if hit is not None and not hit.stale:
+                self.outcome.count("fresh")
+                if isinstance(lease, Lease):
+                    spare.append(lease)
+            elif isinstance(lease, Busy):
+                busy.append(name)
+            else:
+                part = parts.get(loader.owner)
+                if part is None:
+                    part = parts[loader.owner] = (loader, [])
+                part[1].append((lease, LoadKey(name[1], args, name[0])))
+        self._means.expects_absent = not busy and all(hit is None for _, hit in taken)
+        since = self._unit.since
+        if since and time.time() - since >= 1.5 * self._means.lease:
+            self.outcome.count("busy", len(busy))
+        else:
+            self.outcome.held += busy
+        return parts, spare
+
+    def _to_fill(
+        self,
+        loader: Loader,
+        members: Sequence[Member],
+        loaded: Loaded,
+        lifetimes: Sequence[tuple[int, int]],
+    ) -> Program[list[tuple[Lease, Write]]]:
+        """What is to be stored; leases without a value are given back."""
+        fills: list[tuple[Lease, Write]] = []
+        unused: list[Lease] = []
+        for (lease, key), (ttl_ms, soft_ms) in zip(members, lifetimes, strict=True):
+            if key.key in loaded.values:
+                value, cost_us = loaded.values[key.key], loaded.cost_us[key.key]
+                fills.append((lease, Write(value, ttl_ms, soft_ms, loader.tags_for(key.args), cost_us)))
+            else:
+                unused.append(lease)
+                self._without_value(lease, loaded.errors.get(key.key))
+        if unused:
+            yield self._backend.release(unused)
+        return fills
+
+    def _without_value(self, lease: Lease, error: Exception | None) -> None:
+        if error is None:
+            self.outcome.count("missing")
+            return
+        message = f"{type(error).__name__}: {error}"
+        self.trouble = lease.key, message
+        if self._unit.round < ROUNDS - 1:
+            self.outcome.failing.append(lease.name)
+        else:
+            self.outcome.fail(lease.key, message)
+
+    def _fill(self, fills: list[tuple[Lease, Write]]) -> Program[list[Name]]:
+        """Store the values. Returns the names of those that were stored."""
+        stored: list[bool] = []
+        while fills:
+            try:
+                stored = yield self._backend.fill(fills)
+                break
+            except ValueNotSerializable as error:  # nothing of the page was sent: go on without that key
+                bad = [lease for lease, _ in fills if lease.key == error.key]
+                for lease in bad:
+                    self.outcome.fail(lease.key, str(error))
+                yield self._backend.release(bad)
+                fills = [fill for fill in fills if fill[0].key != error.key]
+        return self._settled([lease.name for lease, _ in fills], stored)
+
+    # -- both --------------------------------------------------------------------------------------------------
+
+    def _call(self, loader: Loader, keys: Sequence[LoadKey], shares: Mapping[str, Share]) -> Program[Loaded]:
+        began = time.monotonic()
+        loaded = yield from loader.load(keys)
+        took = time.monotonic() - began
+        for owner in (loader.owner, *(limit.owner for limit in self._means.limits)):
+            shares[owner].add(loaded, took)
+        return loaded
+
+    def _lifetimes(self, loader: Loader, size: int) -> list[tuple[int, int]]:
+        """A lifetime for each of so many values; some in a row share one."""
+        each = -(-size // LIFETIMES)
+        return [life for _ in range(0, size, each) for life in [self._means.lifetimes(loader)] * each][:size]
+
+    def _settled(self, names: Sequence[Name], stored: Sequence[bool]) -> list[Name]:
+        """Count what was stored, and return it; try once more what was refused."""
+        if all(stored):
+            written, refused = list(names), []
+        else:
+            written = [name for name, ok in zip(names, stored, strict=True) if ok]
+            refused = [name for name, ok in zip(names, stored, strict=True) if not ok]
+        self.outcome.count("written", len(written))
+        if self._unit.since or self._unit.round:
+            self.outcome.count("refused", len(refused))
+        else:
+            self.outcome.held += refused
+        return written
+
+    def _read_back(self, written: Sequence[Name]) -> Program[None]:
+        sample = written[:: max(1, len(written) // SAMPLE)]
+        self.outcome.count("checked", len(sample))
+        for tenant_id in dict.fromkeys(tenant_id for tenant_id, _ in sample):
+            keys = [key for tenant, key in sample if tenant == tenant_id]
+            self.outcome.count("readable", len((yield self._backend.read_many(tenant_id, keys))))
+
+
+def _leases_of(pages: Sequence[Sequence[Batch]]) -> Iterable[Lease]:
+    """All leases, made when they are looked at: as a rule nobody has to renew or release one."""
+    batches = [batch for page in pages for batch in page]
+    return batches[0] if len(batches) == 1 else [lease for batch in batches for lease in batch]
+
+
+def _by_unique_key(members: Sequence[Member]) -> Iterator[Sequence[Member]]:
+    """Split so that no part holds a key twice: a batch loader answers by key, and tenants may share one."""
+    left = members
+    while left:
+        if len({key.key for _, key in left}) == len(left):
+            yield left
+            return
+        part = {key.key: (lease, key) for lease, key in reversed(left)}
+        taken = {id(key) for _, key in part.values()}
+        yield list(reversed(part.values()))
+        left = [(lease, key) for lease, key in left if id(key) not in taken]
