@@ -11,7 +11,7 @@ import pytest
 
 from stoker.cache import Cache, CacheConfig, hot, hot_reports, keys
 from stoker.cache.hot import MOST_BYTES, MOST_POINTS, MOST_REPORTS, Report, Sample
-from stoker.cache.traffic import Traffic
+from stoker.cache.traffic import FLUSH_EVERY_S, FULL_EVERY_S, Traffic
 from tests.cache.conftest import MakeCache
 
 
@@ -99,6 +99,19 @@ def test_a_report_of_the_longest_names_is_cut_to_its_most_read_keys() -> None:
 )
 def test_what_is_no_report_is_left_out(rubbish: bytes) -> None:
     assert hot.unpack(rubbish) is None
+
+
+def test_a_sample_that_is_full_is_sent_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("stoker.cache.traffic.time.monotonic", lambda: now)
+    few, many = Traffic(shared=True), Traffic(shared=True)
+    assert not few.note(None, "k", hit=True)
+    assert not any(many.note(None, f"{n}", hit=True) for n in range(MOST_POINTS + 1))
+    now = FULL_EVERY_S
+    assert many.note(None, "k", hit=True)
+    assert not few.note(None, "k", hit=True)
+    now = FLUSH_EVERY_S
+    assert few.note(None, "k", hit=True)
 
 
 def test_threads_add_without_a_lock_and_nothing_breaks_or_grows() -> None:

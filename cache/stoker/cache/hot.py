@@ -63,6 +63,10 @@ class Sample:
     """A uniform sample of reads, bounded however many there are and whatever their keys.
 
     Threads add to it without a lock. A count that two of them lose harms nobody.
+
+    Attributes:
+        every: How many reads each point of it stands for.
+        thinned: Whether it had to be made smaller since it began.
     """
 
     def __init__(self, random: Random | None = None) -> None:
@@ -74,6 +78,7 @@ class Sample:
         self._points: dict[Name, int] = {}
         self._size = 0
         self.every = every
+        self.thinned = False
 
     def add(self, name: Name) -> int:
         """Take a read into the sample. Returns which of those that follow is to be the next."""
@@ -101,6 +106,7 @@ class Sample:
             self._points = {name: points for name, points in stay if points}
             self._size = sum(self._points.values())
             self.every *= 2
+            self.thinned = True
             return True
         finally:
             self._lock.release()

@@ -20,6 +20,8 @@ from stoker.cache.wire import Exchange, Operation
 
 log = logging.getLogger(__name__)
 FLUSH_EVERY_S = 5.0
+FULL_EVERY_S = 1.0
+"""The same of a sample that is full: a busy process would have to throw half of it away, again and again."""
 KEPT_S = 30 * 86_400
 """How long counts outlive the last flush."""
 MOST_GROUPS = 1000
@@ -66,7 +68,8 @@ class Traffic:
         self._left -= 1
         if self._left <= 0:
             self._left = self._sample.add((tenant_id, key))
-        return time.monotonic() - self._flushed_at >= FLUSH_EVERY_S
+        waited = time.monotonic() - self._flushed_at
+        return waited >= FLUSH_EVERY_S or (waited >= FULL_EVERY_S and self._sample.thinned)
 
     def counts_of(self, tenant_id: str | None, key: str) -> list[int]:
         """Hits and misses of the key's family, to be added to; without a fleet for as long as the process lives."""

@@ -17,7 +17,7 @@ from stoker.cache.errors import ValueNotSerializable
 from stoker.cache.flight import Hit
 from stoker.cache.leases import HeldLeases
 from stoker.cache.loaders import Loaded, Loader, LoadKey, Match, Registry
-from stoker.cache.programs import Program
+from stoker.cache.programs import Program, Sleep
 from stoker.cache.protocol import Busy, Lease, Name
 from stoker.cache.warm_report import Outcome
 from stoker.cache.work import Unit
@@ -27,7 +27,9 @@ ROUNDS = 3
 SAMPLE = 5
 """Written keys of each unit that are read back."""
 PACED = 32
-"""Keys of one round trip where a rate says that there is time: readers wait behind one of them for each lane."""
+"""Keys of one round trip where a rate says that there is time: readers wait behind one of them for each lane, and find
+the server idle between two.
+"""
 LIFETIMES = 16
 """TTLs among the values that one call of a loader returned: what is warmed together shall not expire so."""
 
@@ -99,6 +101,7 @@ class SliceRun:
         self._unit = unit
         self.outcome = Outcome()
         self.trouble: tuple[str, str] | None = None
+        self._page, self._pause = 1, 0.0
 
     def without_loader(self, names: Sequence[Name]) -> Program[None]:
         """Keys that somebody may have set: they are fresh, or have failed."""
@@ -116,18 +119,28 @@ class SliceRun:
         self, names: Sequence[Name], matches: Sequence[Match], shares: Mapping[str, Share]
     ) -> Program[None]:
         """Lease the keys, load those that are ours to load, and store what came."""
-        page = PACED if any(share.limit.rate is not None for share in shares.values()) else len(names)
-        pages = yield from self._lease_absent(names, matches, page)
+        rates = [share.limit.rate for share in shares.values() if share.limit.rate is not None]
+        if rates:  # leases and fills take half of the time each that the rate gives
+            self._page, self._pause = PACED, PACED / (2 * min(rates))
+        else:
+            self._page, self._pause = len(names), 0.0
+        pages = yield from self._lease_absent(names, matches)
         if pages:
             yield from self._load_absent(pages, names, matches, shares)
         else:
-            yield from self._each(names, matches, shares, page)
+            yield from self._each(names, matches, shares)
+
+    def _pages(self, size: int) -> list[slice]:
+        return [slice(first, first + self._page) for first in range(0, size, self._page)]
+
+    def _rest(self, page: slice) -> Program[None]:
+        """Between two pages."""
+        if page.start and self._pause:
+            yield Sleep(self._pause)
 
     # -- all together ------------------------------------------------------------------------------------------
 
-    def _lease_absent(
-        self, names: Sequence[Name], matches: Sequence[Match], page: int
-    ) -> Program[list[list[Batch]]]:
+    def _lease_absent(self, names: Sequence[Name], matches: Sequence[Match]) -> Program[list[list[Batch]]]:
         """Batches of each page, if none of the keys is there and one loader loads them all; else nothing."""
         loader = matches[0][0]
         if not self._means.expects_absent or not loader.many:
@@ -137,8 +150,9 @@ class SliceRun:
         if len({key for _, key in names}) < len(names):  # an answer by key could not tell the tenants apart
             return []
         pages: list[list[Batch]] = []
-        for first in range(0, len(names), page):
-            batches = yield self._backend.lease_absent(names[first : first + page])
+        for page in self._pages(len(names)):
+            yield from self._rest(page)
+            batches = yield self._backend.lease_absent(names[page])
             if batches is None:
                 self._means.expects_absent = False
                 if pages:
@@ -161,9 +175,9 @@ class SliceRun:
             lifetimes = self._lifetimes(loader, len(keys))
             by_key = {key.key: key for key in keys}
             written: list[Name] = []
-            for page in pages:
-                size = sum(len(batch) for batch in page)
-                now, lifetimes = lifetimes[:size], lifetimes[size:]
+            for place, page in zip(self._pages(len(names)), pages, strict=True):
+                yield from self._rest(place)
+                now = lifetimes[place]
                 filled = yield from self._fill_together(loader, page, by_key, loaded, now)
                 if filled is None:
                     members = [(lease, by_key[lease.key]) for batch in page for lease in batch]
@@ -200,11 +214,12 @@ class SliceRun:
     # -- key by key --------------------------------------------------------------------------------------------
 
     def _each(
-        self, names: Sequence[Name], matches: Sequence[Match], shares: Mapping[str, Share], page: int
+        self, names: Sequence[Name], matches: Sequence[Match], shares: Mapping[str, Share]
     ) -> Program[None]:
         taken: list[tuple[Lease | Busy, Hit | None]] = []
-        for first in range(0, len(names), page):
-            taken += yield self._backend.acquire(names[first : first + page])
+        for page in self._pages(len(names)):
+            yield from self._rest(page)
+            taken += yield self._backend.acquire(names[page])
         parts, spare = self._to_load(names, matches, taken)
         if spare:
             yield self._backend.release(spare)
@@ -216,8 +231,9 @@ class SliceRun:
                         loader, group, loaded, self._lifetimes(loader, len(group))
                     )
                     written: list[Name] = []
-                    for first in range(0, len(fills), page):
-                        written += yield from self._fill(fills[first : first + page])
+                    for page in self._pages(len(fills)):
+                        yield from self._rest(page)
+                        written += yield from self._fill(fills[page])
                     yield from self._read_back(written)
 
     def _to_load(
