@@ -197,11 +197,15 @@ class AsyncCache:
         """See `Cache.delete`."""
         return await self._do(self._core.delete(key, tenant_id, barrier))
 
-    async def invalidate_pattern(self, pattern: str, tenant_id: str | None = None, *, barrier: bool = False) -> None:
+    async def invalidate_pattern(
+        self, pattern: str, tenant_id: str | None = None, *, barrier: bool = False
+    ) -> None:
         """See `Cache.invalidate_pattern`."""
         await self._do(self._core.invalidate_pattern(pattern, tenant_id, barrier))
 
-    async def invalidate_tags(self, tags: Iterable[str], tenant_id: str | None = None, *, barrier: bool = False) -> None:
+    async def invalidate_tags(
+        self, tags: Iterable[str], tenant_id: str | None = None, *, barrier: bool = False
+    ) -> None:
         """See `Cache.invalidate_tags`."""
         await self._do(self._core.invalidate_tags(tags, tenant_id, barrier))
 

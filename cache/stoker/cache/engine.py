@@ -207,7 +207,9 @@ class Cache:
         """
         return self._do(self._core.delete(key, tenant_id, barrier))
 
-    def invalidate_pattern(self, pattern: str, tenant_id: str | None = None, *, barrier: bool = False) -> None:
+    def invalidate_pattern(
+        self, pattern: str, tenant_id: str | None = None, *, barrier: bool = False
+    ) -> None:
         """Invalidate every key of the tenant that the pattern names, in one round trip whatever their number.
 
         Raises:
@@ -216,7 +218,9 @@ class Cache:
         """
         self._do(self._core.invalidate_pattern(pattern, tenant_id, barrier))
 
-    def invalidate_tags(self, tags: Iterable[str], tenant_id: str | None = None, *, barrier: bool = False) -> None:
+    def invalidate_tags(
+        self, tags: Iterable[str], tenant_id: str | None = None, *, barrier: bool = False
+    ) -> None:
         """Invalidate every entry of the tenant that carries any of the tags, in one round trip.
 
         Raises:

@@ -3,7 +3,7 @@
 Reads never wait for any of this. What was read twice is asked for once more over a channel of its own, a connection
 that tracks what it reads; `near_channel` moves its bytes, in one thread. Since copies are stored, dropped and vouched
 for in the order of that one stream, an answered beat says that every change the server made before the beat was sent
-has been applied here. For `backends.redis`, which tells of reads and writes, and for the engines, which look here first.
+has been applied here. `backends.redis` tells of reads and writes; the engines look here first.
 """
 
 import threading
@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final
 
 import hiredis
-from redis.exceptions import ConnectionError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from stoker.cache import entry
 from stoker.cache.bans import Control, View
@@ -77,7 +77,19 @@ class Copy:
         used: Whether it was served since it was last passed over.
     """
 
-    __slots__ = ("due", "least", "meta", "payload", "place", "size", "stored", "tracked", "used", "value", "view")
+    __slots__ = (
+        "due",
+        "least",
+        "meta",
+        "payload",
+        "place",
+        "size",
+        "stored",
+        "tracked",
+        "used",
+        "value",
+        "view",
+    )
 
     def __init__(
         self, want: "_Want", meta: Meta, payload: bytes | memoryview, least: int, due: float, value: Any
@@ -271,7 +283,7 @@ class Near:
 
         def answered(reply: Any) -> None:
             if b"on" not in reply[b"flags"]:
-                raise ConnectionError("the server does not track any more what this channel has read")
+                raise RedisError("the server does not track any more what this channel has read")
             self.beating = False
             self.until = self.vouched(sent)
 
@@ -338,7 +350,7 @@ class Near:
             self.bytes = 0
             self._asked: dict[Place, _Want] = {}
             self._wanted: deque[_Want] = deque()
-            self._sent: deque[Callable[[Any], None]] = deque()
+            self._sent: deque[Callable[[Any], object]] = deque()
             self.beating = False
             for tracked in self._tracked.values():
                 tracked.ctl = None
@@ -432,7 +444,7 @@ class Near:
 
 def _primary(role: Any) -> None:
     if role[0] != b"master":
-        raise ConnectionError("this server is a replica; connect to the primary")
+        raise RedisError("this server is a replica; connect to the primary")
 
 
 def _pack(command: tuple[Any, ...]) -> bytes:

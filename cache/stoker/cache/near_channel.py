@@ -134,7 +134,7 @@ class Channel:
                 raise ResponseError("it hides its run_id, so there may be more than one behind this address")
             connection.ask((("CLIENT", "TRACKING", "ON"),)).reply()
             self._near.opened(connection.line.server)
-            _Conversation(self._near, self._config, cast("Any", raw)._sock, ear).go_on(over, self._listened)
+            Conversation(self._near, self._config, cast("Any", raw)._sock, ear).go_on(over, self._listened)
         finally:
             raw.disconnect()
             self._raw = None
@@ -143,7 +143,7 @@ class Channel:
         self._woken = False
 
 
-class _Conversation:
+class Conversation:
     """What is said on one connection, until it breaks."""
 
     def __init__(self, near: Near, config: CacheConfig, wire: socket.socket, ear: socket.socket) -> None:
@@ -188,7 +188,7 @@ class _Conversation:
                         self._ear.recv(_CHUNK)
                         listened()  # before what was asked for is looked at
                     else:
-                        self._receive()
+                        self.receive()
 
     def _send(self) -> None:
         try:
@@ -197,7 +197,8 @@ class _Conversation:
         except _WOULD_BLOCK:
             return
 
-    def _receive(self) -> None:
+    def receive(self) -> None:
+        """Take in all that has come."""
         try:
             while True:
                 data = self._wire.recv(_CHUNK)

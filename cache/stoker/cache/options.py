@@ -148,7 +148,9 @@ class CacheConfig:
             "near_size",
             "is for the redis backend; a memory cache holds its values in this process as it is",
         )
-        self._check(_whole(self.near_bytes, 1024), "near_bytes", "give a whole number of bytes, at least 1024")
+        self._check(
+            _whole(self.near_bytes, 1024), "near_bytes", "give a whole number of bytes, at least 1024"
+        )
         self._between("near_bound", 0.01, 10)
         self._check(isinstance(self.near_all, bool), "near_all", "give True or False")
         self._check_url()

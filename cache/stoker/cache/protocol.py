@@ -118,9 +118,7 @@ class Shard(BanLog):
             return False
         if meta.seq > view.control.head:  # stamped by nobody, or the record is older than the entry
             return False
-        return not len(view.bans) or not view.bans.kills(
-            tenant_field(name[0]), name[1], meta.tags, meta.seq
-        )
+        return not len(view.bans) or not view.bans.kills(tenant_field(name[0]), name[1], meta.tags, meta.seq)
 
     # -- filling (rules 1, 2) ---------------------------------------------------------------------------------
 
