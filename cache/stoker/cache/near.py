@@ -159,7 +159,7 @@ class Near:
         self._server = b""
         self.resting = False
         self._seen: dict[int, bool] = {}
-        self._forget_all()
+        self._begin()
 
     # -- serving ----------------------------------------------------------------------------------------------
 
@@ -327,7 +327,7 @@ class Near:
         """Somebody changed these keys; None: all of them."""
         if names is None:
             self._counters.near_flushes += 1
-            self._forget_all()
+            self._drop_all()
             return
         self._counters.near_invalidations += len(names)
         with self._lock:
@@ -340,21 +340,25 @@ class Near:
     def lost(self) -> None:
         """The channel is gone, and what it tracked with it."""
         self._counters.near_flushes += 1
-        self._forget_all()
+        self._begin()
 
-    def _forget_all(self) -> None:
+    def _begin(self) -> None:
         self.until = 0.0
+        self._drop_all()
+        self._sent: deque[Callable[[Any], object]] = deque()
+        self.beating = False
+        self._wanted: deque[_Want] = deque()
+        self._asked: dict[Place, _Want] = {}
+        for tracked in self._tracked.values():
+            tracked.asked = False  # last: who asks from now on asks the next channel
+
+    def _drop_all(self) -> None:
         with self._lock:
             self._table.clear()
             self._by_name: dict[bytes, Copy] = {}
             self.bytes = 0
-            self._asked: dict[Place, _Want] = {}
-            self._wanted: deque[_Want] = deque()
-            self._sent: deque[Callable[[Any], object]] = deque()
-            self.beating = False
             for tracked in self._tracked.values():
                 tracked.ctl = None
-                tracked.asked = False
 
     def _keep_ctl(self, want: _Want, raw: bytes | None) -> Control | None:
         """Take in the control record, if this server may answer for it and this process has not banned since."""

@@ -85,8 +85,8 @@ class Channel:
         try:
             if self._bell is not None:
                 self._bell.send(b"!")
-        except BlockingIOError:
-            pass  # it has been rung often enough
+        except (BlockingIOError, BrokenPipeError):
+            return  # it has been rung often enough; or the thread has ended, as it was told to
 
     def close(self) -> None:
         """End the thread and the connection; who reads afterwards begins anew."""
@@ -121,6 +121,9 @@ class Channel:
                     log.debug("the near cache has lost its channel: %s", error)
                     lasted = time.monotonic() - began > self._config.breaker_reset
                     pause = _FIRST_PAUSE_S if lasted else min(2 * pause, self._config.breaker_reset)
+                except Exception:  # without this thread there would be no copies any more, and nobody would know why
+                    pause = _REFUSED_PAUSE_S
+                    log.exception("the near cache has failed; it begins anew in %g s", pause)
                 finally:
                     self._near.lost()
                 over.wait(pause)

@@ -47,7 +47,7 @@ class CacheStats:
         undecodable: Entries that could not be read and counted as misses.
         unavailable: Operations that found no server.
         evictions: Entries dropped to make room.
-        near_hits: Hits answered by the near cache, which `hits` counts too; `near_misses` reads that it could not answer.
+        near_hits: Hits answered by the near cache, which `hits` counts too; `near_misses` reads that it could not.
         near_invalidations: Keys that the server said had changed; `near_flushes` how often all copies were dropped.
         near_entries, near_bytes: What the near cache holds now; the bytes are estimated.
         entries: Live entries on the memory backend; None on Redis.

@@ -28,8 +28,8 @@ from stoker.cache.wire import Answer, Exchange, Operation
 _DELAYED = 0.1
 _LONGEST_DELAY_S = 0.01
 _LONGEST_LANDING_S = 0.05
-_STALLED = 0.02
-_LONGEST_STALL_S = 0.4
+_STALLED = 0.04
+_LONGEST_STALL_S = 0.6
 """Of the channel of copies; several times their bound."""
 
 
