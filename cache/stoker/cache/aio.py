@@ -115,8 +115,6 @@ class AsyncCache:
         peek = self._peek
         if peek is None or type is not None:
             if self._near is not None and (value := self._near(key, tenant_id, type)) is not ABSENT:
-                if self._core.traffic.note(tenant_id, key, True):
-                    await self._do(self._core.flush_traffic())
                 return value
             return await self._do(self._core.get(key, tenant_id, default, type))
         slot = peek(key, tenant_id)
@@ -143,8 +141,6 @@ class AsyncCache:
     ) -> Any:
         """See `Cache.get_or_load`; `load` may be a coroutine function, or a function in a thread."""
         if self._near is not None and (value := self._near(key, tenant_id, type)) is not ABSENT:
-            if self._core.traffic.note(tenant_id, key, True):
-                await self._do(self._core.flush_traffic())
             return value
         request = self._core.requests.read(key, load, tenant_id, ttl, soft_ttl, tags, type)
         return await self._do(self._core.get_or_load(request, self._here().loop.under_way))

@@ -27,7 +27,8 @@ _PLAIN: tuple[Any, ...] = (None, True, 0, 0.0, "", b"", [], {})  # each type tha
 _TYPE_REMEDY = "use plain types, a dataclass, TypedDict, NamedTuple or msgspec.Struct, or None for plain data"
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder().decode
+decode_plain = msgspec.msgpack.Decoder().decode
+"""The value of a payload without flags, as plain data."""
 
 
 class Undecodable(Exception):
@@ -77,7 +78,7 @@ class Codec:
         """
         try:
             payload = self.unpacked(codec_id, flags, payload)
-            return _decode(payload) if type is None else _decoder(type).decode(payload)
+            return decode_plain(payload) if type is None else _decoder(type).decode(payload)
         except Undecodable:
             raise
         except Exception as exc:  # besides corrupt data, whatever the __post_init__ of `type` raises

@@ -32,6 +32,7 @@ from stoker.cache.loading import Loading, UnderWay
 from stoker.cache.near import ABSENT, Near
 from stoker.cache.options import CacheConfig, Hooks, Seconds, ttl_ms
 from stoker.cache.programs import Program, Sleep, Steps
+from stoker.cache.protocol import Name
 from stoker.cache.requests import Request, Requests, Token
 from stoker.cache.stats import CacheStats, Counters
 from stoker.cache.tenancy import check_key, check_tags, tenant_field
@@ -64,7 +65,9 @@ class Core:
         if config.backend == "memory":
             self.backend = self.memory = MemoryBackend(config, self.counters, traffic=self.traffic)
         else:
-            self.backend = RedisBackend(config, self.counters, self._tell, self._near_keeps)
+            self.backend = RedisBackend(
+                config, self.counters, self._tell, self._near_keeps, self._near_served
+            )
             self.near = self.backend.near
         self._hooks = hooks
         self._loading = Loading(config, self.backend, self.counters, registry, hooks.on_refresh)
@@ -109,8 +112,8 @@ class Core:
         self.counters.misses += len(read) - len(hits)
         self.counters.stale_hits += sum(hit.stale for hit in hits.values())
         due = False
-        for key in (*values, *read):
-            due = self.traffic.note(tenant_id, key, key in hits or key in values) or due
+        for key in read:
+            due = self.traffic.note(tenant_id, key, key in hits) or due
         if due:
             yield from self.flush_traffic()
         values.update((key, hit.value) for key, hit in hits.items())
@@ -298,6 +301,8 @@ class Core:
             return False
 
     def flush_traffic(self) -> Program[None]:
+        if self.near is not None:
+            self.near.tally()
         return self.traffic.flush(self.backend.add_traffic)
 
     def _near_keeps(self, key: str) -> bool:
@@ -305,8 +310,12 @@ class Core:
         wanted = None if found is None else found[0].near
         return self.config.near_all if wanted is None else wanted
 
+    def _near_served(self, name: Name, times: int) -> bool:
+        return self.traffic.note(*name, hit=True, times=times)
+
     def stats(self) -> CacheStats:
         counts = asdict(self.counters)
+        counts["hits"] += self.counters.near_hits
         if self.memory is not None:  # there a read is counted once, with its family
             families = self.traffic.totals().values()
             counts["hits"] = sum(one.hits for one in families)

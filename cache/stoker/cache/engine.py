@@ -91,8 +91,6 @@ class Cache:
         peek = self._peek
         if peek is None or type is not None:
             if self._near is not None and (value := self._near(key, tenant_id, type)) is not ABSENT:
-                if self._core.traffic.note(tenant_id, key, True):
-                    self._do(self._core.flush_traffic())
                 return value
             return self._do(self._core.get(key, tenant_id, default, type))
         slot = peek(key, tenant_id)
@@ -128,8 +126,6 @@ class Cache:
             Exception: Whatever the loader raises.
         """
         if self._near is not None and (value := self._near(key, tenant_id, type)) is not ABSENT:
-            if self._core.traffic.note(tenant_id, key, True):
-                self._do(self._core.flush_traffic())
             return value
         request = self._core.requests.read(key, load, tenant_id, ttl, soft_ttl, tags, type)
         return self._do(self._core.get_or_load(request, self._threads.under_way))

@@ -14,11 +14,12 @@ from functools import partial
 from typing import Any, Final
 
 import hiredis
+import msgspec
 from redis.exceptions import RedisError, ResponseError
 
 from stoker.cache import entry
 from stoker.cache.bans import Control, View
-from stoker.cache.codec import MSGPACK, Codec, Undecodable, check_type
+from stoker.cache.codec import MSGPACK, Codec, Undecodable, check_type, decode_plain
 from stoker.cache.entry import Meta
 from stoker.cache.options import CacheConfig
 from stoker.cache.protocol import Found, Name, Shard
@@ -74,15 +75,18 @@ class Copy:
             read, so that it had outlived them.
         due: Until when it is served (seconds of `clock`).
         value: Decoded, if that may be given to every caller.
-        used: Whether it was served since it was last passed over.
+        hits: How often it was served since that was last counted.
+        used: Whether it had been served by then, since it was last passed over.
     """
 
     __slots__ = (
         "due",
+        "hits",
         "least",
         "meta",
         "payload",
         "place",
+        "shard",
         "size",
         "stored",
         "tracked",
@@ -97,12 +101,14 @@ class Copy:
         self.place = want.place
         self.stored = want.stored
         self.tracked = want.tracked
+        self.shard = want.tracked.shard
         self.meta = meta
         self.payload = payload
         self.least = least
         self.due = due
         self.value = value
         self.view: View | None = None
+        self.hits = 0
         self.used = False
         self.size = OVERHEAD_BYTES + 2 * len(want.stored) + len(payload) * (1 if value is ABSENT else 2)
 
@@ -126,6 +132,7 @@ class Near:
 
     Args:
         keeps: Whether copies of this key are wanted.
+        served: Told how often a key was served; tells whether a read should go the long way and take all counts along.
 
     Attributes:
         get: The value of a key and a tenant (and a type), or ABSENT. Neither need have been checked.
@@ -135,12 +142,18 @@ class Near:
     """
 
     def __init__(
-        self, config: CacheConfig, counters: Counters, codec: Codec, keeps: Callable[[str], bool]
+        self,
+        config: CacheConfig,
+        counters: Counters,
+        codec: Codec,
+        keeps: Callable[[str], bool],
+        served: Callable[[Name, int], bool],
     ) -> None:
         self._config = config
         self._counters = counters
         self._codec = codec
         self._keeps = keeps
+        self._served = served
         self._table: OrderedDict[Place, Copy] = OrderedDict()
         self.wake: Callable[[], None] = lambda: None
         self.get = self._make_get()
@@ -156,6 +169,7 @@ class Near:
         """Begin without copies: their channel is the parent's."""
         self._lock = threading.RLock()  # a finalizer that runs under it may use the cache
         self._bans = 0
+        self._due = False
         self._server = b""
         self.resting = False
         self._seen: dict[int, bool] = {}
@@ -170,7 +184,7 @@ class Near:
 
     def _make_get(self) -> Get:
         """Made once, with what it calls at hand, as the memory backend's `peek`."""
-        find, now, counters = self._table.get, clock, self._counters
+        find, now, counters, decode, absent = self._table.get, clock, self._counters, decode_plain, ABSENT
 
         def get(key: str, tenant_id: str | None, type: Any = None) -> Any:
             # In this order. What the last beat vouches for had been applied before `until` was moved, so all that is
@@ -181,21 +195,21 @@ class Near:
             except TypeError:  # it cannot be hashed, so it is none
                 copy = None
             if copy is not None:
-                tracked = copy.tracked
-                ctl = tracked.ctl
-                view = tracked.shard.view
+                ctl = copy.tracked.ctl
+                view = copy.shard.view
                 if ctl == view.control.raw and (copy.view is view or self._lives(copy, view)):
                     value = copy.value
-                    if value is ABSENT or type is not None:
+                    if type is not None:
                         value = self._decoded(copy, type)
+                    elif value is absent:
+                        value = decode(copy.payload)
                     moment = now()
-                    if moment < until and moment < copy.due and value is not ABSENT:
-                        copy.used = True
+                    if moment < until and moment < copy.due and value is not absent:
+                        copy.hits += 1
                         counters.near_hits += 1
-                        counters.hits += 1
                         return value
             counters.near_misses += 1
-            return ABSENT
+            return absent
 
         return get
 
@@ -213,8 +227,7 @@ class Near:
         return copy.least >= view.control.floor
 
     def _decoded(self, copy: Copy, type: Any) -> Any:
-        if type is not None:
-            check_type(type)
+        check_type(type)
         try:
             return self._codec.decode(MSGPACK, 0, copy.payload, type)
         except Undecodable:
@@ -354,6 +367,8 @@ class Near:
 
     def _drop_all(self) -> None:
         with self._lock:
+            for copy in self._table.values():
+                self._count(copy)
             self._table.clear()
             self._by_name: dict[bytes, Copy] = {}
             self.bytes = 0
@@ -392,7 +407,9 @@ class Near:
         try:
             packed = memoryview(blob)[meta.payload_at :]
             payload = self._codec.unpacked(meta.codec, meta.flags, packed)
-            value = self._codec.decode(MSGPACK, 0, payload)
+            value = decode_plain(payload)
+        except msgspec.MsgspecError:
+            return None
         except Undecodable:
             return None
         if type(value) not in _IMMUTABLE:
@@ -419,7 +436,7 @@ class Near:
         self.bytes += copy.size
         while len(self._table) > self._config.near_size or self.bytes > self._config.near_bytes:
             _, oldest = self._table.popitem(last=False)
-            if oldest.used:
+            if self._count(oldest):
                 oldest.used = False
                 self._table[oldest.place] = oldest
             else:
@@ -427,9 +444,27 @@ class Near:
                 self.bytes -= oldest.size
 
     def _drop(self, copy: Copy) -> None:
+        self._count(copy)
         del self._table[copy.place]
         del self._by_name[copy.stored]
         self.bytes -= copy.size
+
+    def _count(self, copy: Copy) -> bool:
+        """Tell how often it was served. Returns whether it was, since it was last passed over."""
+        hits, copy.hits = copy.hits, 0  # a hit beside this may be lost, which harms nobody
+        if hits:
+            copy.used = True
+            self._due = self._served(_name_of(copy.place), hits)
+        return copy.used
+
+    def tally(self) -> None:
+        """Count what was served of all copies; now and then drop one of them, so that a read takes the counts along."""
+        with self._lock:
+            copies = [copy for copy in self._table.values() if copy.hits]
+            for copy in copies:
+                self._count(copy)
+            if copies and self._due:
+                self._drop(copies[-1])
 
     # -- for diagnosis -------------------------------------------------------------------------------------------------
 

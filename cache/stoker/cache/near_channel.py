@@ -28,6 +28,7 @@ _BEATS = 3
 """In `near_bound`."""
 _REST_AFTER = 10
 """Beats in which nobody read: then they are given up until somebody does."""
+_TALLY_EVERY_S = 1.0
 _FIRST_PAUSE_S = 0.02
 _REFUSED_PAUSE_S = 30.0
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -121,7 +122,9 @@ class Channel:
                     log.debug("the near cache has lost its channel: %s", error)
                     lasted = time.monotonic() - began > self._config.breaker_reset
                     pause = _FIRST_PAUSE_S if lasted else min(2 * pause, self._config.breaker_reset)
-                except Exception:  # without this thread there would be no copies any more, and nobody would know why
+                except (
+                    Exception
+                ):  # without this thread there would be no copies any more, and nobody would know why
                     pause = _REFUSED_PAUSE_S
                     log.exception("the near cache has failed; it begins anew in %g s", pause)
                 finally:
@@ -160,7 +163,7 @@ class Conversation:
     def go_on(self, over: threading.Event, listened: Callable[[], None]) -> None:
         """Send what is to be asked and take in what comes; returns when it is over, raises when it breaks."""
         near, every = self._near, self._config.near_bound / _BEATS
-        next_beat = sent_at = idle = 0.0
+        next_beat = next_tally = sent_at = idle = 0.0
         reads = -1
         self._wire.setblocking(False)
         with selectors.DefaultSelector() as selector:
@@ -180,6 +183,9 @@ class Conversation:
                     if not near.resting:
                         self._out += near.beat()
                         sent_at, next_beat = now, now + every
+                if now >= next_tally:
+                    next_tally = now + _TALLY_EVERY_S
+                    near.tally()
                 self._out += near.questions()
                 self._send()
                 events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._out else 0)

@@ -51,7 +51,7 @@ class RedisBackend:
         config: With `redis_url`.
         counters: Of the cache that this backend serves.
         on_event: Told `cache.cold` with its reason when this process began a new incarnation.
-        near_keeps: Whether this process shall keep a copy of a key that it reads often.
+        near_keeps, near_served: What `Near` is given.
 
     Attributes:
         near: The copies in this process, if there are to be any.
@@ -63,6 +63,7 @@ class RedisBackend:
         counters: Counters,
         on_event: Callable[[str, Mapping[str, Any]], None],
         near_keeps: Callable[[str], bool],
+        near_served: Callable[[Name, int], bool],
     ) -> None:
         self._config = config
         self._counters = counters
@@ -71,7 +72,9 @@ class RedisBackend:
         self._lease_ms = round(config.lease * 1000)
         self._traffic_key = keys.traffic(config.namespace)
         self._samples_key = keys.samples(config.namespace)
-        self.near = Near(config, counters, self._codec, near_keeps) if config.near_size else None
+        self.near: Near | None = None
+        if config.near_size:
+            self.near = Near(config, counters, self._codec, near_keeps, near_served)
         self._place(Placement())
 
     def stored_name(self, tenant_id: str | None, key: str) -> str:
