@@ -283,7 +283,7 @@ def test_a_channel_that_no_longer_tracks_is_given_up_within_the_bound(
         if self is reader._core.near and not asked.is_set():
             asked.set()
             self._sent.append(lambda _: None)
-            found += hiredis.pack_command(("CLIENT", "TRACKING", "OFF"))
+            found += near._pack(("CLIENT", "TRACKING", "OFF"))
         return found
 
     monkeypatch.setattr(Near, "questions", stop_tracking)
