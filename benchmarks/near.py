@@ -77,7 +77,8 @@ def _until_copied(cache: Cache) -> None:
 
 def _client_side(url: str, stack: ExitStack) -> Peer:
     # It refuses every server that does not call itself Redis, though it needs nothing that Valkey lacks.
-    CacheProxyConnection.DEFAULT_SERVER_NAME = "valkey"
+    connection: Any = CacheProxyConnection
+    connection.DEFAULT_SERVER_NAME = "valkey"
     client = stack.enter_context(redis.Redis.from_url(url, protocol=3, cache_config=ClientSideCache()))
     return Peer(_filled(client).get, slow=True)
 

@@ -17,8 +17,9 @@ import pytest
 
 from stoker.cache import AsyncCache, Cache, CacheConfig, CacheMonitor, ConfigError, PlacementMismatch, near
 from stoker.cache.codec import Codec
+from stoker.cache.copies import ABSENT
 from stoker.cache.loaders import Loader, Registry
-from stoker.cache.near import ABSENT, Near
+from stoker.cache.near import Near
 from stoker.cache.near_channel import Conversation
 from stoker.cache.stats import Counters
 from stoker.worker.embedded import embedded_server
@@ -427,6 +428,19 @@ def test_without_the_right_to_track_it_says_so_once_and_reads_from_the_server(
         assert (caplog.text.count("no near cache"), cache.stats().near_hits) == (1, 0)
     finally:
         client.execute_command("ACL", "DELUSER", namespace)
+
+
+def test_where_no_thread_can_be_started_reads_go_on_without(
+    reader: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    reader.set("k", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        assert [reader.get("k") for _ in range(5)] == [1] * 5
+    copied(reader, "k")
 
 
 def test_a_failure_of_its_own_is_told_and_does_not_end_it(

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from stoker.cache.aio_transport import AioTransport
 from stoker.cache.cached import AsyncCachedDecorator, AsyncCachedFunction, cached_by
+from stoker.cache.copies import ABSENT
 from stoker.cache.core import Core
 from stoker.cache.engine import Cache
 from stoker.cache.evict import EvictReport
 from stoker.cache.loaders import Registry, default_registry
 from stoker.cache.loop import Loop
-from stoker.cache.near import ABSENT
 from stoker.cache.near_channel import Channel
 from stoker.cache.options import CacheConfig, Hooks, Seconds
 from stoker.cache.programs import Program

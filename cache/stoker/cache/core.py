@@ -18,6 +18,7 @@ from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.bans import Rule
 from stoker.cache.budget import Budget, Limit, Unlimited
 from stoker.cache.codec import check_type
+from stoker.cache.copies import ABSENT
 from stoker.cache.errors import (
     CacheError,
     CacheUnavailable,
@@ -29,7 +30,7 @@ from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
 from stoker.cache.loaders import Registry
 from stoker.cache.loading import Loading, UnderWay
-from stoker.cache.near import ABSENT, Near
+from stoker.cache.near import Near
 from stoker.cache.options import CacheConfig, Hooks, Seconds, ttl_ms
 from stoker.cache.programs import Program, Sleep, Steps
 from stoker.cache.protocol import Name
@@ -323,7 +324,7 @@ class Core:
         reads = counts["hits"] + counts["misses"]
         entries = len(self.backend) if self.config.backend == "memory" else None
         rate = counts["hits"] / reads if reads else 0.0
-        near = 0 if self.near is None else len(self.near), 0 if self.near is None else self.near.bytes
+        near = (0, 0) if self.near is None else (len(self.near.copies), self.near.copies.bytes)
         return CacheStats(
             backend=self.config.backend,
             entries=entries,

@@ -12,10 +12,10 @@ from stoker.cache.backends.memory import MemoryBackend
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.budget import Budget, Limit
 from stoker.cache.cached import CachedDecorator, CachedFunction, cached_by
+from stoker.cache.copies import ABSENT
 from stoker.cache.core import Core
 from stoker.cache.evict import EvictReport
 from stoker.cache.loaders import Registry, default_registry
-from stoker.cache.near import ABSENT
 from stoker.cache.near_channel import Channel
 from stoker.cache.options import CacheConfig, Hooks, Seconds
 from stoker.cache.requests import Token

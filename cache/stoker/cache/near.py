@@ -1,4 +1,4 @@
-"""Copies of entries in this process, and when one may be served: rule 14, without I/O.
+"""When a copy of an entry may be served in this process, and how copies come about: rule 14, without I/O.
 
 Reads never wait for any of this. What was read twice is asked for once more over a channel of its own, a connection
 that tracks what it reads; `near_channel` moves its bytes, in one thread. Since copies are stored, dropped and vouched
@@ -6,12 +6,11 @@ for in the order of that one stream, an answered beat says that every change the
 has been applied here. `backends.redis` tells of reads and writes; the engines look here first.
 """
 
-import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, NamedTuple
 
 import hiredis
 import msgspec
@@ -20,24 +19,19 @@ from redis.exceptions import RedisError, ResponseError
 from stoker.cache import entry
 from stoker.cache.bans import Control, View
 from stoker.cache.codec import MSGPACK, Codec, Undecodable, check_type, decode_plain
+from stoker.cache.copies import ABSENT, OVERHEAD_BYTES, Copies, Copy, Place, Tracked, name_of, place_of
 from stoker.cache.entry import Meta
 from stoker.cache.options import CacheConfig
 from stoker.cache.protocol import Found, Name, Shard
 from stoker.cache.stats import Counters
 
-ABSENT: Final = object()
-"""What is returned in place of a value, which may be None."""
-OVERHEAD_BYTES = 900
-"""What a copy takes besides its bytes: itself, its header and tags, its places in two tables."""
 _MOST_ASKED = 1000
 """Copies on their way; more are not asked for while the channel does not keep up."""
 _IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes})
 """Values that are decoded once. Others are decoded for each caller, who may change what he is given."""
-_SHARED_XFETCH = 10
+_LEFT_TO_CHANCE = 10
 """Within so many times its load's cost before its expiry a value is read the long way, where chance refreshes it."""
 
-Place = str | tuple[str, str]
-"""A key of the shared key space; or a tenant and a key."""
 Get = Callable[[str, str | None, Any], Any]
 
 
@@ -50,95 +44,28 @@ def _clock_of_this_system() -> Callable[[], float]:
 clock = _clock_of_this_system()
 
 
-class Tracked:
-    """A shard, and its control record as the channel has it.
+class Want(NamedTuple):
+    """What is asked for: a copy, or without a name only the control record. `bans` of this process by then."""
 
-    Attributes:
-        ctl: None where it is not known, or changed since it was read.
-        asked: Whether it was asked for and has not come.
-    """
-
-    __slots__ = ("asked", "ctl", "shard")
-
-    def __init__(self, shard: Shard) -> None:
-        self.shard = shard
-        self.ctl: bytes | None = None
-        self.asked = False
-
-
-class Copy:
-    """An entry as it came over the channel.
-
-    Attributes:
-        view: The latest view that it was judged by, and lives.
-        least: Bans up to this seq need not be known to judge it: they are older than it, or had retired when it was
-            read, so that it had outlived them.
-        due: Until when it is served (seconds of `clock`).
-        value: Decoded, if that may be given to every caller.
-        hits: How often it was served since that was last counted.
-        used: Whether it had been served by then, since it was last passed over.
-    """
-
-    __slots__ = (
-        "due",
-        "hits",
-        "least",
-        "meta",
-        "payload",
-        "place",
-        "shard",
-        "size",
-        "stored",
-        "tracked",
-        "used",
-        "value",
-        "view",
-    )
-
-    def __init__(
-        self, want: "_Want", meta: Meta, payload: bytes | memoryview, least: int, due: float, value: Any
-    ) -> None:
-        self.place = want.place
-        self.stored = want.stored
-        self.tracked = want.tracked
-        self.shard = want.tracked.shard
-        self.meta = meta
-        self.payload = payload
-        self.least = least
-        self.due = due
-        self.value = value
-        self.view: View | None = None
-        self.hits = 0
-        self.used = False
-        self.size = OVERHEAD_BYTES + 2 * len(want.stored) + len(payload) * (1 if value is ABSENT else 2)
-
-
-class _Want:
-    """A copy that was asked for. `bans`: how often this process had banned something by then."""
-
-    __slots__ = ("bans", "place", "stored", "tracked")
-
-    def __init__(self, place: Place, stored: bytes, tracked: Tracked, bans: int) -> None:
-        self.place = place
-        self.stored = stored
-        self.tracked = tracked
-        self.bans = bans
+    place: Place
+    stored: bytes
+    tracked: Tracked
+    bans: int
 
 
 class Near:
-    """The copies of one cache, bounded by entries and bytes; what was not used goes first (second chance).
-
-    Threads may share it. Served is without a lock; what changes something takes one.
+    """The copies of one cache. Threads may share it.
 
     Args:
         keeps: Whether copies of this key are wanted.
-        served: Told how often a key was served; tells whether a read should go the long way and take all counts along.
+        served: What `Copies` is given.
 
     Attributes:
         get: The value of a key and a tenant (and a type), or ABSENT. Neither need have been checked.
-        until: When the copies are to be served no more, unless another beat is answered.
+        until: When copies are to be served no more, unless another beat is answered.
         wake: To be called when there is something to send.
-        resting: Whether beats were given up because nobody read.
+        beating: Whether a beat is under way.
+        resting: Whether beats were given up because nobody reads.
     """
 
     def __init__(
@@ -153,8 +80,7 @@ class Near:
         self._counters = counters
         self._codec = codec
         self._keeps = keeps
-        self._served = served
-        self._table: OrderedDict[Place, Copy] = OrderedDict()
+        self.copies = Copies(config.near_size, config.near_bytes, served)
         self.wake: Callable[[], None] = lambda: None
         self.get = self._make_get()
         self.place(())
@@ -167,24 +93,34 @@ class Near:
 
     def forked(self) -> None:
         """Begin without copies: their channel is the parent's."""
-        self._lock = threading.RLock()  # a finalizer that runs under it may use the cache
+        self.copies.forked()
         self._bans = 0
-        self._due = False
         self._server = b""
         self.resting = False
         self._seen: dict[int, bool] = {}
         self._begin()
 
-    # -- serving ----------------------------------------------------------------------------------------------
+    def _begin(self) -> None:
+        self.until = 0.0
+        self._drop_all()
+        self._sent: deque[Callable[[Any], object]] = deque()
+        self.beating = False
+        self._wanted: deque[Want] = deque()
+        self._asked: dict[Place, Want] = {}
+        for tracked in self._tracked.values():
+            tracked.asked = False  # last: who asks from now on asks the next channel
 
-    @property
-    def lookups(self) -> int:
-        """How often a copy was looked for."""
-        return self._counters.near_hits + self._counters.near_misses
+    def _drop_all(self) -> None:
+        with self.copies.lock:
+            self.copies.clear()
+            for tracked in self._tracked.values():
+                tracked.ctl = None
+
+    # -- serving ----------------------------------------------------------------------------------------------
 
     def _make_get(self) -> Get:
         """Made once, with what it calls at hand, as the memory backend's `peek`."""
-        find, now, counters, decode, absent = self._table.get, clock, self._counters, decode_plain, ABSENT
+        find, now, counters, decode, absent = self.copies.find, clock, self._counters, decode_plain, ABSENT
 
         def get(key: str, tenant_id: str | None, type: Any = None) -> Any:
             # In this order. What the last beat vouches for had been applied before `until` was moved, so all that is
@@ -197,7 +133,8 @@ class Near:
             if copy is not None:
                 ctl = copy.tracked.ctl
                 view = copy.shard.view
-                if ctl == view.control.raw and (copy.view is view or self._lives(copy, view)):
+                raw = view.control.raw
+                if ctl == raw and (copy.judged is raw or self._lives(copy, view)):
                     value = copy.value
                     if type is not None:
                         value = self._decoded(copy, type)
@@ -215,11 +152,11 @@ class Near:
 
     def _lives(self, copy: Copy, view: View) -> bool:
         """Whether the copy may be served by this view, whose control record is the tracked one."""
-        name = _name_of(copy.place)
-        if not (self.outlived(copy, view) and copy.tracked.shard.serves(view, name, copy.meta)):
+        name = name_of(copy.place)
+        if not (self.outlived(copy, view) and copy.shard.serves(view, name, copy.meta)):
             self.forget([name])
             return False
-        copy.view = view
+        copy.judged = view.control.raw
         return True
 
     def outlived(self, copy: Copy, view: View) -> bool:
@@ -233,33 +170,35 @@ class Near:
         except Undecodable:
             return ABSENT  # the long way counts it
 
-    # -- what this process reads and writes -----------------------------------------------------------------------
+    # -- what this process reads and changes ------------------------------------------------------------------
 
     def read(self, names: Sequence[Name], found: Sequence[Found | None], shard: Shard) -> None:
         """These entries were read the long way: ask for what is missing to serve from here those that live."""
         tracked = self._tracked[shard]
         if tracked.ctl != shard.view.control.raw and not tracked.asked:
             tracked.asked = True
-            self._wanted.append(_Want("", b"", tracked, self._bans))
-            self.wake()
+            self._ask(Want("", b"", tracked, self._bans))
         for name, one in zip(names, found, strict=True):
-            place = name[1] if name[0] is None else (name[0], name[1])
-            if one is None or place in self._table:
-                continue
-            mark = hash(place)
-            wanted = self._seen.get(mark)
-            if wanted is None:  # for the first time: most keys are not read twice
-                if len(self._seen) >= 4 * self._config.near_size:
-                    self._seen.clear()
-                self._seen[mark] = self._keeps(name[1])
-            elif wanted and place not in self._asked and self._worth_asking(one):
-                want = _Want(place, shard.keys.entry(*name), tracked, self._bans)
-                self._asked[place] = want
-                self._wanted.append(want)
-                self.wake()
+            if one is not None:
+                self._read(name, one, tracked)
         if self.resting:
             self.resting = False
             self.wake()
+
+    def _read(self, name: Name, found: Found, tracked: Tracked) -> None:
+        place = place_of(name)
+        if place in self._asked or self.copies.find(place) is not None:
+            return
+        mark = hash(place)
+        wanted = self._seen.get(mark)
+        if wanted is None:  # for the first time: most keys are not read twice
+            if len(self._seen) >= 4 * self._config.near_size:
+                self._seen.clear()
+            self._seen[mark] = self._keeps(name[1])
+        elif wanted and self._worth_asking(found):
+            want = Want(place, tracked.shard.keys.entry(*name), tracked, self._bans)
+            self._asked[place] = want
+            self._ask(want)
 
     def _worth_asking(self, found: Found) -> bool:
         return (
@@ -268,26 +207,30 @@ class Near:
             and len(found.blob) + OVERHEAD_BYTES <= self._config.near_bytes
         )
 
+    def _ask(self, want: Want) -> None:
+        self._wanted.append(want)
+        self.wake()
+
     def forget(self, names: Sequence[Name]) -> None:
         """This process has changed these entries: drop their copies, those on their way too."""
-        with self._lock:
-            for tenant_id, key in names:
-                place = key if tenant_id is None else (tenant_id, key)
+        with self.copies.lock:
+            for name in names:
+                place = place_of(name)
                 self._asked.pop(place, None)
-                if (copy := self._table.get(place)) is not None:
-                    self._drop(copy)
+                if (copy := self.copies.find(place)) is not None:
+                    self.copies.drop(copy)
 
     def banned(self) -> None:
         """This process has banned something: nothing is served before the control record has come anew."""
-        with self._lock:
+        with self.copies.lock:
             self._bans += 1
             for tracked in self._tracked.values():
                 tracked.ctl = None
 
-    # -- what is said on the channel, by its thread -----------------------------------------------------------------
+    # -- what is said on the channel, by its thread ----------------------------------------------------------------
 
     def opened(self, server: bytes) -> None:
-        """A channel to this server is there, and tracks; it has no copies yet."""
+        """A channel to this server is there, and tracks what will be read."""
         self._server = server
 
     def beat(self) -> bytes:
@@ -310,17 +253,17 @@ class Near:
 
     def questions(self) -> bytes:
         """What is to be asked for now."""
-        asked = b""
+        asked = []
         while self._wanted:
             want = self._wanted.popleft()
             ctl = want.tracked.shard.keys.ctl
             if want.stored:
-                asked += _pack(("MGET", want.stored, ctl))
+                asked.append(_pack(("MGET", want.stored, ctl)))
                 self._sent.append(partial(self._keep, want))
             else:
-                asked += _pack(("GET", ctl))
+                asked.append(_pack(("GET", ctl)))
                 self._sent.append(partial(self._keep_ctl, want))
-        return asked
+        return b"".join(asked)
 
     def heard(self, message: Any) -> None:
         """Take in what came over the channel next.
@@ -343,140 +286,85 @@ class Near:
             self._drop_all()
             return
         self._counters.near_invalidations += len(names)
-        with self._lock:
+        with self.copies.lock:
             for name in names:
                 if (tracked := self._by_ctl.get(name)) is not None:
                     tracked.ctl = None
-                elif (copy := self._by_name.get(name)) is not None:
-                    self._drop(copy)
+                elif (copy := self.copies.named(name)) is not None:
+                    self.copies.drop(copy)
 
     def lost(self) -> None:
         """The channel is gone, and what it tracked with it."""
-        self._counters.near_flushes += 1
+        if self._server:
+            self._server = b""
+            self._counters.near_flushes += 1
         self._begin()
 
-    def _begin(self) -> None:
-        self.until = 0.0
-        self._drop_all()
-        self._sent: deque[Callable[[Any], object]] = deque()
-        self.beating = False
-        self._wanted: deque[_Want] = deque()
-        self._asked: dict[Place, _Want] = {}
-        for tracked in self._tracked.values():
-            tracked.asked = False  # last: who asks from now on asks the next channel
-
-    def _drop_all(self) -> None:
-        with self._lock:
-            for copy in self._table.values():
-                self._count(copy)
-            self._table.clear()
-            self._by_name: dict[bytes, Copy] = {}
-            self.bytes = 0
-            for tracked in self._tracked.values():
-                tracked.ctl = None
-
-    def _keep_ctl(self, want: _Want, raw: bytes | None) -> Control | None:
+    def _keep_ctl(self, want: Want, raw: bytes | None) -> Control | None:
         """Take in the control record, if this server may answer for it and this process has not banned since."""
         tracked = want.tracked
         tracked.asked = False
         control = Control.parse(raw)
         good = control is not None and self._server in control.boots
-        with self._lock:
+        with self.copies.lock:
             if want.bans == self._bans:
                 tracked.ctl = raw if good else None
         return control if good else None
 
-    def _keep(self, want: _Want, reply: Sequence[bytes | None]) -> None:
+    def _keep(self, want: Want, reply: Sequence[bytes | None]) -> None:
         blob, raw = reply
         control = self._keep_ctl(want, raw)
-        meta = entry.unpack(blob) if blob is not None else None
         copy = None
-        if control is not None and meta is not None and blob is not None:
-            copy = self._copied(want, meta, blob, control.floor)
-        with self._lock:
+        if blob is not None and control is not None:
+            copy = self._copied(want, blob, control.floor)
+        with self.copies.lock:
             if self._asked.get(want.place) is not want:
                 return  # it was changed here meanwhile
             del self._asked[want.place]
-            if copy is not None and copy.size <= self._config.near_bytes:
-                self._add(copy)
+            if copy is not None:
+                self.copies.add(copy)
 
-    def _copied(self, want: _Want, meta: Meta, blob: bytes, floor: int) -> Copy | None:
-        left = self._seconds_left(meta)
-        if left <= 0:
+    def _copied(self, want: Want, blob: bytes, floor: int) -> Copy | None:
+        meta = entry.unpack(blob)
+        if meta is None or (left := self._seconds_left(meta)) <= 0:
             return None
         try:
-            packed = memoryview(blob)[meta.payload_at :]
-            payload = self._codec.unpacked(meta.codec, meta.flags, packed)
+            payload = bytes(self._codec.unpacked(meta.codec, meta.flags, memoryview(blob)[meta.payload_at :]))
             value = decode_plain(payload)
-        except msgspec.MsgspecError:
+        except (Undecodable, msgspec.MsgspecError):
             return None
-        except Undecodable:
-            return None
-        if type(value) not in _IMMUTABLE:
-            value = ABSENT
-        return Copy(want, meta, bytes(payload), max(meta.seq, floor), clock() + left, value)
+        least, due = max(meta.seq, floor), clock() + left
+        shared = value if type(value) in _IMMUTABLE else ABSENT
+        return Copy(want.place, want.stored, want.tracked, meta, payload, least, due, shared)
 
     def _seconds_left(self, meta: Meta) -> float:
         """How long the copy is served: less than to its soft expiry, and to when it may be refreshed early."""
         now_ms = time.time() * 1000
         left = meta.hard_ms - now_ms if meta.hard_ms else float("inf")
         if meta.hard_ms and self._config.early_refresh:
-            left -= min(left / 2, _SHARED_XFETCH * meta.load_us / 1000 * self._config.early_refresh)
+            left -= min(left / 2, _LEFT_TO_CHANCE * meta.load_us / 1000 * self._config.early_refresh)
         if meta.soft_ms:
             left = min(left, meta.soft_ms - now_ms)
         return left / 1000
 
-    # -- under the lock ----------------------------------------------------------------------------------------------
-
-    def _add(self, copy: Copy) -> None:
-        if (old := self._table.get(copy.place)) is not None:
-            self._drop(old)
-        self._table[copy.place] = copy
-        self._by_name[copy.stored] = copy
-        self.bytes += copy.size
-        while len(self._table) > self._config.near_size or self.bytes > self._config.near_bytes:
-            _, oldest = self._table.popitem(last=False)
-            if self._count(oldest):
-                oldest.used = False
-                self._table[oldest.place] = oldest
-            else:
-                del self._by_name[oldest.stored]
-                self.bytes -= oldest.size
-
-    def _drop(self, copy: Copy) -> None:
-        self._count(copy)
-        del self._table[copy.place]
-        del self._by_name[copy.stored]
-        self.bytes -= copy.size
-
-    def _count(self, copy: Copy) -> bool:
-        """Tell how often it was served. Returns whether it was, since it was last passed over."""
-        hits, copy.hits = copy.hits, 0  # a hit beside this may be lost, which harms nobody
-        if hits:
-            copy.used = True
-            self._due = self._served(_name_of(copy.place), hits)
-        return copy.used
-
     def tally(self) -> None:
-        """Count what was served of all copies; now and then drop one of them, so that a read takes the counts along."""
-        with self._lock:
-            copies = [copy for copy in self._table.values() if copy.hits]
-            for copy in copies:
-                self._count(copy)
-            if copies and self._due:
-                self._drop(copies[-1])
+        """Have counted what was served."""
+        with self.copies.lock:
+            self.copies.tally()
 
-    # -- for diagnosis -------------------------------------------------------------------------------------------------
+    # -- for diagnosis ------------------------------------------------------------------------------------------
 
-    def __len__(self) -> int:
-        return len(self._table)
+    @property
+    def lookups(self) -> int:
+        """How often a copy was looked for."""
+        return self._counters.near_hits + self._counters.near_misses
 
     def state_of(self, name: Name) -> str:
         """`absent`; `served` if a read now would be served the copy; `held` if it is there, and would not."""
-        copy = self._table.get(name[1] if name[0] is None else (name[0], name[1]))
+        copy = self.copies.find(place_of(name))
         if copy is None:
             return "absent"
-        view = copy.tracked.shard.view
+        view = copy.shard.view
         current = copy.tracked.ctl == view.control.raw and self._lives(copy, view)
         return "served" if current and clock() < min(self.until, copy.due) else "held"
 
@@ -488,7 +376,3 @@ def _primary(role: Any) -> None:
 
 def _pack(command: tuple[Any, ...]) -> bytes:
     return bytes(hiredis.pack_command(command))
-
-
-def _name_of(place: Place) -> Name:
-    return (None, place) if isinstance(place, str) else place

@@ -70,17 +70,25 @@ class Channel:
         self._woken = True
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
-                if self._bell is not None:
-                    self._bell.close()
-                self._bell, ear = socket.socketpair()
-                self._bell.setblocking(False)
-                ear.setblocking(False)
-                self._thread = threading.Thread(
-                    target=self._keep_connected, args=(ear, self._over), name="stoker-near", daemon=True
-                )
-                self._thread.start()
+                self._start()
             else:
                 self._ring()
+
+    def _start(self) -> None:
+        if self._bell is not None:
+            self._bell.close()
+        self._bell, ear = socket.socketpair()
+        self._bell.setblocking(False)
+        ear.setblocking(False)
+        self._thread = threading.Thread(
+            target=self._keep_connected, args=(ear, self._over), name="stoker-near", daemon=True
+        )
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # there are too many, or Python is ending: reads go on without copies
+            log.debug("the near cache has no thread: %s", error)
+            ear.close()
+            self._thread, self._woken = None, False
 
     def _ring(self) -> None:
         try:
@@ -114,7 +122,7 @@ class Channel:
                     pause = _REFUSED_PAUSE_S
                     log.log(
                         logging.DEBUG if self._refused else logging.WARNING,
-                        "no near cache, what is read goes to the server: %s (the server must allow CLIENT TRACKING)",
+                        "no near cache, every read goes to the server: %s",
                         error,
                     )
                     self._refused = True

@@ -16,8 +16,9 @@ from msgspec.structs import replace
 from stoker.cache import aio_transport, control, dialogue, flight, scripts, sweep
 from stoker.cache.backends import Write
 from stoker.cache.backends.redis import RedisBackend
+from stoker.cache.copies import Tracked
 from stoker.cache.core import Core
-from stoker.cache.near import Near, Tracked
+from stoker.cache.near import Near
 from stoker.cache.near_channel import Conversation
 from stoker.cache.protocol import Lease, Shard
 from stoker.cache.scripts import Script
