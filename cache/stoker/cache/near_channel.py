@@ -89,6 +89,7 @@ class Channel:
             log.debug("the near cache has no thread: %s", error)
             ear.close()
             self._thread, self._woken = None, False
+            self._near.resting = True  # so that the next read tries again
 
     def _ring(self) -> None:
         try:
