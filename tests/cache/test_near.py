@@ -469,6 +469,11 @@ def test_a_memory_cache_needs_no_copies() -> None:
         CacheConfig(near_size=10)
 
 
+def test_a_bound_that_the_map_cannot_hold_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"near_bound=0\.0104: give whole milliseconds"):
+        CacheConfig(near_bound=0.0104)
+
+
 def test_two_bounds_in_one_namespace_are_refused(make_redis: MakeCache, writer: Cache) -> None:
     writer.set("k", 1)
     with pytest.raises(PlacementMismatch, match=r"open with near_bound_ms=100, .*use that"):

@@ -75,7 +75,7 @@ class CacheConfig:
         near_size: Entries of the redis backend that this process keeps copies of; 0: none.
         near_bytes: Estimated bytes of these copies. 1024 or more.
         near_bound: Seconds by which a copy may be older than the last acknowledged change, anywhere; also what
-            `barrier=True` waits for. 0.01 to 10.
+            `barrier=True` waits for. 0.01 to 10, in whole milliseconds.
         near_all: Whether all keys may be copied, or only those whose loader has `near=True`.
     """
 
@@ -152,6 +152,11 @@ class CacheConfig:
             _whole(self.near_bytes, 1024), "near_bytes", "give a whole number of bytes, at least 1024"
         )
         self._between("near_bound", 0.01, 10)
+        self._check(
+            math.isclose(self.near_bound * 1000, round(self.near_bound * 1000)),
+            "near_bound",
+            "give whole milliseconds, since all processes have to mean the same",
+        )
         self._check(isinstance(self.near_all, bool), "near_all", "give True or False")
         self._check_url()
 
