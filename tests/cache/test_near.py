@@ -430,6 +430,19 @@ def test_without_the_right_to_track_it_says_so_once_and_reads_from_the_server(
         client.execute_command("ACL", "DELUSER", namespace)
 
 
+def test_behind_what_hides_the_servers_id_there_are_copies_only_if_that_is_trusted(
+    make_redis: MakeCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("stoker.cache.dialogue.process_of", lambda *_: b"hidden 0123456789abcdef")
+    cache = make_redis(near_size=10)
+    cache.set("k", 1)
+    wait_until(lambda: cache.get("k") == 1 and "no near cache" in caplog.text, 5)
+    assert (cache.get("k"), cache.stats().near_hits) == (1, 0)
+    trusting = make_redis(near_size=10, boot_fence="off", namespace=f"{cache.config.namespace}-off")
+    trusting.set("k", 2)
+    copied(trusting, "k")
+
+
 def test_where_no_thread_can_be_started_reads_go_on_without(
     reader: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
