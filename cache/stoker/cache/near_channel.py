@@ -131,13 +131,15 @@ class Channel:
                     log.debug("the near cache has lost its channel: %s", error)
                     lasted = time.monotonic() - began > self._config.breaker_reset
                     pause = _FIRST_PAUSE_S if lasted else min(2 * pause, self._config.breaker_reset)
-                except (
-                    Exception
-                ):  # without this thread there would be no copies any more, and nobody would know why
+                except Exception:
+                    # Without this thread there would be no copies any more, and nobody would know why.
                     pause = _REFUSED_PAUSE_S
                     log.exception("the near cache has failed; it begins anew in %g s", pause)
                 finally:
-                    self._near.lost()
+                    if (
+                        self._over is over
+                    ):  # else another thread has the channel, since this one was slow to end
+                        self._near.lost()
                 over.wait(pause)
 
     def _converse(self, ear: socket.socket, over: threading.Event) -> None:
@@ -148,6 +150,8 @@ class Channel:
             if connection.line.process != connection.line.server and self._config.boot_fence != "off":
                 raise ResponseError("it hides its run_id, so there may be more than one behind this address")
             connection.ask((("CLIENT", "TRACKING", "ON"),)).reply()
+            if over.is_set():
+                return
             self._near.opened(connection.line.server)
             Conversation(self._near, self._config, cast("Any", raw)._sock, ear).go_on(over, self._listened)
         finally:
