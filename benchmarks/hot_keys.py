@@ -28,8 +28,8 @@ READS = 200
 class Unsampled(Traffic):
     """Counts as `Traffic` does, without the sample."""
 
-    def note(self, tenant_id: str | None, key: str, hit: bool) -> bool:
-        self.counts_of(tenant_id, key)[0 if hit else 1] += 1
+    def note(self, tenant_id: str | None, key: str, hit: bool, times: int = 1) -> bool:
+        self.counts_of(tenant_id, key)[0 if hit else 1] += times
         if not self._shared:
             return False
         return time.monotonic() - self._flushed_at >= FLUSH_EVERY_S

@@ -10,6 +10,7 @@ import redis
 from stoker.cache import Cache, CacheConfig, CacheMonitor, LoadKey, hot_reports
 from stoker.cache.loaders import Loader, Registry
 from tests.cache.conftest import MakeCache
+from tests.waiting import wait_until
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 
@@ -61,7 +62,9 @@ def test_the_documented_acl_is_enough(
     make_redis: MakeCache, client: Any, cache_server: str, namespace: str
 ) -> None:
     allow(client, namespace, documented(client))
-    cache = make_redis(redis_url=cache_server.replace("://", f"://{namespace}:x@"), lease=0.3, max_load=0.3)
+    cache = make_redis(
+        redis_url=cache_server.replace("://", f"://{namespace}:x@"), lease=0.3, max_load=0.3, near_size=10
+    )
     cache.set("k", 1, tags=["t"])
     assert cache.get_or_load("k", lambda: 2) == 1
     assert cache.get_or_load("l", lambda: 2) == 2
@@ -75,6 +78,8 @@ def test_the_documented_acl_is_enough(
     assert cache.sweep().complete
     assert cache.evict(target_bytes=1).reason
     cache.delete("k")
+    cache.set("n", 1)
+    wait_until(lambda: cache.get("n") and cache.explain("n")["near"] == "served", 5)
     assert CacheMonitor(cache).get_memory_usage()["hits"] > 0
     assert hot_reports.collect(cache)
     assert cache.ping()

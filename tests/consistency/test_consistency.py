@@ -32,8 +32,17 @@ MIXES = [
     "full,kill",
     "cut,pause",
     "scripts,broker,kill",
+    "freeze,disconnect",
     "kill,pause,restart,control,cut,full",
 ]
+MIXES_WITH_COPIES = [
+    ("kill,pause", 2),
+    ("restart,failover,kill", 1),
+    ("control,flush,cut", 2),
+    ("evict,full,scripts", 1),
+    ("freeze,disconnect,pause", 2),
+]
+"""Faults and shards."""
 GUARDS: dict[str, list[str]] = {
     "lease": ["--faults=none"],
     "lease-of-many": ["--faults=none"],
@@ -48,11 +57,17 @@ GUARDS: dict[str, list[str]] = {
     "set-ends-lease": ["--faults=none"],
     "delete-ends-lease": ["--faults=none"],
     "map-life": ["--faults=control,flush", "--strangers"],
+    "near-bound": ["--near", "--faults=none"],
+    "near-control": ["--near", "--faults=none"],
+    "near-changes": ["--near", "--faults=none"],
+    "near-flush": ["--near", "--faults=disconnect"],
+    "near-barrier": ["--near", "--faults=none"],
+    "near-own": ["--near", "--faults=none"],
 }
 """Each guard with the faults that it is there for."""
 NO_GUARD = "mark-age"
 """What can be taken away and is not missed."""
-SOAKED = ("lease", "boot-fence", "map-life")
+SOAKED = ("lease", "boot-fence", "map-life", "near-bound")
 """Guards that every run of CI removes."""
 ATTEMPTS = 20
 
@@ -101,6 +116,16 @@ def test_nothing_stale_is_served_while_everybody_reads_and_writes() -> None:
 
 def test_nothing_stale_is_served_while_processes_die_the_server_restarts_and_control_state_is_lost() -> None:
     assert_consistent(run(5, "--faults=kill,pause,restart,control"))
+
+
+def test_nothing_stale_is_served_of_copies_after_a_barrier_or_beyond_their_bound() -> None:
+    assert_consistent(run(4, "--near", "--faults=pause,disconnect"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("faults", "shards"), MIXES_WITH_COPIES)
+def test_nothing_stale_is_served_of_copies_under(faults: str, shards: int) -> None:
+    assert_consistent(run(20, "--near", "--no-jobs", f"--shards={shards}", f"--faults={faults}"))
 
 
 @pytest.mark.slow

@@ -88,6 +88,14 @@ def test_the_memory_benchmark_runs_and_writes_what_it_found(tmp_path: Path) -> N
     assert len(list(tmp_path.glob("*.svg"))) == 3
 
 
+def test_the_benchmark_of_the_near_cache_runs() -> None:
+    command = [sys.executable, "-m", "benchmarks.near", "--quick"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 0, run.stderr
+    for row in ("stoker near, text", "stoker near, dict", "redis-py client-side cache", "redis-py GET"):
+        assert f"| {row} |" in run.stdout
+
+
 @pytest.mark.slow
 def test_every_contender_in_memory_that_is_installed_takes_part() -> None:
     command = [sys.executable, "-m", "benchmarks.memory", "--quick"]

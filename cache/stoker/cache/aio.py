@@ -10,11 +10,13 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from stoker.cache.aio_transport import AioTransport
 from stoker.cache.cached import AsyncCachedDecorator, AsyncCachedFunction, cached_by
+from stoker.cache.copies import ABSENT
 from stoker.cache.core import Core
 from stoker.cache.engine import Cache
 from stoker.cache.evict import EvictReport
 from stoker.cache.loaders import Registry, default_registry
 from stoker.cache.loop import Loop
+from stoker.cache.near_channel import Channel
 from stoker.cache.options import CacheConfig, Hooks, Seconds
 from stoker.cache.programs import Program
 from stoker.cache.requests import Token
@@ -66,6 +68,11 @@ class AsyncCache:
         self._memory = self._core.memory
         self._peek = None if self._memory is None else self._memory.peek
         self._update = None if self._memory is None else self._memory.update
+        self._near = None if self._core.near is None else self._core.near.get
+        self._channel: Channel | None = None
+        if self._core.near is not None and not self._shares:
+            self._channel = Channel(self._core.near, self.config)
+            weakref.finalize(self, self._channel.close)
         self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Here] = (
             weakref.WeakKeyDictionary()
         )
@@ -107,6 +114,8 @@ class AsyncCache:
         """See `Cache.get`."""
         peek = self._peek
         if peek is None or type is not None:
+            if self._near is not None and (value := self._near(key, tenant_id, type)) is not ABSENT:
+                return value
             return await self._do(self._core.get(key, tenant_id, default, type))
         slot = peek(key, tenant_id)
         return self._core.missed(key, tenant_id, default) if slot is None else slot.value
@@ -131,6 +140,8 @@ class AsyncCache:
         type: Any = None,
     ) -> Any:
         """See `Cache.get_or_load`; `load` may be a coroutine function, or a function in a thread."""
+        if self._near is not None and (value := self._near(key, tenant_id, type)) is not ABSENT:
+            return value
         request = self._core.requests.read(key, load, tenant_id, ttl, soft_ttl, tags, type)
         return await self._do(self._core.get_or_load(request, self._here().loop.under_way))
 
@@ -150,6 +161,7 @@ class AsyncCache:
         soft_ttl: Seconds | None = None,
         tags: Iterable[str] = (),
         token: Token | None = None,
+        barrier: bool = False,
     ) -> bool:
         """See `Cache.set`."""
         plain = soft_ttl is None and token is None and not tags
@@ -158,7 +170,7 @@ class AsyncCache:
         write = self._core.requests.write(value, ttl, soft_ttl, tags)
         if self._memory is not None and token is None:
             return self._core.put(self._memory, key, write, tenant_id)
-        return await self._do(self._core.set(key, write, tenant_id, token))
+        return await self._do(self._core.set(key, write, tenant_id, token, barrier))
 
     async def set_many(
         self,
@@ -168,29 +180,34 @@ class AsyncCache:
         *,
         soft_ttl: Seconds | None = None,
         tags: Iterable[str] = (),
+        barrier: bool = False,
     ) -> bool:
         """See `Cache.set_many`."""
-        return await self._do(self._core.set_many(values, tenant_id, ttl, soft_ttl, tags))
+        return await self._do(self._core.set_many(values, tenant_id, ttl, soft_ttl, tags, barrier))
 
     async def snapshot(self, key: str, tenant_id: str | None = None, *, hold: Seconds = 30.0) -> Token:
         """See `Cache.snapshot`."""
         return await self._do(self._core.snapshot(key, tenant_id, hold))
 
-    async def delete(self, key: str, tenant_id: str | None = None) -> bool:
+    async def delete(self, key: str, tenant_id: str | None = None, *, barrier: bool = False) -> bool:
         """See `Cache.delete`."""
-        return await self._do(self._core.delete(key, tenant_id))
+        return await self._do(self._core.delete(key, tenant_id, barrier))
 
-    async def invalidate_pattern(self, pattern: str, tenant_id: str | None = None) -> None:
+    async def invalidate_pattern(
+        self, pattern: str, tenant_id: str | None = None, *, barrier: bool = False
+    ) -> None:
         """See `Cache.invalidate_pattern`."""
-        await self._do(self._core.invalidate_pattern(pattern, tenant_id))
+        await self._do(self._core.invalidate_pattern(pattern, tenant_id, barrier))
 
-    async def invalidate_tags(self, tags: Iterable[str], tenant_id: str | None = None) -> None:
+    async def invalidate_tags(
+        self, tags: Iterable[str], tenant_id: str | None = None, *, barrier: bool = False
+    ) -> None:
         """See `Cache.invalidate_tags`."""
-        await self._do(self._core.invalidate_tags(tags, tenant_id))
+        await self._do(self._core.invalidate_tags(tags, tenant_id, barrier))
 
-    async def invalidate_tenant(self, tenant_id: str | None) -> None:
+    async def invalidate_tenant(self, tenant_id: str | None, *, barrier: bool = False) -> None:
         """See `Cache.invalidate_tenant`."""
-        await self._do(self._core.invalidate_tenant(tenant_id))
+        await self._do(self._core.invalidate_tenant(tenant_id, barrier))
 
     def cached(
         self,
@@ -272,6 +289,8 @@ class AsyncCache:
                 await transport.close()
         if not self._shares:
             self._core.backend.close()
+        if self._channel is not None:
+            await asyncio.to_thread(self._channel.close)
 
     async def __aenter__(self) -> Self:
         return self
@@ -301,6 +320,8 @@ def _forked() -> None:
         for here in list(cache._by_loop.values()):
             if here.transport is not None:
                 here.transport.forked()
+        if cache._channel is not None:
+            cache._channel.forked()
 
 
 os.register_at_fork(after_in_child=_forked)

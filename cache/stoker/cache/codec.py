@@ -28,7 +28,8 @@ _PLAIN: tuple[Any, ...] = (None, True, 0, 0.0, "", b"", [], {})  # each type tha
 _TYPE_REMEDY = "use plain types, a dataclass, TypedDict, NamedTuple or msgspec.Struct, or None for plain data"
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder().decode
+decode_plain = msgspec.msgpack.Decoder().decode
+"""The value of a payload without flags, as plain data."""
 
 
 class Undecodable(Exception):
@@ -85,18 +86,26 @@ class Codec:
             Undecodable: The codec or a flag is unknown, the payload is corrupt, truncated or larger than
                 `max_value_bytes`, or the value does not fit `type`. Never anything else.
         """
-        if codec_id != MSGPACK or flags & ~COMPRESSED:
-            raise Undecodable(f"codec {codec_id} with flags {flags:#x} is not known to this version")
         try:
-            if flags:
-                payload = self._decompressed(payload)
-            elif len(payload) > self._max_bytes:
-                raise Undecodable(f"{len(payload)} bytes exceed max_value_bytes={self._max_bytes}")
-            return _decode(payload) if type is None else _decoder(type).decode(payload)
+            payload = self.unpacked(codec_id, flags, payload)
+            return decode_plain(payload) if type is None else _decoder(type).decode(payload)
         except Undecodable:
             raise
         except Exception as exc:  # besides corrupt data, whatever the __post_init__ of `type` raises
             raise Undecodable(_reason(exc)) from exc
+
+    def unpacked(self, codec_id: int, flags: int, payload: bytes | memoryview) -> bytes | memoryview:
+        """The payload as it is without flags. Raises Undecodable as `decode`."""
+        if codec_id != MSGPACK or flags & ~COMPRESSED:
+            raise Undecodable(f"codec {codec_id} with flags {flags:#x} is not known to this version")
+        if flags:
+            try:
+                return self._decompressed(payload)
+            except zlib.error as exc:
+                raise Undecodable(_reason(exc)) from exc
+        if len(payload) > self._max_bytes:
+            raise Undecodable(f"{len(payload)} bytes exceed max_value_bytes={self._max_bytes}")
+        return payload
 
     def _decompressed(self, payload: bytes | memoryview) -> bytes:
         stream = zlib.decompressobj()

@@ -18,6 +18,7 @@ from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.bans import Rule
 from stoker.cache.budget import Budget, Limit, Unlimited
 from stoker.cache.codec import check_type
+from stoker.cache.copies import ABSENT
 from stoker.cache.errors import (
     CacheError,
     CacheUnavailable,
@@ -29,8 +30,10 @@ from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
 from stoker.cache.loaders import Registry
 from stoker.cache.loading import Loading, UnderWay
+from stoker.cache.near import Near
 from stoker.cache.options import CacheConfig, Hooks, Seconds, ttl_ms
-from stoker.cache.programs import Program, Steps
+from stoker.cache.programs import Program, Sleep, Steps
+from stoker.cache.protocol import Name
 from stoker.cache.requests import Request, Requests, Token
 from stoker.cache.stats import CacheStats, Counters
 from stoker.cache.tenancy import check_key, check_tags, tenant_field
@@ -43,6 +46,8 @@ from stoker.cache.work import LocalWork, Work
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+_CLOCKS_DIFFER = 1.02
+"""How much longer than the bound a barrier waits, since two machines' clocks do not run alike."""
 
 
 class Core:
@@ -56,11 +61,16 @@ class Core:
         self.traffic = Traffic(shared=config.backend == "redis")
         self.memory: MemoryBackend | None = None
         """The backend, if it is in this process: what it can do at once needs no program."""
+        self.near: Near | None = None
+        """Copies of entries in this process, where a read is looked for first."""
         self.backend: Backend
         if config.backend == "memory":
             self.backend = self.memory = MemoryBackend(config, self.counters, traffic=self.traffic)
         else:
-            self.backend = RedisBackend(config, self.counters, self._tell)
+            self.backend = RedisBackend(
+                config, self.counters, self._tell, self._near_keeps, self._near_served
+            )
+            self.near = self.backend.near
         self._hooks = hooks
         self._loading = Loading(config, self.backend, self.counters, registry, hooks.on_refresh)
         _CORES.add(self)
@@ -93,20 +103,30 @@ class Core:
         names = [check_key(key) for key in dict.fromkeys(keys)]
         if type is not None:
             check_type(type)
+        values = self._near_values(names, tenant_id, type)
+        read = [key for key in names if key not in values]
         try:
-            hits: dict[str, Hit] = yield self.backend.read_many(tenant_id, names, type)
+            hits: dict[str, Hit] = (yield self.backend.read_many(tenant_id, read, type)) if read else {}
         except CacheUnavailable as error:
             self._unavailable(error)
-            return {}
+            hits, read = {}, []
         self.counters.hits += len(hits)
-        self.counters.misses += len(names) - len(hits)
+        self.counters.misses += len(read) - len(hits)
         self.counters.stale_hits += sum(hit.stale for hit in hits.values())
         due = False
-        for key in names:
+        for key in read:
             due = self.traffic.note(tenant_id, key, key in hits) or due
         if due:
             yield from self.flush_traffic()
-        return {key: hit.value for key, hit in hits.items()}
+        values.update((key, hit.value) for key, hit in hits.items())
+        return {key: values[key] for key in names if key in values}
+
+    def _near_values(self, names: Sequence[str], tenant_id: str | None, type: Any) -> dict[str, Any]:
+        """Of these keys those that a copy here may be served of."""
+        if self.near is None:
+            return {}
+        get = self.near.get
+        return {key: value for key in names if (value := get(key, tenant_id, type)) is not ABSENT}
 
     def missed(self, key: str, tenant_id: str | None, default: Any) -> Any:
         """The answer of a `get` that memory had no entry for: only now is it of interest whether it was a name."""
@@ -141,13 +161,22 @@ class Core:
 
     # -- writing ----------------------------------------------------------------------------------------------
 
-    def set(self, key: str, write: Write, tenant_id: str | None, token: Token | None) -> Program[bool]:
+    def set(
+        self, key: str, write: Write, tenant_id: str | None, token: Token | None, barrier: bool
+    ) -> Program[bool]:
         check_key(key)
         if token is not None:
-            return (yield from self._set_with(token, key, tenant_id, write))
-        [stored] = yield from self._acknowledged("set", self.backend.store(tenant_id, [(key, write)]))
-        self.counters.sets += 1
+            stored = yield from self._set_with(token, key, tenant_id, write)
+        else:
+            [stored] = yield from self._acknowledged("set", self.backend.store(tenant_id, [(key, write)]))
+            self.counters.sets += 1
+        yield from self._wait_for_copies(barrier)
         return stored
+
+    def _wait_for_copies(self, barrier: bool) -> Program[None]:
+        """Rule 14: wait, if that was asked for, until no process serves a copy of what was changed."""
+        if barrier and self.memory is None:
+            yield Sleep(self.config.near_bound * _CLOCKS_DIFFER)
 
     def put(self, memory: MemoryBackend, key: str, write: Write, tenant_id: str | None) -> bool:
         """As `set` without a token, at once."""
@@ -175,6 +204,7 @@ class Core:
         ttl: Seconds | None,
         soft_ttl: Seconds | None,
         tags: Iterable[str],
+        barrier: bool,
     ) -> Program[bool]:
         tags = check_tags(tags)
         writes = [
@@ -184,6 +214,7 @@ class Core:
             return True
         stored = yield from self._acknowledged("set_many", self.backend.store(tenant_id, writes))
         self.counters.sets += len(writes)
+        yield from self._wait_for_copies(barrier)
         return all(stored)
 
     def snapshot(self, key: str, tenant_id: str | None, hold: Seconds) -> Program[Token]:
@@ -193,23 +224,25 @@ class Core:
         operation = self.backend.snapshot(tenant_id, check_key(key), hold_ms)
         return Token((yield from self._acknowledged("snapshot", operation)))
 
-    def delete(self, key: str, tenant_id: str | None) -> Program[bool]:
+    def delete(self, key: str, tenant_id: str | None, barrier: bool) -> Program[bool]:
         there = yield from self._acknowledged("delete", self.backend.delete(tenant_id, check_key(key)))
         self.counters.deletes += 1
+        yield from self._wait_for_copies(barrier)
         return there
 
-    def invalidate_pattern(self, pattern: str, tenant_id: str | None) -> Program[None]:
-        return self._ban("invalidate_pattern", [invalidate.pattern_rule(pattern, tenant_id)])
+    def invalidate_pattern(self, pattern: str, tenant_id: str | None, barrier: bool) -> Program[None]:
+        return self._ban("invalidate_pattern", [invalidate.pattern_rule(pattern, tenant_id)], barrier)
 
-    def invalidate_tags(self, tags: Iterable[str], tenant_id: str | None) -> Program[None]:
-        return self._ban("invalidate_tags", invalidate.tag_rules(tags, tenant_id))
+    def invalidate_tags(self, tags: Iterable[str], tenant_id: str | None, barrier: bool) -> Program[None]:
+        return self._ban("invalidate_tags", invalidate.tag_rules(tags, tenant_id), barrier)
 
-    def invalidate_tenant(self, tenant_id: str | None) -> Program[None]:
-        return self._ban("invalidate_tenant", [invalidate.tenant_rule(tenant_id)])
+    def invalidate_tenant(self, tenant_id: str | None, barrier: bool) -> Program[None]:
+        return self._ban("invalidate_tenant", [invalidate.tenant_rule(tenant_id)], barrier)
 
-    def _ban(self, name: str, rules: list[Rule]) -> Program[None]:
+    def _ban(self, name: str, rules: list[Rule], barrier: bool) -> Program[None]:
         then = yield from self._acknowledged(name, self.backend.ban(rules))
         self.counters.invalidations += 1
+        yield from self._wait_for_copies(barrier)
         if then is not None:
             yield from self._keep_short(then)
 
@@ -265,10 +298,21 @@ class Core:
             return False
 
     def flush_traffic(self) -> Program[None]:
+        if self.near is not None:
+            self.near.tally()
         return self.traffic.flush(self.backend.add_traffic)
+
+    def _near_keeps(self, key: str) -> bool:
+        found = self.registry.find(key)
+        wanted = None if found is None else found[0].near
+        return self.config.near_all if wanted is None else wanted
+
+    def _near_served(self, name: Name, times: int) -> bool:
+        return self.traffic.note(*name, hit=True, times=times)
 
     def stats(self) -> CacheStats:
         counts = asdict(self.counters)
+        counts["hits"] += self.counters.near_hits
         if self.memory is not None:  # there a read is counted once, with its family
             families = self.traffic.totals().values()
             counts["hits"] = sum(one.hits for one in families)
@@ -276,7 +320,15 @@ class Core:
         reads = counts["hits"] + counts["misses"]
         entries = len(self.backend) if self.config.backend == "memory" else None
         rate = counts["hits"] / reads if reads else 0.0
-        return CacheStats(backend=self.config.backend, entries=entries, hit_rate=rate, **counts)
+        near = (0, 0) if self.near is None else (len(self.near.copies), self.near.copies.bytes)
+        return CacheStats(
+            backend=self.config.backend,
+            entries=entries,
+            hit_rate=rate,
+            near_entries=near[0],
+            near_bytes=near[1],
+            **counts,
+        )
 
     def _unavailable(self, error: CacheUnavailable) -> None:
         self.counters.unavailable += 1

@@ -12,9 +12,11 @@ from stoker.cache.backends.memory import MemoryBackend
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.budget import Budget, Limit
 from stoker.cache.cached import CachedDecorator, CachedFunction, cached_by
+from stoker.cache.copies import ABSENT
 from stoker.cache.core import Core
 from stoker.cache.evict import EvictReport
 from stoker.cache.loaders import Registry, default_registry
+from stoker.cache.near_channel import Channel
 from stoker.cache.options import CacheConfig, Hooks, Seconds
 from stoker.cache.requests import Token
 from stoker.cache.stats import CacheStats
@@ -58,8 +60,12 @@ class Cache:
         self._peek = None if self._memory is None else self._memory.peek
         self._update = None if self._memory is None else self._memory.update
         self._transport = Transport(self.config) if self.config.backend == "redis" else None
+        self._near = None if self._core.near is None else self._core.near.get
+        self._channel = None if self._core.near is None else Channel(self._core.near, self.config)
         self._threads = Threads(self.config, self._run, self._core.backend.renew if self._transport else None)
         self._do = self._threads.perform
+        if self._channel is not None:
+            weakref.finalize(self, self._channel.close)
         _CACHES.add(self)
 
     def _run(self, operation: Operation[T]) -> T:
@@ -84,6 +90,8 @@ class Cache:
         """
         peek = self._peek
         if peek is None or type is not None:
+            if self._near is not None and (value := self._near(key, tenant_id, type)) is not ABSENT:
+                return value
             return self._do(self._core.get(key, tenant_id, default, type))
         slot = peek(key, tenant_id)
         return self._core.missed(key, tenant_id, default) if slot is None else slot.value
@@ -117,6 +125,8 @@ class Cache:
             LoaderError: There is neither `load` nor a registered loader, or the loader has no value for the key.
             Exception: Whatever the loader raises.
         """
+        if self._near is not None and (value := self._near(key, tenant_id, type)) is not ABSENT:
+            return value
         request = self._core.requests.read(key, load, tenant_id, ttl, soft_ttl, tags, type)
         return self._do(self._core.get_or_load(request, self._threads.under_way))
 
@@ -141,6 +151,7 @@ class Cache:
         soft_ttl: Seconds | None = None,
         tags: Iterable[str] = (),
         token: Token | None = None,
+        barrier: bool = False,
     ) -> bool:
         """Store a value that is true now; with `token` (see `snapshot`) one that was computed since.
 
@@ -158,7 +169,7 @@ class Cache:
         write = self._core.requests.write(value, ttl, soft_ttl, tags)
         if self._memory is not None and token is None:
             return self._core.put(self._memory, key, write, tenant_id)
-        return self._do(self._core.set(key, write, tenant_id, token))
+        return self._do(self._core.set(key, write, tenant_id, token, barrier))
 
     def set_many(
         self,
@@ -168,9 +179,10 @@ class Cache:
         *,
         soft_ttl: Seconds | None = None,
         tags: Iterable[str] = (),
+        barrier: bool = False,
     ) -> bool:
         """Store every value in few round trips; True if all were stored. None is, if one cannot be encoded."""
-        return self._do(self._core.set_many(values, tenant_id, ttl, soft_ttl, tags))
+        return self._do(self._core.set_many(values, tenant_id, ttl, soft_ttl, tags, barrier))
 
     def snapshot(self, key: str, tenant_id: str | None = None, *, hold: Seconds = 30.0) -> Token:
         """Begin to compute a value for long: `set(token=...)` will notice what happened to the key meanwhile.
@@ -183,38 +195,42 @@ class Cache:
         """
         return self._do(self._core.snapshot(key, tenant_id, hold))
 
-    def delete(self, key: str, tenant_id: str | None = None) -> bool:
+    def delete(self, key: str, tenant_id: str | None = None, *, barrier: bool = False) -> bool:
         """Invalidate one key, and any load of it under way; tells whether there was an entry.
 
         Raises:
             InvalidationNotAcknowledged: The server did not confirm it.
         """
-        return self._do(self._core.delete(key, tenant_id))
+        return self._do(self._core.delete(key, tenant_id, barrier))
 
-    def invalidate_pattern(self, pattern: str, tenant_id: str | None = None) -> None:
+    def invalidate_pattern(
+        self, pattern: str, tenant_id: str | None = None, *, barrier: bool = False
+    ) -> None:
         """Invalidate every key of the tenant that the pattern names, in one round trip whatever their number.
 
         Raises:
             InvalidPattern: It does not follow the grammar (`*`, `?`, `[a-z]`, `[^x]`, `\\x`).
             InvalidationNotAcknowledged: The server did not confirm it.
         """
-        self._do(self._core.invalidate_pattern(pattern, tenant_id))
+        self._do(self._core.invalidate_pattern(pattern, tenant_id, barrier))
 
-    def invalidate_tags(self, tags: Iterable[str], tenant_id: str | None = None) -> None:
+    def invalidate_tags(
+        self, tags: Iterable[str], tenant_id: str | None = None, *, barrier: bool = False
+    ) -> None:
         """Invalidate every entry of the tenant that carries any of the tags, in one round trip.
 
         Raises:
             InvalidationNotAcknowledged: The server did not confirm it.
         """
-        self._do(self._core.invalidate_tags(tags, tenant_id))
+        self._do(self._core.invalidate_tags(tags, tenant_id, barrier))
 
-    def invalidate_tenant(self, tenant_id: str | None) -> None:
+    def invalidate_tenant(self, tenant_id: str | None, *, barrier: bool = False) -> None:
         """Invalidate everything of the tenant (None: the shared key space), in one round trip.
 
         Raises:
             InvalidationNotAcknowledged: The server did not confirm it.
         """
-        self._do(self._core.invalidate_tenant(tenant_id))
+        self._do(self._core.invalidate_tenant(tenant_id, barrier))
 
     def cached(
         self,
@@ -345,6 +361,8 @@ class Cache:
         self._do(self._core.flush_traffic())
         self._threads.close()
         self._core.backend.close()
+        if self._channel is not None:
+            self._channel.close()
         if self._transport is not None:
             self._transport.close()
 
@@ -376,6 +394,8 @@ def _forked() -> None:
         cache._threads.forked()
         if cache._transport is not None:
             cache._transport.forked()
+        if cache._channel is not None:
+            cache._channel.forked()
 
 
 os.register_at_fork(after_in_child=_forked)

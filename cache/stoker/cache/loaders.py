@@ -78,6 +78,7 @@ class Loader:
         stale_on_error: Whether a value that could not be refreshed is served until it expires; else it is dropped.
         rate: Keys a second that all workers together may load when they warm; None: any.
         concurrency: Batches that they may load at once; None: any.
+        near: Whether processes may keep copies of its values, see `CacheConfig.near_size`; None: as `near_all` says.
         refresh_in: Who loads values anew: a `"worker"`, where the cache's hooks reach one, or the reader's `"process"`.
 
     Attributes:
@@ -97,6 +98,7 @@ class Loader:
         "many",
         "match",
         "name",
+        "near",
         "owner",
         "rate",
         "refresh_in",
@@ -124,6 +126,7 @@ class Loader:
         refresh_in: RefreshIn = "worker",
         rate: float | None = None,
         concurrency: int | None = None,
+        near: bool | None = None,
     ) -> None:
         fields = Template(template).fields
         self.signature = Signature(function, fields if many else None)
@@ -141,6 +144,7 @@ class Loader:
         self.ttl_jitter = ttl_jitter
         self.stale_on_error = stale_on_error
         self.refresh_in = refresh_in
+        self.near = near
         self.rate = rate
         self.concurrency = concurrency
         self._check_ttls()
@@ -341,6 +345,7 @@ def loader(
     refresh_in: RefreshIn = "worker",
     rate: float | None = None,
     concurrency: int | None = None,
+    near: bool | None = None,
 ) -> Callable[[F], F]:
     """Register the decorated function as the loader of a template; the function itself is not changed.
 
@@ -366,6 +371,7 @@ def loader(
             refresh_in=refresh_in,
             rate=rate,
             concurrency=concurrency,
+            near=near,
         )
         default_registry.add(made)
         return function

@@ -43,7 +43,7 @@ class Hooks:
 
 @dataclass(frozen=True, slots=True)
 class CacheConfig:
-    """Settings of one cache. Every process that shares a namespace must agree on `max_load`.
+    """Settings of one cache. Every process that shares a namespace must agree on `max_load` and `near_bound`.
 
     Attributes:
         backend: `"memory"` (this process only) or `"redis"` (shared; Redis >= 7.0 or Valkey >= 7.2).
@@ -72,6 +72,11 @@ class CacheConfig:
         max_value_bytes: Largest encoded value, compressed or not, that is stored or read. 1024 or more.
         high_watermark: Share of the limit above which the cache counts as under pressure.
         low_watermark: Share of the limit down to which `evict` goes. Below `high_watermark`.
+        near_size: Entries of the redis backend that this process keeps copies of; 0: none.
+        near_bytes: Estimated bytes of these copies. 1024 or more.
+        near_bound: Seconds by which a copy may be older than the last acknowledged change, anywhere; also what
+            `barrier=True` waits for. 0.01 to 10, in whole milliseconds.
+        near_all: Whether all keys may be copied, or only those whose loader has `near=True`.
     """
 
     backend: BackendName = "memory"
@@ -96,6 +101,10 @@ class CacheConfig:
     max_value_bytes: int = 64 * 2**20
     high_watermark: float = 0.9
     low_watermark: float = 0.8
+    near_size: int = 0
+    near_bytes: int = 64 * 2**20
+    near_bound: float = 0.1
+    near_all: bool = True
 
     def __post_init__(self) -> None:
         self._check(self.backend in ("memory", "redis"), "backend", "choose 'memory' or 'redis'")
@@ -133,6 +142,22 @@ class CacheConfig:
         self._between("high_watermark", 0.01, 1)
         self._between("low_watermark", 0.0, 1)
         self._check(self.low_watermark < self.high_watermark, "low_watermark", "must be below high_watermark")
+        self._check(_whole(self.near_size, 0), "near_size", "give a whole number of entries, 0 for none")
+        self._check(
+            not self.near_size or self.backend == "redis",
+            "near_size",
+            "is for the redis backend; a memory cache holds its values in this process as it is",
+        )
+        self._check(
+            _whole(self.near_bytes, 1024), "near_bytes", "give a whole number of bytes, at least 1024"
+        )
+        self._between("near_bound", 0.01, 10)
+        self._check(
+            math.isclose(self.near_bound * 1000, round(self.near_bound * 1000)),
+            "near_bound",
+            "give whole milliseconds, since all processes have to mean the same",
+        )
+        self._check(isinstance(self.near_all, bool), "near_all", "give True or False")
         self._check_url()
 
     def _check_url(self) -> None:

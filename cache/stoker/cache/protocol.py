@@ -122,15 +122,17 @@ class Shard(BanLog):
     def judge(self, view: View, name: Name, blob: bytes | None) -> Found | None:
         """Rule 3: the entry, if it may be served."""
         meta = entry.unpack(blob) if blob is not None else None
-        if meta is None or blob is None:
-            return None
-        if meta.incarnation != view.control.incarnation:
-            return None
-        if meta.seq > view.control.head:  # stamped by nobody, or the record is older than the entry
-            return None
-        if len(view.bans) and view.bans.kills(tenant_field(name[0]), name[1], meta.tags, meta.seq):
+        if meta is None or blob is None or not self.serves(view, name, meta):
             return None
         return Found(meta, blob)
+
+    def serves(self, view: View, name: Name, meta: Meta) -> bool:
+        """Rule 3 for an entry with this header."""
+        if meta.incarnation != view.control.incarnation:
+            return False
+        if meta.seq > view.control.head:  # stamped by nobody, or the record is older than the entry
+            return False
+        return not len(view.bans) or not view.bans.kills(tenant_field(name[0]), name[1], meta.tags, meta.seq)
 
     # -- filling (rules 1, 2) ---------------------------------------------------------------------------------
 

@@ -165,6 +165,13 @@ def _mismatch(name: str, ours: object, theirs: object) -> PlacementMismatch:
             f"the process that opened the namespace got {theirs!r} for the same keys; use a function that gives the "
             "same answers in every process (hash() of a str does not, zlib.crc32 does)",
         )
+    if name == "near_bound_ms":
+        return PlacementMismatch(
+            "near_bound",
+            ours,
+            f"the namespace is open with near_bound_ms={theirs!r}, for which its barriers wait and its copies are "
+            "served; use that, or another namespace",
+        )
     return PlacementMismatch(
         name,
         ours,

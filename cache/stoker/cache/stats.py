@@ -23,6 +23,10 @@ class Counters:
     undecodable: int = 0
     unavailable: int = 0
     evictions: int = 0
+    near_hits: int = 0
+    near_misses: int = 0
+    near_invalidations: int = 0
+    near_flushes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,9 @@ class CacheStats:
         undecodable: Entries that could not be read and counted as misses.
         unavailable: Operations that found no server.
         evictions: Entries dropped to make room.
+        near_hits: Hits answered by the near cache, which `hits` counts too; `near_misses` reads that it could not.
+        near_invalidations: Keys that the server said had changed; `near_flushes` how often all copies were dropped.
+        near_entries, near_bytes: What the near cache holds now; the bytes are estimated.
         entries: Live entries on the memory backend; None on Redis.
         hit_rate: Hits by reads, 0 to 1; 0 before the first read.
     """
@@ -64,5 +71,11 @@ class CacheStats:
     undecodable: int
     unavailable: int
     evictions: int
+    near_hits: int
+    near_misses: int
+    near_invalidations: int
+    near_flushes: int
+    near_entries: int
+    near_bytes: int
     entries: int | None
     hit_rate: float

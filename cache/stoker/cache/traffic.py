@@ -60,14 +60,14 @@ class Traffic:
         self._sample = hot.Sample()
         self._left = 1
 
-    def note(self, tenant_id: str | None, key: str, hit: bool) -> bool:
-        """Count one read. Returns whether it is time to add the counts to the fleet's."""
-        self.counts_of(tenant_id, key)[0 if hit else 1] += 1
+    def note(self, tenant_id: str | None, key: str, hit: bool, times: int = 1) -> bool:
+        """Count reads, as a rule one. Returns whether it is time to add the counts to the fleet's."""
+        self.counts_of(tenant_id, key)[0 if hit else 1] += times
         if not self._shared:
             return False
-        self._left -= 1
-        if self._left <= 0:
-            self._left = self._sample.add((tenant_id, key))
+        self._left -= times
+        while self._left <= 0:
+            self._left += self._sample.add((tenant_id, key))
         waited = time.monotonic() - self._flushed_at
         return waited >= FLUSH_EVERY_S or (waited >= FULL_EVERY_S and self._sample.thinned)
 

@@ -65,6 +65,10 @@ _CACHE_FIELDS = {  # the setting -> its field of CacheConfig
     "max_value_bytes": "max_value_bytes",
     "high_watermark": "high_watermark",
     "low_watermark": "low_watermark",
+    "near_size": "near_size",
+    "near_bytes": "near_bytes",
+    "near_bound": "near_bound",
+    "near_all": "near_all",
 }
 
 
@@ -158,6 +162,21 @@ class Settings(BaseSettings):
     low_watermark: float = Field(
         default=_CACHE.low_watermark,
         description="Share of memory down to which eviction goes; below high_watermark.",
+    )
+    near_size: int = Field(
+        default=_CACHE.near_size,
+        description="Entries that a process keeps copies of; 0 or more, 0: no near cache.",
+    )
+    near_bytes: int = Field(
+        default=_CACHE.near_bytes, description="Estimated bytes of these copies; 1024 or more."
+    )
+    near_bound: float = Field(
+        default=_CACHE.near_bound,
+        description="Seconds by which a copy may lag, and that a barrier waits; 0.01 to 10.",
+    )
+    near_all: bool = Field(
+        default=_CACHE.near_all,
+        description="Whether all keys are copied, or only those of loaders with near=True.",
     )
 
     num_shards: int = Field(

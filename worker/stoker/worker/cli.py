@@ -117,12 +117,13 @@ def verify(
     strangers: Annotated[
         bool, typer.Option("--strangers", help="Let half of the processes place keys otherwise.")
     ] = False,
+    near: Annotated[bool, typer.Option("--near", help="Let them keep copies in their processes.")] = False,
     jobs: Annotated[
         bool | None,
         typer.Option("--jobs/--no-jobs", help="Invalidate by Celery workers too; default: from 20 s."),
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Several mixes of faults, then none: 17 minutes in all.")
+        bool, typer.Option("--full", help="Several mixes of faults, then none: 19 minutes in all.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -143,6 +144,7 @@ def verify(
             url=url,
             shards=shards,
             strangers=strangers,
+            near=near,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None

@@ -23,6 +23,7 @@ from stoker.cache.errors import ConfigError
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
 from stoker.cache.keys import EntryNames, ShardKeys
+from stoker.cache.near import Near
 from stoker.cache.options import CacheConfig
 from stoker.cache.programs import Steps
 from stoker.cache.protocol import Asked, Busy, Filling, Found, Lease, Name, Shard
@@ -51,10 +52,19 @@ class RedisBackend:
         config: With `redis_url`.
         counters: Of the cache that this backend serves.
         on_event: Told `cache.cold` with its reason when this process began a new incarnation.
+        near_keeps, near_served: What `Near` is given.
+
+    Attributes:
+        near: The copies in this process, if there are to be any.
     """
 
     def __init__(
-        self, config: CacheConfig, counters: Counters, on_event: Callable[[str, Mapping[str, Any]], None]
+        self,
+        config: CacheConfig,
+        counters: Counters,
+        on_event: Callable[[str, Mapping[str, Any]], None],
+        near_keeps: Callable[[str], bool],
+        near_served: Callable[[Name, int], bool],
     ) -> None:
         self._config = config
         self._counters = counters
@@ -63,6 +73,9 @@ class RedisBackend:
         self._lease_ms = round(config.lease * 1000)
         self._traffic_key = keys.traffic(config.namespace)
         self._samples_key = keys.samples(config.namespace)
+        self.near: Near | None = None
+        if config.near_size:
+            self.near = Near(config, counters, self._codec, near_keeps, near_served)
         self._place(Placement())
 
     def stored_name(self, tenant_id: str | None, key: str) -> str:
@@ -86,11 +99,14 @@ class RedisBackend:
             num_shards=placement.num_shards,
             hash=placement.hash,
             probes=placement.probes,
+            near_bound_ms=round(config.near_bound * 1000),
         )
         agreement = Agreement(wanted)
         self.placement = placement
         self.names = EntryNames(config.namespace, placement.num_shards)
         self.shards = [self._make_shard(n, agreement) for n in range(placement.num_shards)]
+        if self.near is not None:
+            self.near.place(self.shards)
 
     def _make_shard(self, number: int, agreement: Agreement) -> Shard:
         keys = ShardKeys(self._config.namespace, number)
@@ -152,14 +168,20 @@ class RedisBackend:
 
     def read(self, tenant_id: str | None, key: str, type: Any = None) -> Operation[Hit | None]:
         name = tenant_id, key
-        [found] = yield from self.shard_of(name).read((name,))
+        [found] = yield from self._read(self.shard_of(name), (name,))
         return self._hit(found, type)
+
+    def _read(self, shard: Shard, names: Sequence[Name]) -> Operation[list[Found | None]]:
+        found = yield from shard.read(names)
+        if self.near is not None:
+            self.near.read(names, found, shard)
+        return found
 
     def read_many(
         self, tenant_id: str | None, keys: Sequence[str], type: Any = None
     ) -> Operation[dict[str, Hit]]:
         names = [(tenant_id, key) for key in keys]
-        found = yield from self._spread(names, _itself, Shard.read)
+        found = yield from self._spread(names, _itself, self._read)
         hits = ((key, self._hit(one, type)) for key, one in zip(keys, found, strict=True))
         return {key: hit for key, hit in hits if hit is not None}
 
@@ -194,7 +216,16 @@ class RedisBackend:
             Filling(lease, self._pack(lease.key, lease.stamp, write, now), write.ttl_ms, write.tags)
             for lease, write in fills
         ]
-        return (yield from self._spread(packed, lambda one: one.lease.name, Shard.fill, _FILL_PAGE))
+        filling = self._spread(packed, lambda one: one.lease.name, Shard.fill, _FILL_PAGE)
+        return (yield from self._changing([one.lease.name for one in packed], filling))
+
+    def _changing(self, names: Sequence[Name], operation: Operation[T]) -> Operation[T]:
+        """An operation that changes these entries: none of their copies here outlives it."""
+        try:
+            return (yield from operation)
+        finally:
+            if self.near is not None:
+                self.near.forget(names)
 
     def lease_absent(self, names: Sequence[Name]) -> Operation[list[Batch] | None]:
         """Lease keys of which none is there and none is leased, in a batch for each shard; else None, and none is."""
@@ -230,7 +261,8 @@ class RedisBackend:
             blobs = entry.pack_all(one.batch.stamp, payloads, MSGPACK, kept, one.load_us)
             ttls_ms = [hard_ms for hard_ms, _ in one.lifetimes]
             asked.append(batch.fill(self.shards[one.batch.shard], one.batch, blobs, ttls_ms, one.tags))
-        return [ok for part in (yield from together(asked)) for ok in part]
+        names = [name for one in fills for name in one.batch.names]
+        return [ok for part in (yield from self._changing(names, together(asked))) for ok in part]
 
     def _pack(self, key: str, stamp: Stamp, write: Write, now: int) -> bytes:
         flags, payload = self._codec.encode(key, write.value)
@@ -249,7 +281,8 @@ class RedisBackend:
         items = [
             ((tenant_id, key), self._pack(key, _NO_STAMP, write, now), write.ttl_ms) for key, write in writes
         ]
-        return (yield from self._spread(items, lambda item: item[0], Shard.store))
+        storing = self._spread(items, lambda item: item[0], Shard.store)
+        return (yield from self._changing([item[0] for item in items], storing))
 
     def ask_refresh(self, tenant_id: str | None, key: str) -> Operation[Asked]:
         return self.shard_of((tenant_id, key)).ask_refresh(tenant_id, key, self._lease_ms)
@@ -258,10 +291,14 @@ class RedisBackend:
         return self.shard_of((tenant_id, key)).refreshed(tenant_id, key)
 
     def delete(self, tenant_id: str | None, key: str) -> Operation[bool]:
-        return self.shard_of((tenant_id, key)).delete(tenant_id, key)
+        return self._changing([(tenant_id, key)], self.shard_of((tenant_id, key)).delete(tenant_id, key))
 
     def ban(self, rules: Sequence[Rule]) -> Operation[Operation[None] | None]:
-        lengths = yield from together([shard.ban(rules) for shard in self.shards])
+        try:
+            lengths = yield from together([shard.ban(rules) for shard in self.shards])
+        finally:
+            if self.near is not None:
+                self.near.banned()
         return self._shorten(lengths) if any(lengths) else None
 
     def _shorten(self, lengths: Sequence[int]) -> Operation[None]:
@@ -283,6 +320,7 @@ class RedisBackend:
             "head": view.control.head,
             "floor": view.control.floor,
             "bans": len(view.bans),
+            "near": "off" if self.near is None else self.near.state_of((tenant_id, key)),
         }
         meta = entry.unpack(blob) if blob is not None else None
         if blob is not None and meta is None:
@@ -335,6 +373,8 @@ class RedisBackend:
     def forked(self) -> None:
         for shard in self.shards:
             shard.forked()
+        if self.near is not None:
+            self.near.forked()
 
     def __len__(self) -> int:
         raise TypeError("len() of a cache on Redis would have to visit every key; stats() has counts")

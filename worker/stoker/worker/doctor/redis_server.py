@@ -13,6 +13,7 @@ from stoker.worker.doctor.server import LEAST_REDIS, LEAST_VALKEY, Server, repli
 from stoker.worker.doctor.system import TENANT, System
 
 SLOW_PING_MS = 5.0
+_OF_NEAR_CACHE = (("ROLE",), ("CLIENT", "TRACKINGINFO"), ("CLIENT", "TRACKING", "OFF"))
 
 
 def check(system: System) -> Iterator[Finding]:
@@ -27,7 +28,7 @@ def check(system: System) -> Iterator[Finding]:
     if server.is_replica:
         yield replica(server)
         return
-    yield from _rights(server, system.settings.namespace)
+    yield from _rights(server, system.settings.namespace, near=bool(system.settings.near_size))
     yield _policy(server, system.settings.beat.evict_every)
 
 
@@ -44,10 +45,10 @@ def _answers(server: Server) -> Iterator[Finding]:
         )
 
 
-def _rights(server: Server, namespace: str) -> Iterator[Finding]:
+def _rights(server: Server, namespace: str, *, near: bool) -> Iterator[Finding]:
     """Try every command that the cache needs, in a form without effect."""
     pipeline = server.client.pipeline(transaction=False)
-    commands = _harmless(namespace)
+    commands = [*_harmless(namespace), *(_OF_NEAR_CACHE if near else ())]
     for command in commands:
         pipeline.execute_command(*command)
     replies = pipeline.execute(raise_on_error=False)
@@ -109,7 +110,7 @@ def _harmless(namespace: str) -> list[tuple[Any, ...]]:
 
 
 def _name(command: tuple[Any, ...]) -> str:
-    two_words = command[0] in ("MEMORY", "OBJECT")
+    two_words = command[0] in ("MEMORY", "OBJECT", "CLIENT")
     return "|".join(command[: 2 if two_words else 1]).lower()
 
 

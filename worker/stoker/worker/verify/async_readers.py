@@ -10,7 +10,7 @@ from typing import Any
 from stoker.cache import AsyncCache, CacheUnavailable, Hooks, InvalidationNotAcknowledged
 from stoker.worker.verify.post import Desk, Post, in_threads
 from stoker.worker.verify.producer import workers_refresh
-from stoker.worker.verify.readers import SOFT_TTL_S, Reader
+from stoker.worker.verify.readers import SOFT_TTL_S, Reader, count_near
 from stoker.worker.verify.source import TTL_S, count_loads, load_async, often_the_same, short_or_long
 from stoker.worker.verify.world import KEYS, TENANTS, tag_of
 
@@ -43,6 +43,7 @@ async def _read(post: Post, hooks: Hooks | None = None) -> None:
             reader = AsyncReader(cache)
             await asyncio.gather(*(_keep_at(reader, Desk.at(post, n)) for n in range(1, TASKS + 1)))
         await beside
+        count_near(post, shared)
 
 
 async def _keep_at(reader: "AsyncReader", desk: Desk) -> None:

@@ -180,6 +180,19 @@ def cut(stage: Stage) -> None:
     stage.after(stage.chance.uniform(0.2, 0.8), heal)
 
 
+def freeze(stage: Stage) -> None:
+    """Stop the server's process for a moment: nobody is answered, and no connection breaks."""
+    # The run waits for it: it would hang if it asked such a server something.
+    stage.server.freeze(stage.chance.uniform(0.05, 0.5))
+    stage.happened("freeze")
+
+
+def disconnect(stage: Stage) -> None:
+    """Close everybody's connections."""
+    stage.server.admin.client_kill_filter(_type="normal", skipme=True)
+    stage.happened("disconnect")
+
+
 def broker(stage: Stage) -> None:
     """Crash the broker, and bring it back after up to 0.8 s, from an old dump or with nothing."""
     if stage.workers is None:
@@ -208,5 +221,7 @@ FAULTS = {
     "evict": Fault(evict, 0.7, 1.5, "evictions"),
     "full": Fault(full, 0.7, 1.5, "full_memories"),
     "cut": Fault(cut, 1.0, 1.5, "cuts"),
+    "freeze": Fault(freeze, 0.5, 2.0, "freezes"),
+    "disconnect": Fault(disconnect, 0.3, 1.0, "disconnects"),
     "broker": Fault(broker, 4.0, 8.0, "broker_restarts"),
 }

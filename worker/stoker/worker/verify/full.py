@@ -1,4 +1,4 @@
-"""`stoker verify --full`: ten minutes of faults in mixes, a long run without, and what all of it must come to."""
+"""`stoker verify --full`: twelve minutes of faults in mixes, a long run without, and what all of it must come to."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -6,15 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from stoker.worker.verify.harness import Outcome
 from stoker.worker.verify.plan import Plan
 
-MIXES: tuple[tuple[str, int, float], ...] = (
-    ("kill,pause,restart,failover,control,scripts,flush,evict,full,cut,broker", 1, 60),
-    ("kill,pause,control,broker", 2, 140),
-    ("restart,kill,cut,pause", 1, 80),
-    ("failover,flush,kill,broker", 2, 120),
-    ("evict,full,pause,scripts,broker", 1, 80),
-    ("kill,restart,failover,flush,control,broker", 1, 120),
+MIXES: tuple[tuple[str, int, float, bool], ...] = (
+    ("kill,pause,restart,failover,control,scripts,flush,evict,full,cut,broker", 1, 60, False),
+    ("kill,pause,control,broker", 2, 140, False),
+    ("restart,kill,cut,pause", 1, 80, False),
+    ("failover,flush,kill,broker", 2, 120, False),
+    ("evict,full,pause,scripts,broker", 1, 80, False),
+    ("kill,restart,failover,flush,control,broker", 1, 120, False),
+    ("kill,pause,restart,failover,control,flush,freeze,disconnect", 1, 60, True),
+    ("freeze,disconnect,pause,cut", 2, 60, True),
 )
-"""Faults, shards, seconds."""
+"""Faults, shards, seconds, and whether processes keep copies."""
 QUIET = (2, 400.0)
 """Shards and seconds of the run without faults."""
 MUST = {
@@ -35,8 +37,10 @@ MUST_READ_QUIETLY = 1_000_000
 
 def plans(seed: int, binary: str) -> Iterator[Plan]:
     """The runs, the quiet one last."""
-    for number, (faults, shards, seconds) in enumerate(MIXES):
-        yield Plan(seed + number, seconds, faults.split(","), binary=binary, shards=shards, jobs=True)
+    for number, (faults, shards, seconds, near) in enumerate(MIXES):
+        yield Plan(
+            seed + number, seconds, faults.split(","), binary=binary, shards=shards, jobs=True, near=near
+        )
     shards, seconds = QUIET
     yield Plan(seed + len(MIXES), seconds, binary=binary, shards=shards, jobs=True)
 

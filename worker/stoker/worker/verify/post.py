@@ -17,6 +17,9 @@ MAX_LOAD_S = 1.2
 EARLY_REFRESH = 5.0
 """More than anybody needs: most values with a short TTL are refreshed before they expire."""
 
+NEAR_SIZE = 200
+"""Of 300 names: some copies have to go."""
+
 
 class Post(NamedTuple):
     """Where a role works: its row of counters, the truth, the server and name space, and its seed.
@@ -31,6 +34,7 @@ class Post(NamedTuple):
     seed: int
     shards: int
     environment: dict[str, str]
+    near: bool
 
     def config(self) -> CacheConfig:
         """The cache's, with leases short enough to run out within a run."""
@@ -41,6 +45,7 @@ class Post(NamedTuple):
             lease=LEASE_S,
             max_load=MAX_LOAD_S,
             early_refresh=EARLY_REFRESH,
+            near_size=NEAR_SIZE if self.near else 0,
         )
 
     def cache(self, hooks: Hooks | None = None) -> Cache:

@@ -56,10 +56,10 @@ def produce(post: Post) -> None:
     connect(post)
 
     def choose(chance: random.Random, tenant: int, key: int) -> Change:
-        return _change(post.world, chance, tenant, key)
+        return _change(post.world, chance, tenant, key)._replace(barrier=not post.near)
 
     writer = Writer(post.slot, choose, (NotDone,), ("acks", "job_acks"))
-    in_threads(post, writer.write, Errands().run)
+    in_threads(post, writer.write, writer.pass_on, Errands().run)
 
 
 def connect(post: Post) -> None:

@@ -22,12 +22,19 @@ def read(post: Post) -> None:
     """Three threads that read everything from one cache; workers refresh for them."""
     with post.cache(workers_refresh(post)) as cache:
         in_threads(post, *[Reader(cache).read_anything] * READER_THREADS)
+        count_near(post, cache)
 
 
 def crowd(post: Post) -> None:
     """Ten threads that want the same few, slow keys of one tenant: most of them follow another's load."""
     with post.cache() as cache:
         in_threads(post, *[Reader(cache).read_with_the_crowd] * CROWD_THREADS)
+        count_near(post, cache)
+
+
+def count_near(post: Post, cache: Cache) -> None:
+    """Add up what was served of copies; all others have stopped counting."""
+    post.world.count(post.slot, {"near_hits": cache.stats().near_hits})
 
 
 class Reader:

@@ -5,6 +5,7 @@ listens on 127.0.0.1 only, until `crash` ends it.
 """
 
 import os
+import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -77,6 +78,16 @@ class Server:
             self.admin.close()
             self._processes.stop([self._child], 0)
             self._child = None
+
+    def freeze(self, seconds: float) -> None:
+        """Stand still for so long, with all connections open."""
+        if self._child is None:
+            return
+        os.kill(self._child.pid, signal.SIGSTOP)
+        try:
+            time.sleep(seconds)
+        finally:
+            os.kill(self._child.pid, signal.SIGCONT)
 
     def restart(self) -> None:
         """Crash, and come back from the last dump."""

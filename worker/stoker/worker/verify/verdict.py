@@ -7,6 +7,8 @@ from stoker.worker.verify.harness import Outcome
 LEAST_A_SECOND = {"reads": 100, "hits": 20, "loads": 10, "acks": 5}
 """A run with less of it says nothing. Strangers are refused half of the time, so they do half."""
 LEAST = {"warmed": 1, "sweeps": 1}
+LEAST_WITH_COPIES = {"near_hits": 2}
+"""A second. Those of a process that is killed are not counted."""
 LEAST_WITH_JOBS = {"job_acks": 0.5, "duplicates": 0.5, "job_sweeps": 0.02, "refreshes_sent": 0.05}
 """A second. Workers are killed, and take their time to start."""
 
@@ -32,6 +34,7 @@ def problems(outcome: Outcome) -> Iterator[str]:
 def _too_little(outcome: Outcome) -> Iterator[str]:
     share = 0.25 if outcome.plan.strangers else 1.0
     a_second = LEAST_A_SECOND | (LEAST_WITH_JOBS if outcome.plan.jobs else {})
+    a_second |= LEAST_WITH_COPIES if outcome.plan.near else {}
     wanted = {name: int(least * outcome.seconds * share) for name, least in a_second.items()} | LEAST
     for name, least in wanted.items():
         if outcome.totals[name] < least:

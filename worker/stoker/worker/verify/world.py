@@ -43,6 +43,7 @@ COUNTS: tuple[str, ...] = (
     "errors",
     "refused",
     "cancelled",
+    "near_hits",
 )
 SLOTS = 20
 _STOP, _COUNTS_AT = 2 * NAMES, 2 * NAMES + 1

@@ -3,10 +3,11 @@
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
-from stoker.cache import AsyncCache, Cache, CacheUnavailable, InvalidationNotAcknowledged
+from stoker.cache import AsyncCache, Cache, CacheConfig, CacheUnavailable, InvalidationNotAcknowledged
 from stoker.worker.verify.post import Desk, Post, in_threads
 from stoker.worker.verify.source import TTL_S, load, often_the_same
 from stoker.worker.verify.world import (
@@ -23,17 +24,30 @@ from stoker.worker.verify.world import (
 AGAIN = 0.3
 """Share of changes to the key that was changed last."""
 PAUSE_S = 0.09
+_BOUND_S = CacheConfig().near_bound
+"""After it copies of what was changed without a barrier are stale."""
 SWEEP_PAUSE_S = 0.1
 
 Versions = dict[int, int]
 """Versions by places in KEYS."""
 
 
+class _How(TypedDict):
+    barrier: bool
+
+
 class Change(NamedTuple):
-    """Keys that change together, and how the cache is told."""
+    """Keys that change together, and how the cache is told.
+
+    Attributes:
+        read: How the same process reads one of the keys, if it may have a copy of it.
+        barrier: Whether nobody has an old copy once telling has ended; if not, copies may live on for their bound.
+    """
 
     keys: list[int]
     tell: Callable[[Versions], object]
+    read: Callable[[int], Any] | None = None
+    barrier: bool = True
 
 
 class Writer:
@@ -57,6 +71,7 @@ class Writer:
         self._unsure = unsure
         self._counts = counts
         self._last = 0
+        self._passing: deque[tuple[float, Versions]] = deque()
 
     def write(self, desk: Desk) -> None:
         """One change. Often the next follows at once, while what this one has caused is under way."""
@@ -64,6 +79,9 @@ class Writer:
         key = self._last if chance.random() < AGAIN else often_the_same(chance)
         change = self._choose(chance, self._tenant, key)
         self._last = change.keys[0]
+        if change.read is not None:
+            for _ in range(2):  # so that there is a copy
+                change.read(self._last)
         versions = world.change(self._tenant, change.keys)
         while not world.stopped:
             try:
@@ -75,33 +93,48 @@ class Writer:
                     desk.judge.error("write", error)
                 time.sleep(0.02)
             else:
-                world.acknowledge(self._tenant, versions)
+                if change.barrier:
+                    world.acknowledge(self._tenant, versions)
+                else:
+                    self._passing.append((time.monotonic() + _BOUND_S, versions))
+                if change.read is not None and (got := change.read(self._last)) is not None:
+                    desk.judge.served("own get", self._tenant, self._last, versions[self._last], got)
                 for name in self._counts:
                     desk.judge.add(name)
                 break
         time.sleep(chance.random() ** 2 * PAUSE_S)
 
+    def pass_on(self, desk: Desk) -> None:
+        """Write down as acknowledged what was, once the bound of all copies of it has passed."""
+        time.sleep(0.001)
+        while self._passing and self._passing[0][0] <= time.monotonic():
+            desk.post.world.acknowledge(self._tenant, self._passing.popleft()[1])
+
 
 def write(post: Post) -> None:
     """Change one tenant's truth and tell the cache directly. The slot is also the tenant."""
     with post.cache() as cache:
-
-        def choose(chance: random.Random, tenant: int, key: int) -> Change:
-            return _change(cache, chance, tenant, key)
-
-        in_threads(post, Writer(post.slot, choose, (InvalidationNotAcknowledged,), ("acks",)).write)
+        in_threads(post, *_works(post, cache))
 
 
 def write_async(post: Post) -> None:
     """As `write`, with an `AsyncCache`."""
     with asyncio.Runner() as runner:
         cache = _Awaited(runner, AsyncCache(post.cache()))
-
-        def choose(chance: random.Random, tenant: int, key: int) -> Change:
-            return _change(cache, chance, tenant, key)
-
-        in_threads(post, Writer(post.slot, choose, (InvalidationNotAcknowledged,), ("acks",)).write)
+        in_threads(post, *_works(post, cache))
         cache.close()
+
+
+def _works(post: Post, cache: "Cache | _Awaited") -> list[Callable[[Desk], None]]:
+    def choose(chance: random.Random, tenant: int, key: int) -> Change:
+        if not post.near:
+            return _change(cache, chance, tenant, key)
+        barrier = chance.random() < 0.5
+        change = _change(cache, chance, tenant, key, barrier=barrier)
+        return change._replace(read=lambda k: cache.get(KEYS[k], TENANTS[tenant]), barrier=barrier)
+
+    writer = Writer(post.slot, choose, (InvalidationNotAcknowledged,), ("acks",))
+    return [writer.write, writer.pass_on] if post.near else [writer.write]
 
 
 class _Awaited:
@@ -115,30 +148,32 @@ class _Awaited:
         return lambda *args, **kwargs: self._runner.run(getattr(self._cache, name)(*args, **kwargs))
 
 
-def _change(cache: Cache | _Awaited, chance: random.Random, tenant: int, key: int) -> Change:
-    name = TENANTS[tenant]
+def _change(
+    cache: Cache | _Awaited, chance: random.Random, tenant: int, key: int, *, barrier: bool = False
+) -> Change:
+    name, how = TENANTS[tenant], _How(barrier=barrier)
     kind = chance.random()
     if kind < 0.3:
-        return Change([key], lambda _: cache.delete(KEYS[key], name))
+        return Change([key], lambda _: cache.delete(KEYS[key], name, **how))
     if kind < 0.6:
         tags = [tag_of(key)]
         return Change(
-            [key], lambda v: cache.set(KEYS[key], value(tenant, key, v[key]), name, TTL_S, tags=tags)
+            [key], lambda v: cache.set(KEYS[key], value(tenant, key, v[key]), name, TTL_S, tags=tags, **how)
         )
     tag = chance.choice(TAGS)
     if kind < 0.65:
         return Change(
             keys_with_tag(tag),
             lambda v: cache.set_many(
-                {KEYS[k]: value(tenant, k, n) for k, n in v.items()}, name, TTL_S, tags=[tag]
+                {KEYS[k]: value(tenant, k, n) for k, n in v.items()}, name, TTL_S, tags=[tag], **how
             ),
         )
     if kind < 0.8:
-        return Change(keys_with_tag(tag), lambda _: cache.invalidate_tags([tag], name))
+        return Change(keys_with_tag(tag), lambda _: cache.invalidate_tags([tag], name, **how))
     if kind < 0.95:
         pattern = chance.choice(PATTERNS)
-        return Change(keys_that_match(pattern), lambda _: cache.invalidate_pattern(pattern, name))
-    return Change(list(range(len(KEYS))), lambda _: cache.invalidate_tenant(name))
+        return Change(keys_that_match(pattern), lambda _: cache.invalidate_pattern(pattern, name, **how))
+    return Change(list(range(len(KEYS))), lambda _: cache.invalidate_tenant(name, **how))
 
 
 def warm(post: Post) -> None:

@@ -1,0 +1,192 @@
+"""What a process holds of entries that are on the server: a bounded table of copies. For `near`, which has the rules.
+
+What was not served goes first when there is no room: second chance, also called clock. A hit is counted in the copy,
+without a lock; everything else here is done under `Copies.lock`.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Final
+
+from stoker.cache.entry import Meta
+from stoker.cache.protocol import Name, Shard
+
+ABSENT: Final = object()
+"""What stands for a value that is not there, since None is one."""
+OVERHEAD_BYTES = 900
+"""What a copy takes besides its bytes: itself, its header and tags, its places in two tables."""
+
+Place = str | tuple[str, str]
+"""A key of the shared key space; or a tenant and a key."""
+
+
+class Tracked:
+    """A shard, and its control record as the channel has it.
+
+    Attributes:
+        ctl: None where it is not known, or changed since it was read.
+        asked: Whether it was asked for and has not come.
+    """
+
+    __slots__ = ("asked", "ctl", "shard")
+
+    def __init__(self, shard: Shard) -> None:
+        self.shard = shard
+        self.ctl: bytes | None = None
+        self.asked = False
+
+
+class Copy:
+    """An entry as it came over the channel.
+
+    Attributes:
+        stored: Its name on the server.
+        least: Bans up to this seq need not be known to judge it: they are older than it, or had retired when it was
+            read, so that it had outlived them.
+        due: Until when it is served, in seconds.
+        value: Decoded, if that may be given to every caller; otherwise ABSENT.
+        judged: The control record of the latest view by which it may be served.
+        hits: How often it was served since that was last counted.
+        used: Whether it had been served by then, since it was last passed over.
+    """
+
+    __slots__ = (
+        "due",
+        "hits",
+        "judged",
+        "least",
+        "meta",
+        "payload",
+        "place",
+        "shard",
+        "size",
+        "stored",
+        "tracked",
+        "used",
+        "value",
+    )
+
+    def __init__(
+        self,
+        place: Place,
+        stored: bytes,
+        tracked: Tracked,
+        meta: Meta,
+        payload: bytes,
+        least: int,
+        due: float,
+        value: Any,
+    ) -> None:
+        self.place = place
+        self.stored = stored
+        self.tracked = tracked
+        self.shard = tracked.shard
+        self.meta = meta
+        self.payload = payload
+        self.least = least
+        self.due = due
+        self.value = value
+        self.judged = b""
+        self.hits = 0
+        self.used = False
+        self.size = OVERHEAD_BYTES + 2 * len(stored) + len(payload) * (1 if value is ABSENT else 2)
+
+
+class Copies:
+    """Copies by place and by stored name.
+
+    Args:
+        most: Copies.
+        most_bytes: Of them, estimated.
+        served: Told how often a key was served; tells whether a read should go the long way and take all counts along.
+
+    Attributes:
+        find: The copy at a place, or None; needs no lock.
+        lock: Of whoever changes something. What runs under it may be a finalizer that uses the cache.
+        bytes: Of all copies, estimated.
+    """
+
+    def __init__(self, most: int, most_bytes: int, served: Callable[[Name, int], bool]) -> None:
+        self._most = most
+        self._most_bytes = most_bytes
+        self._served = served
+        self._due = False
+        self._table: OrderedDict[Place, Copy] = OrderedDict()
+        self._by_stored: dict[bytes, Copy] = {}
+        self.find: Callable[[Place], Copy | None] = self._table.get
+        self.bytes = 0
+        self.forked()
+
+    def forked(self) -> None:
+        """Begin without a lock that somebody may have held, and without the parent's copies and counts."""
+        self.lock = threading.RLock()
+        for copy in self._table.values():
+            copy.hits = 0
+        self.clear()
+
+    def add(self, copy: Copy) -> None:
+        """Take in a copy, in place of one that is there; unless it is too large for all the room there is."""
+        if (old := self._table.get(copy.place)) is not None:
+            self.drop(old)
+        if copy.size > self._most_bytes:
+            return
+        self._table[copy.place] = copy
+        self._by_stored[copy.stored] = copy
+        self.bytes += copy.size
+        while len(self._table) > self._most or self.bytes > self._most_bytes:
+            _, oldest = self._table.popitem(last=False)
+            if self._count(oldest):
+                oldest.used = False
+                self._table[oldest.place] = oldest
+            else:
+                del self._by_stored[oldest.stored]
+                self.bytes -= oldest.size
+
+    def named(self, stored: bytes) -> Copy | None:
+        """The copy of the entry with this name on the server."""
+        return self._by_stored.get(stored)
+
+    def drop(self, copy: Copy) -> None:
+        """Let go of a copy that is there."""
+        self._count(copy)
+        del self._table[copy.place]
+        del self._by_stored[copy.stored]
+        self.bytes -= copy.size
+
+    def clear(self) -> None:
+        """Let go of all."""
+        for copy in self._table.values():
+            self._count(copy)
+        self._table.clear()
+        self._by_stored.clear()
+        self.bytes = 0
+
+    def tally(self) -> None:
+        """Count what was served of all copies; now and then drop one of them, so that a read takes the counts along."""
+        copies = [copy for copy in self._table.values() if copy.hits]
+        for copy in copies:
+            self._count(copy)
+        if copies and self._due:
+            self.drop(copies[-1])
+
+    def _count(self, copy: Copy) -> bool:
+        """Tell how often it was served. Returns whether it was, since it was last passed over."""
+        hits, copy.hits = copy.hits, 0  # a hit beside this may be lost, which harms nobody
+        if hits:
+            copy.used = True
+            self._due = self._served(name_of(copy.place), hits)
+        return copy.used
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+def place_of(name: Name) -> Place:
+    """Where the copy of an entry is."""
+    return name[1] if name[0] is None else (name[0], name[1])
+
+
+def name_of(place: Place) -> Name:
+    """Its tenant and key."""
+    return (None, place) if isinstance(place, str) else place
