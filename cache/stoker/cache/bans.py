@@ -184,13 +184,18 @@ class TenantSize(NamedTuple):
 
 
 class BanTable:
-    """Live rules by tenant. Its length costs nothing: every read asks for it."""
+    """Live rules by tenant.
 
-    __slots__ = ("_length", "_tenants")
+    Attributes:
+        newest: No rule has a greater seq; every read asks for it.
+    """
+
+    __slots__ = ("_length", "_tenants", "newest")
 
     def __init__(self) -> None:
         self._tenants: dict[str, _TenantBans] = {}
         self._length = 0
+        self.newest = 0
 
     def add(self, rule: Rule, seq: int) -> None:
         """Take in a rule. The caller holds a lock; readers need none."""
@@ -208,6 +213,7 @@ class BanTable:
         else:
             bans.add(rule, seq)
         self._length += len(bans) - before
+        self.newest = max(seq, self.newest)
 
     def kills(self, tenant: str, key: str, tags: Iterable[str], seq: int) -> bool:
         """Whether a rule newer than `seq` matches the entry."""
@@ -220,6 +226,7 @@ class BanTable:
         tables = ((tenant, bans.above(floor)) for tenant, bans in self._tenants.items())
         kept._tenants = {tenant: bans for tenant, bans in tables if len(bans)}
         kept._length = sum(len(bans) for bans in kept._tenants.values())
+        kept.newest = self.newest if kept._length else 0
         return kept
 
     def has_tags(self) -> bool:

@@ -22,6 +22,8 @@ from random import getrandbits
 from struct import Struct, error
 from typing import NamedTuple
 
+from msgspec import Struct as Record
+
 _HEADER = Struct("<2sBBHH8sQQQQII")
 HEADER_BYTES = _HEADER.size
 _pack = _HEADER.pack
@@ -31,8 +33,6 @@ VERSION = 1
 STAMP = slice(8, 32)
 """Incarnation, seq and uid: what a conditional delete compares."""
 STAMP_RANGE = (STAMP.start, STAMP.stop - 1)
-AFTER_SEQ = 24
-"""Where the bytes after seq begin; the `set` script writes seq itself."""
 MAX_SEQ = 2**53 - 1
 """Seqs are scores of a sorted set, that is, doubles; above this they would lose count."""
 
@@ -44,7 +44,7 @@ class Stamp(NamedTuple):
     seq: int
 
 
-class Meta(NamedTuple):
+class Meta(Record, frozen=True, gc=False):
     """What an entry's header and tag block say.
 
     Times are Unix milliseconds (0: never), `load_us` microseconds, `payload_at` and `payload_len` bytes.
@@ -89,6 +89,11 @@ def pack(
         len(payload),
     )
     return header + tag_block + payload
+
+
+def stamped(blob: bytes, stamp: Stamp) -> bytes:
+    """The entry with another stamp. The `set` script writes the seq once more where that has changed."""
+    return b"".join((blob[:8], stamp.incarnation, stamp.seq.to_bytes(8, "little"), blob[24:]))
 
 
 def unpack(blob: bytes, *, whole: bool = True) -> Meta | None:

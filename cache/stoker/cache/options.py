@@ -182,7 +182,7 @@ def ttl_ms(ttl: Seconds, name: str = "ttl") -> int:
     seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
     if (
         isinstance(seconds, bool)
-        or not isinstance(seconds, int | float)
+        or not isinstance(seconds, (int, float))
         or not math.isfinite(seconds)
         or not 0 < seconds <= LONGEST_TTL_S
     ):

@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 _NO_STAMP = Stamp(b"\0" * 8, 0)
 _PAGE = 1000
 """Most keys of one round trip, so that no single command holds the server for long."""
+_COPIED = 4096
+"""Bytes of an entry whose payload is copied sooner than looked at in place."""
 _FILL_PAGE = 128
 """The same of keys to be leased or filled, which take the server longer."""
 
@@ -118,6 +120,8 @@ class RedisBackend:
 
     def shard_of(self, name: Name) -> Shard:
         """The shard that the key lives in."""
+        if len(self.shards) == 1:
+            return self.shards[0]
         return self.shards[self.placement.shard_of(tenant_field(name[0]), name[1])]
 
     def _spread(
@@ -128,6 +132,8 @@ class RedisBackend:
         most: int = _PAGE,
     ) -> Operation[list[T]]:
         """An operation over items of many shards, in pages, all shards of a page in the same round trips."""
+        if len(self.shards) == 1 and len(items) <= most:
+            return (yield from operation(self.shards[0], items))
         results: list[T] = []
         for first in range(0, len(items), most):
             page = items[first : first + most]
@@ -146,9 +152,9 @@ class RedisBackend:
         return results
 
     def read(self, tenant_id: str | None, key: str, type: Any = None) -> Operation[Hit | None]:
-        name = tenant_id, key
-        [found] = yield from self.shard_of(name).read((name,))
-        return self._hit(found, type)
+        shard = self.shard_of(name := (tenant_id, key))
+        view, [blob] = yield from shard.look((shard.keys.entry(tenant_id, key),))
+        return self._hit(shard.judge(view, name, blob), type)
 
     def read_many(
         self, tenant_id: str | None, keys: Sequence[str], type: Any = None
@@ -161,9 +167,10 @@ class RedisBackend:
     def _hit(self, found: Found | None, type: Any) -> Hit | None:
         if found is None:
             return None
-        meta, blob = found
+        meta, blob = found.meta, found.blob
+        payload = blob[meta.payload_at :] if len(blob) < _COPIED else memoryview(blob)[meta.payload_at :]
         try:
-            value = self._codec.decode(meta.codec, meta.flags, memoryview(blob)[meta.payload_at :], type)
+            value = self._codec.decode(meta.codec, meta.flags, payload, type)
         except Undecodable as error:
             self._counters.undecodable += 1
             log.debug("an entry could not be decoded: %s", error)
