@@ -33,10 +33,11 @@ class CuttingProxy(SlowProxy):
 
     def _answer(self, target: socket.socket, data: bytes) -> bool:
         self.passed += len(data)
-        if self.left is not None:
-            target.sendall(data[: self.left])
-            self.left = max(0, self.left - len(data))
-            return self.left > 0
+        left = self.left  # once: the test changes it at any time
+        if left is not None:
+            target.sendall(data[:left])
+            self.left = max(0, left - len(data))
+            return left > len(data)
         if self.gap_s is None:
             target.sendall(data)
             return True

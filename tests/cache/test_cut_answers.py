@@ -1,10 +1,11 @@
 """Answers that are cut off at any byte, that come byte by byte, or too slowly: never one taken for another."""
 
 import time
+from collections.abc import Callable
 
 import pytest
 
-from stoker.cache import CacheConfig, InvalidationNotAcknowledged
+from stoker.cache import Cache, CacheConfig, InvalidationNotAcknowledged
 from tests.cache.conftest import How
 from tests.cache.cutting import CuttingProxy
 
@@ -42,20 +43,20 @@ def test_an_answer_that_is_cut_off_at_any_byte_is_no_answer(
 def test_a_change_whose_answer_is_cut_off_is_in_doubt(
     how: How, proxied: CuttingProxy, namespace: str
 ) -> None:
-    changes = {
-        "set": lambda: cache.set("a", 1),
-        "delete": lambda: cache.delete("a"),
-        "ban": lambda: cache.invalidate_tags(["t"]),
+    changes: dict[str, Callable[[Cache], object]] = {
+        "set": lambda cache: cache.set("a", 1),
+        "delete": lambda cache: cache.delete("a"),
+        "ban": lambda cache: cache.invalidate_tags(["t"]),
     }
     with proxied as proxy, how(config_for(proxy, namespace)) as cache:
         for name, change in changes.items():
-            change()
+            change(cache)
             before = proxy.passed
-            change()
+            change(cache)
             for offset in range(proxy.passed - before):
                 proxy.left = offset
                 with pytest.raises(InvalidationNotAcknowledged):
-                    change()
+                    change(cache)
                 proxy.left = None
                 assert cache.get("b", default=name) == name
 

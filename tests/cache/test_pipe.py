@@ -1,4 +1,4 @@
-"""Tasks share connections: few, in one write a turn of the loop, and whatever becomes of one, others get their answers."""
+"""Tasks share few connections and one write a turn of the loop; whatever becomes of one, others get their answers."""
 
 import asyncio
 import random
@@ -177,7 +177,7 @@ def test_requests_under_way_are_bounded_and_the_error_says_so(
             held = transport_of(cache)._free
             for _ in range(5):
                 await held.acquire()
-            with pytest.raises(InvalidationNotAcknowledged, match="5 requests were under way for 0.2 s"):
+            with pytest.raises(InvalidationNotAcknowledged, match="5 requests were under way"):
                 await cache.delete("k")
             for _ in range(5):
                 held.release()

@@ -7,8 +7,8 @@ import logging
 import os
 import re
 import time
-from collections.abc import Sequence
-from typing import Any, Protocol, Self, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import hiredis
 import redis
@@ -74,7 +74,7 @@ class Line:
 
 def any_error(replies: Sequence[Any]) -> bool:
     """Whether there is anything to be looked at in the replies before they are passed on."""
-    for reply in replies:  # as a rule there is one, and a loop is what costs least then
+    for reply in replies:  # noqa: SIM110 - as a rule there is one, and a generator for it costs more than the rest
         if isinstance(reply, Exception):
             return True
     return False
@@ -108,7 +108,8 @@ def _text(reply: Any) -> bytes:
 
 
 def _pack(command: tuple[bytes | str | int, ...]) -> bytes:
-    return hiredis.pack_command(command)  # type: ignore[arg-type]  # its annotation knows tuples of one item only
+    packed: bytes = hiredis.pack_command(cast("Any", command))  # its annotation knows tuples of one item only
+    return packed
 
 
 WHO = _pack(("INFO", "replication")) + _pack(("INFO", "server"))
@@ -124,7 +125,7 @@ class Replies:
         reader = hiredis.Reader(
             protocolError=InvalidResponse, replyError=DefaultParser.parse_error, notEnoughData=_MORE
         )
-        self.feed = reader.feed
+        self.feed: Callable[..., None] = reader.feed  # its annotation does not know bytearray
         self.left_over = reader.has_data  # whether something has come beyond what was collected
         self._next = reader.gets
 

@@ -28,6 +28,7 @@ from stoker.cache.warm_report import WarmReport
 from stoker.cache.wire import Operation, finished
 from stoker.cache.work import Work
 
+T = TypeVar("T")
 R = TypeVar("R")
 
 
@@ -57,12 +58,13 @@ class Cache:
         self._peek = None if self._memory is None else self._memory.peek
         self._update = None if self._memory is None else self._memory.update
         self._transport = Transport(self.config) if self.config.backend == "redis" else None
-        self._run: Callable[[Operation[Any]], Any] = (
-            finished if self._transport is None else self._transport.run
-        )
-        self._threads = Threads(self.config, self._run, self._core.backend.renew if self._transport else None)
+        run = finished if self._transport is None else self._transport.run
+        self._threads = Threads(self.config, run, self._core.backend.renew if self._transport else None)
         self._do = self._threads.perform
         _CACHES.add(self)
+
+    def _run(self, operation: Operation[T]) -> T:
+        return finished(operation) if self._transport is None else self._transport.run(operation)
 
     @property
     def backend(self) -> str:

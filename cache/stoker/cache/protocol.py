@@ -87,10 +87,10 @@ class Shard(BanLog):
 
     def look(self, entries: Sequence[bytes]) -> Operation[tuple[View, list[bytes | None]]]:
         """What is stored under these names, and a view that may judge it."""
-        look = (("MGET", *entries, self.keys.ctl),)
+        look: Command = ("MGET", *entries, self.keys.ctl)
         for _ in range(ATTEMPTS):
             known = self.view
-            answer = yield look
+            answer = yield (look,)
             *blobs, raw = answer.reply()
             if known.current(raw, answer.server):
                 return known, blobs

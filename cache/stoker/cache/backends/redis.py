@@ -185,7 +185,7 @@ class RedisBackend:
         taken = yield from self._spread(
             names, _itself, lambda shard, page: shard.acquire(page, self._lease_ms), _FILL_PAGE
         )
-        return [(lease, found and self._hit(found, type)) for lease, found in taken]
+        return [(lease, self._hit(found, type)) for lease, found in taken]
 
     def snapshot(self, tenant_id: str | None, key: str, hold_ms: int) -> Operation[Lease]:
         return self.shard_of((tenant_id, key)).snapshot(tenant_id, key, hold_ms)
