@@ -100,10 +100,7 @@ class Core:
         self.counters.hits += len(hits)
         self.counters.misses += len(names) - len(hits)
         self.counters.stale_hits += sum(hit.stale for hit in hits.values())
-        due = False
-        for key in names:
-            due = self.traffic.note(tenant_id, key, key in hits) or due
-        if due:
+        if self.traffic.note_many(tenant_id, names, hits):
             yield from self.flush_traffic()
         return {key: hit.value for key, hit in hits.items()}
 

@@ -26,6 +26,8 @@ from msgspec import Struct as Record
 
 _HEADER = Struct("<2sBBHH8sQQQQII")
 HEADER_BYTES = _HEADER.size
+_GLANCE = Struct("<6sH8sQ8xQQII")
+"""The header again: what is the same in most entries in one piece, and without the uid."""
 _pack = _HEADER.pack
 _MOST_US = 2**32 - 1
 MAGIC = b"Sk"
@@ -89,6 +91,18 @@ def pack(
         len(payload),
     )
     return header + tag_block + payload
+
+
+glance = _GLANCE.unpack_from
+"""The first six bytes of an entry, tags_len, incarnation, seq, soft_ms, hard_ms, load_us and payload_len.
+
+Raises `error` if the header is short; whatever else is wrong with the entry is for `unpack` to find.
+"""
+
+
+def beginning(codec: int, flags: int) -> bytes:
+    """The first six bytes of an entry of this version."""
+    return MAGIC + bytes((VERSION, codec)) + flags.to_bytes(2, "little")
 
 
 def stamped(blob: bytes, stamp: Stamp) -> bytes:
