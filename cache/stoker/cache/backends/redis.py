@@ -203,11 +203,12 @@ class RedisBackend:
                     and of == incarnation
                     and newest <= seq <= head
                     and len(blob) == at + size <= at + most
+                    and (not tags_len or blob[entry.HEADER_BYTES : at].isascii())
                 ):
                     left_ms = hard_ms - now if hard_ms else math.inf
                     hits[key] = Hit(decode(blob[at:]), 0 < soft_ms <= now, left_ms, load_us)
                     continue
-            except Exception:  # noqa: S110 - the careful way says what is wrong
+            except Exception:  # what is wrong, the careful way says
                 pass
             hit = self._hit(shard.judge(view, (tenant_id, key), blob), type)
             if hit is not None:
