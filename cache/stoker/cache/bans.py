@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from os.path import commonprefix
 from typing import NamedTuple
 
 from stoker.cache.entry import MAX_SEQ, Stamp
@@ -16,6 +17,8 @@ from stoker.cache.errors import InvalidPattern
 from stoker.cache.patterns import compile_pattern
 
 _MOST_LEFT = 64
+_MOST_COMPARED = 100
+_LITERAL = re.compile(r"[^*?\[\\]*").match
 
 _CONTROL = re.compile(
     rb"1:([0-9a-f]{16}):(\d{1,16}):([0-9a-f]{8}):(\d{1,16}):(\d{1,16}):(\d{1,9}):([0-9a-f]{16}):(.+)"
@@ -166,6 +169,11 @@ class _TenantBans:
         kept.patterns = tuple(p for p in self.patterns if p[0] > floor)
         return kept
 
+    def literals(self) -> list[str]:
+        """What the keys begin with that the prefixes and patterns can match."""
+        prefixes = [prefix for _, table in self.prefixes for prefix in list(table)]
+        return prefixes + [_LITERAL(pattern)[0] for _, pattern, _ in self.patterns]  # type: ignore[index]
+
     @property
     def named(self) -> int:
         """Rules that are found by name: prefixes and tags."""
@@ -228,6 +236,20 @@ class BanTable:
         kept._length = sum(len(bans) for bans in kept._tenants.values())
         kept.newest = self.newest if kept._length else 0
         return kept
+
+    def common_prefix(self) -> str:
+        """What all names begin with that a rule can kill: an encoded tenant, ':' and part of a key; or a part of that.
+
+        Rules by tag are left out. Of many rules it is not looked for.
+        """
+        if not 0 < self._length <= _MOST_COMPARED:
+            return ""
+        begins = [
+            f"{tenant}:{begin}"
+            for tenant, bans in list(self._tenants.items())
+            for begin in ([""] if bans.seq else bans.literals())
+        ]
+        return commonprefix(begins)  # noqa: RUF071 - these are no paths
 
     def has_tags(self) -> bool:
         """Whether any tag rule lives, so that names alone cannot tell what is dead."""
