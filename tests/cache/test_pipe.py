@@ -174,13 +174,19 @@ def test_requests_under_way_are_bounded_and_the_error_says_so(
     async def main() -> None:
         async with AsyncCache(config_for(proxy.url, namespace, max_connections=1, timeout=0.2)) as cache:
             await cache.set("k", 1)
-            held = transport_of(cache)._free
-            for _ in range(5):
-                await held.acquire()
+            transport = transport_of(cache)
+            transport._callers += 5
             with pytest.raises(InvalidationNotAcknowledged, match="5 requests were under way"):
                 await cache.delete("k")
-            for _ in range(5):
-                held.release()
+            waiting = [asyncio.create_task(cache.get("k")) for _ in range(9)]
+            await asyncio.sleep(0)
+            for task in waiting[::2]:
+                task.cancel()
+            transport._callers -= 5
+            transport._let_in()
+            waiting[1].cancel()  # whose turn it is
+            got = await asyncio.gather(*waiting, return_exceptions=True)
+            assert [value for value in got if not isinstance(value, asyncio.CancelledError)] == [1] * 3
             assert await asyncio.gather(*(cache.get("k") for _ in range(50))) == [1] * 50
 
     with proxy:

@@ -5,6 +5,7 @@ An operation stays on one connection. A caller who is cancelled harms nobody els
 
 import asyncio
 import logging
+from collections import deque
 from typing import TypeVar, cast
 
 import redis
@@ -39,7 +40,8 @@ class AioTransport:
         self._connections = pool_of(ConnectionPool, config, socket_timeout=None, retry=Retry(NoBackoff(), 0))
         self._breaker = Breaker(config.breaker_failures, config.breaker_reset)
         self._most = min(config.max_connections, MOST_PIPES)
-        self._free = asyncio.Semaphore(self._most * PLACES)
+        self._places = self._most * PLACES
+        self._queue: deque[asyncio.Future[None]] = deque()
         self._pipes: list[Pipe] = []
         self._inherited: list[Pipe] = []
         self._opening: asyncio.Task[None] | None = None
@@ -68,13 +70,13 @@ class AioTransport:
         return await self._run(operation)
 
     async def _run(self, operation: Operation[T]) -> T:
-        if self._free.locked():
+        if self._callers >= self._places:
             await self._wait_for_a_place()
-        else:
-            await self._free.acquire()
         self._callers += 1
         try:
-            pipe = await self._checkout()
+            pipe = self._lightest()
+            if pipe is None or pipe.load > _HEAVY or pipe.line.idle:
+                pipe = await self._checkout()
             pipe.users += 1
             try:
                 return await self._drive(operation, pipe)
@@ -84,18 +86,35 @@ class AioTransport:
                     await self._retire(pipe)
         finally:
             self._callers -= 1
-            self._free.release()
+            if self._queue:
+                self._let_in()
             if self._closed and self._callers <= 0:
                 await self._shut()
 
     async def _wait_for_a_place(self) -> None:
         try:
             async with asyncio.timeout(self._config.timeout):
-                await self._free.acquire()
+                while self._callers >= self._places:
+                    turn = asyncio.get_running_loop().create_future()
+                    self._queue.append(turn)
+                    try:
+                        await turn
+                    except BaseException:
+                        if turn.done() and not turn.cancelled():
+                            self._let_in()  # it was this one's turn, and is the next one's now
+                        raise
         except TimeoutError:
-            most = self._most * PLACES
-            reason = f"{most} requests were under way for {self._config.timeout:g} s; make fewer at once"
+            reason = (
+                f"{self._places} requests were under way for {self._config.timeout:g} s; make fewer at once"
+            )
             raise CacheUnavailable("redis", reason) from None
+
+    def _let_in(self) -> None:
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
 
     async def _drive(self, operation: Operation[T], pipe: Pipe) -> T:
         try:

@@ -33,7 +33,7 @@ from stoker.cache.options import CacheConfig, Hooks, Seconds, ttl_ms
 from stoker.cache.programs import Program, Steps
 from stoker.cache.requests import Request, Requests, Token
 from stoker.cache.stats import CacheStats, Counters
-from stoker.cache.tenancy import check_key, check_tags, tenant_field
+from stoker.cache.tenancy import check_key, check_keys, check_tags, tenant_field
 from stoker.cache.traffic import Traffic
 from stoker.cache.warm import Warmer
 from stoker.cache.warm_unit import UnitWarmer
@@ -89,7 +89,7 @@ class Core:
         return hit
 
     def get_many(self, keys: Iterable[str], tenant_id: str | None, type: Any) -> Program[dict[str, Any]]:
-        names = [check_key(key) for key in dict.fromkeys(keys)]
+        names = check_keys(keys)
         if type is not None:
             check_type(type)
         try:

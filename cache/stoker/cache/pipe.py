@@ -74,7 +74,7 @@ class Pipe(asyncio.Protocol):
     @property
     def open(self) -> bool:
         """Whether it can be used, as far as is known."""
-        return self._error is None and not self.line.broken and not self._transport.is_closing()
+        return not self.line.broken and not self._transport.is_closing()
 
     @property
     def ended(self) -> bool:

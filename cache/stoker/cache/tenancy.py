@@ -24,6 +24,18 @@ def check_key(key: str) -> str:
     return key
 
 
+def check_keys(keys: Iterable[str]) -> list[str]:
+    """The keys without repeats, in order, each as `check_key` wants it."""
+    unique = list(dict.fromkeys(keys))
+    try:
+        plain = "".join(unique).isascii()
+    except TypeError:  # one is no str
+        plain = False
+    if plain and unique and min(map(len, unique)) and max(map(len, unique)) * 4 <= MAX_KEY_BYTES:
+        return unique  # as a rule, and seen at once
+    return [check_key(key) for key in unique]
+
+
 def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     """Return the tags without repeats, in order. At most 64, each 1 to 256 UTF-8 bytes without NUL."""
     if not tags:
