@@ -39,6 +39,7 @@ types: .venv/dev.stamp  ## check types with mypy and pyright, sources and tests
 bench: .venv/bench.stamp  ## measure speed beside other caches, some fifteen minutes; BENCH=--quick shows that it runs
 	@$(BIN)/python -m benchmarks.memory $(BENCH)
 	@$(BIN)/python -m benchmarks.near $(BENCH)
+	@$(BIN)/python -m benchmarks.redis_speed $(BENCH)
 	@$(BIN)/python -m benchmarks.warming $(BENCH)
 
 bench-consistency: .venv/bench.stamp  ## count stale reads of other caches and of Stoker, some seven minutes

@@ -48,8 +48,8 @@ def test_who_closes_twice_at_once_closes_and_nothing_under_way_outlives_it(
         await asyncio.gather(cache.close(), cache.close())
         go_on.set()
         assert list(await asyncio.gather(reading, missing, slow)) == [1, 3, 2]
-        assert not transport._idle
-        assert transport._free._value == 64
+        assert not transport._pipes
+        assert not transport._callers
         assert asyncio.all_tasks() == {asyncio.current_task()}
         proxy.delay_s = 0.0
         assert await cache.get("k") == 1  # it may be used again
@@ -97,7 +97,7 @@ def test_a_forked_child_that_goes_on_with_its_parents_loop_talks_on_connections_
     def ports() -> set[int]:
         transport = cache._by_loop[loop].transport
         assert transport is not None
-        writers = [connection.raw._writer for connection in transport._idle]
+        writers = [pipe.raw._writer for pipe in transport._pipes]
         return {writer.get_extra_info("sockname")[1] for writer in writers if writer is not None}
 
     loop.run_until_complete(cache.set("k", 1))

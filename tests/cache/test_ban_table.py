@@ -29,6 +29,9 @@ def test_a_table_kills_what_its_rules_kill_and_forgets_only_needless_ones() -> N
             for key in ("user:0", "user:1", "user:12", "post:1"):
                 for tags in ((), ("group 0",), ("nobody's", "group 2")):
                     deadly = max((seq for rule, seq in mine if names(rule, key, tags)), default=0)
+                    assert table.newest >= deadly, f"seed={seed}"
+                    by_name = any(names(rule, key, ()) for rule, _ in mine)
+                    assert not by_name or f"{tenant}:{key}".startswith(table.common_prefix()), f"seed={seed}"
                     for seq in range(42):
                         assert table.kills(tenant, key, tags, seq) == (deadly > seq), f"seed={seed}"
             ended = max((seq for rule, seq in mine if rule.kind is Kind.TENANT), default=0)

@@ -38,7 +38,8 @@ def test_an_entry_replaced_under_the_sweep_stays(make_redis: MakeCache) -> None:
     cache.set("k", "old")
     link = cache._core.backend
     assert isinstance(link, RedisBackend)
-    seen = cache._run(scan.look(cache._run(scan.page(link, "0", 10)).names))
+    names = scan.parsed(link, cache._run(scan.page(link, "0", 10)).raws)
+    seen = cache._run(scan.look(names))
     cache.set("k", "new")
     assert cache._run(scan.drop(seen)) == 0
     assert cache.get("k") == "new"

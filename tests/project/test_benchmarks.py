@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import memory_peers
+from benchmarks import memory_peers, redis_peers
 from benchmarks.consistency.__main__ import main, table
 from benchmarks.consistency.peers import CONTENDERS
 from benchmarks.consistency.stage import MIXES, Result
@@ -101,6 +101,32 @@ def test_every_contender_in_memory_that_is_installed_takes_part() -> None:
     command = [sys.executable, "-m", "benchmarks.memory", "--quick"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
     for contender in memory_peers.CONTENDERS:
+        assert f"| {contender.name} |" in run.stdout or f"{contender.name} is left out" in run.stderr
+
+
+def test_the_redis_benchmark_runs_and_writes_what_it_found(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.redis_speed", "--quick"]
+    ours = "stoker,redis-py,stoker async,redis.asyncio"
+    run = subprocess.run(
+        [*command, f"--only={ours}", f"--json={tmp_path / 'found.json'}", f"--plots={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    tables = json.loads((tmp_path / "found.json").read_text())["tables"]
+    assert len(tables) == 11
+    assert all(row[1] > 0 for table in tables for row in table["rows"])
+    assert len(list(tmp_path.glob("*.svg"))) == 3
+
+
+@pytest.mark.slow
+def test_every_contender_on_redis_that_is_installed_takes_part() -> None:
+    command = [sys.executable, "-m", "benchmarks.redis_speed", "--quick"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    for contender in redis_peers.CONTENDERS:
         assert f"| {contender.name} |" in run.stdout or f"{contender.name} is left out" in run.stderr
 
 

@@ -1,108 +1,34 @@
-"""As `transport`, for one event loop.
+"""As `transport`, for one event loop: its tasks share few connections, see `pipe`.
 
-redis-py's asyncio connections are opened, authenticated and closed by redis-py; a connection whose operation failed or
-was cancelled is closed, never reused. Only `aio` uses it.
+An operation stays on one connection. A caller who is cancelled harms nobody else's requests. Only `aio` uses it.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar, cast
+from typing import TypeVar, cast
 
 import redis
 from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from stoker.cache.breaker import Breaker
-from stoker.cache.dialogue import Line, Talk, all_busy, pool_of, reason
+from stoker.cache.dialogue import pool_of, reason
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.options import CacheConfig
-from stoker.cache.wire import Answer, Exchange, Operation, once
+from stoker.cache.pipe import Pipe, Wire
+from stoker.cache.wire import Operation, once
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-
-class Wire(Protocol):
-    """What is used of a redis-py asyncio connection."""
-
-    _writer: asyncio.StreamWriter | None
-
-    @property
-    def is_connected(self) -> bool: ...
-
-    async def connect(self) -> None: ...
-
-    async def disconnect(self, nowait: bool = False) -> None: ...
-
-    async def can_read(self) -> bool: ...
-
-    async def send_packed_command(self, command: list[bytes], check_health: bool = True) -> None: ...
-
-    async def read_response(self, disable_decoding: bool = False) -> Any: ...
-
-
-class Connection:
-    """A connection that knows which server process it leads to."""
-
-    __slots__ = ("_timeout", "line", "raw")
-
-    def __init__(self, raw: Wire, timeout: float) -> None:
-        self.raw = raw
-        self.line = Line()
-        self._timeout = timeout
-
-    async def alive(self) -> bool:
-        """Whether the server has neither closed it nor sent what nobody asked for."""
-        if not self.line.idle:
-            return self._connected
-        await asyncio.sleep(0)  # lets the loop see what has arrived
-        try:
-            return self._connected and not await self.raw.can_read()
-        except (RedisError, OSError):
-            return False
-
-    @property
-    def _connected(self) -> bool:
-        # redis-py sees that a connection has ended, but not that it was reset; uvloop then raises RuntimeError.
-        writer = self.raw._writer
-        return self.raw.is_connected and writer is not None and not writer.is_closing()
-
-    async def meet(self, config: CacheConfig) -> None:
-        """Learn who is at the other end."""
-        await self._hold(self.line.meet(config))
-
-    async def ask(self, commands: Exchange) -> Answer:
-        """Send the commands in one write and read one reply a command, errors as values."""
-        return Answer(await self._hold(self.line.ask(commands)), self.line.server, self.line.process)
-
-    async def _hold(self, talk: Talk[T]) -> T:
-        try:
-            packed = next(talk)
-            while True:
-                async with asyncio.timeout(self._timeout):
-                    replies = await self._round_trip(packed)
-                packed = talk.send(replies)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-
-    async def _round_trip(self, packed: Sequence[bytes]) -> list[Any]:
-        # redis-py would connect anew, to a server that nobody has asked who it is.
-        if not self._connected:
-            raise redis.ConnectionError("the connection is closed")
-        await self.raw.send_packed_command([b"".join(packed)], check_health=False)
-        replies = []
-        for _ in packed:
-            try:
-                # Without a timeout of its own: with one, redis-py makes a None of a TimeoutError of the socket's.
-                replies.append(await self.raw.read_response(disable_decoding=True))
-            except ResponseError as error:
-                replies.append(error)
-        return replies
+MOST_PIPES = 4
+"""Connections of one loop, or `max_connections` where that is less."""
+_HEAVY = 16_384
+"""Bytes of commands under way above which a connection is left to those who use it, while another can be had."""
+PLACES = 1000
+"""Operations under way on one connection."""
 
 
 class AioTransport:
@@ -113,10 +39,14 @@ class AioTransport:
         # Without a time limit of redis-py's: every round trip has one of ours.
         self._connections = pool_of(ConnectionPool, config, socket_timeout=None, retry=Retry(NoBackoff(), 0))
         self._breaker = Breaker(config.breaker_failures, config.breaker_reset)
-        self._idle: deque[Connection] = deque()
-        self._inherited: list[Connection] = []
-        self._free = asyncio.Semaphore(config.max_connections)
+        self._most = min(config.max_connections, MOST_PIPES)
+        self._places = self._most * PLACES
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._pipes: list[Pipe] = []
+        self._inherited: list[Pipe] = []
+        self._opening: asyncio.Task[None] | None = None
         self._prober: asyncio.Task[None] | None = None
+        self._callers = 0
         self._closed = False
 
     def forked(self) -> None:
@@ -124,13 +54,14 @@ class AioTransport:
 
         They are kept: to close them would take them from the selector, which both loops share.
         """
-        self._inherited += self._idle
-        self._idle.clear()
+        self._inherited += self._pipes
+        self._pipes.clear()
+        self._opening = None
 
     async def run(self, operation: Operation[T]) -> T:
         """Drive an operation to its end, all of it on one connection; raises as `Transport.run`.
 
-        When the caller is cancelled the connection is closed: whether the commands ran is unknown.
+        When the caller is cancelled, whether the commands ran is unknown.
         """
         if self._breaker.open:
             if not self._closed and (self._prober is None or self._prober.done()):
@@ -139,41 +70,71 @@ class AioTransport:
         return await self._run(operation)
 
     async def _run(self, operation: Operation[T]) -> T:
-        if self._free.locked():
-            await self._wait_for_one()
-        else:
-            await self._free.acquire()
+        if self._callers >= self._places:
+            await self._wait_for_a_place()
+        self._callers += 1
         try:
-            connection = await self._checkout()
+            pipe = self._lightest()
+            if pipe is None or pipe.load > _HEAVY or pipe.line.idle:
+                pipe = await self._checkout()
+            pipe.users += 1
             try:
-                return await self._drive(operation, connection)
+                return await self._drive(operation, pipe)
             finally:
-                await self._checkin(connection)
+                pipe.users -= 1
+                if not pipe.open:
+                    await self._retire(pipe)
         finally:
-            self._free.release()
+            self._callers -= 1
+            if self._queue:
+                self._let_in()
+            if self._closed and self._callers <= 0:
+                await self._shut()
 
-    async def _wait_for_one(self) -> None:
+    async def _wait_for_a_place(self) -> None:
         try:
             async with asyncio.timeout(self._config.timeout):
-                await self._free.acquire()
+                while self._callers >= self._places:
+                    turn = asyncio.get_running_loop().create_future()
+                    self._queue.append(turn)
+                    try:
+                        await turn
+                    except BaseException:
+                        if turn.done() and not turn.cancelled():
+                            self._let_in()  # it was this one's turn, and is the next one's now
+                        raise
         except TimeoutError:
-            raise CacheUnavailable("redis", all_busy(self._config)) from None
+            reason = (
+                f"{self._places} requests were under way for {self._config.timeout:g} s; make fewer at once"
+            )
+            raise CacheUnavailable("redis", reason) from None
 
-    async def _drive(self, operation: Operation[T], connection: Connection) -> T:
+    def _let_in(self) -> None:
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    async def _drive(self, operation: Operation[T], pipe: Pipe) -> T:
         try:
             commands = next(operation)
             while True:
-                commands = operation.send(await connection.ask(commands))
+                commands = operation.send(await pipe.ask(commands))
         except StopIteration as stop:
             self._breaker.succeeded()
             result: T = stop.value
             return result
         except (RedisError, OSError) as error:
-            await self._drop_idle()  # what broke one has most likely broken the others
-            raise self._failed(error) from error
+            # One connection that ended is one failure, however many shared it; that each waited in vain is not.
+            if isinstance(error, redis.TimeoutError) or not pipe.mourned:
+                pipe.mourned = True
+                self._breaker.failed()
+            for other in [one for one in self._pipes if not one.users]:
+                await self._retire(other)  # what broke one has most likely broken the others
+            raise self._unavailable(error) from error
 
-    def _failed(self, error: Exception) -> CacheUnavailable:
-        self._breaker.failed()
+    def _unavailable(self, error: Exception) -> CacheUnavailable:
         return CacheUnavailable("redis", reason(error, self._config))
 
     async def _probe(self) -> None:
@@ -184,54 +145,79 @@ class AioTransport:
             except CacheUnavailable as error:
                 log.debug("still no answer: %s", error)
 
-    async def _checkout(self) -> Connection:
+    async def _checkout(self) -> Pipe:
         while True:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                return await self._open()
-            try:
-                alive = await connection.alive()
-            except asyncio.CancelledError:
-                await self._checkin(connection)
-                raise
-            if alive:
-                return connection
-            await connection.raw.disconnect(nowait=True)
+            pipe = self._lightest()
+            if pipe is None or (pipe.load > _HEAVY and len(self._pipes) < self._most):
+                await self._another()
+            elif not pipe.line.idle or await pipe.alive():
+                return pipe
+            else:
+                await self._retire(pipe)
 
-    async def _checkin(self, connection: Connection) -> None:
-        if connection.line.broken or self._closed:
-            await connection.raw.disconnect(nowait=True)
-        else:
-            self._idle.append(connection)
+    def _lightest(self) -> Pipe | None:
+        """The first connection that has not much to do, so that few write for many; else the one with least."""
+        lightest = None
+        for pipe in self._pipes:
+            if pipe.open:
+                if pipe.load <= _HEAVY:
+                    return pipe
+                if lightest is None or pipe.load < lightest.load:
+                    lightest = pipe
+        return lightest
 
-    async def _open(self) -> Connection:
+    async def _another(self) -> None:
+        """Open a connection, once for all who want one at the same time."""
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.create_task(self._open(), name="stoker-connect")
+            self._opening.add_done_callback(_noticed)
+        try:
+            await asyncio.shield(self._opening)
+        except (RedisError, OSError) as error:
+            raise self._unavailable(error) from error
+
+    async def _open(self) -> None:
         raw = cast("Wire", self._connections.make_connection())  # type: ignore[no-untyped-call]
-        connection = Connection(raw, self._config.timeout)
         try:
             async with asyncio.timeout(self._config.connect_timeout + self._config.timeout):
                 await raw.connect()
-            await connection.meet(self._config)
-        except (RedisError, OSError) as error:
+            pipe = Pipe(raw, self._config)
+            await pipe.meet()
+        except (RedisError, OSError):
+            self._breaker.failed()
             await raw.disconnect(nowait=True)
-            raise self._failed(error) from error
+            raise
         except BaseException:
             await raw.disconnect(nowait=True)
             raise
-        return connection
+        self._pipes.append(pipe)
 
-    async def _drop_idle(self) -> None:
-        while self._idle:
-            await self._idle.pop().raw.disconnect(nowait=True)
+    async def _retire(self, pipe: Pipe) -> None:
+        """Let go of a connection: at once if it has ended, else when nobody uses it any more."""
+        if pipe in self._pipes and (pipe.ended or not pipe.users):
+            self._pipes.remove(pipe)
+            await pipe.close(nowait=True)
 
     async def close(self) -> None:
-        """Close the idle connections, and those in use once what uses them has ended."""
+        """Close the connections; if any are in use, once what uses them has ended."""
         self._closed = True
         if self._prober is not None:
             self._prober.cancel()
             self._prober = None
-        while self._idle:
+        if self._callers <= 0:
+            await self._shut()
+
+    async def _shut(self) -> None:
+        if self._opening is not None:
+            await asyncio.wait((self._opening,))
+        while self._pipes:
             try:
-                await self._idle.pop().raw.disconnect()
+                await self._pipes.pop().close()
             except (RedisError, OSError) as error:
                 log.debug("a connection was not closed in time: %s", error)
+
+
+def _noticed(opening: "asyncio.Task[None]") -> None:
+    """All who wanted the connection may have been cancelled: then nobody asks what became of it."""
+    if not opening.cancelled():
+        opening.exception()

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from os.path import commonprefix
 from typing import NamedTuple
 
 from stoker.cache.entry import MAX_SEQ, Stamp
@@ -16,6 +17,8 @@ from stoker.cache.errors import InvalidPattern
 from stoker.cache.patterns import compile_pattern
 
 _MOST_LEFT = 64
+_MOST_COMPARED = 100
+_LITERAL = re.compile(r"[^*?\[\\]*").match
 
 _CONTROL = re.compile(
     rb"1:([0-9a-f]{16}):(\d{1,16}):([0-9a-f]{8}):(\d{1,16}):(\d{1,16}):(\d{1,9}):([0-9a-f]{16}):(.+)"
@@ -166,6 +169,11 @@ class _TenantBans:
         kept.patterns = tuple(p for p in self.patterns if p[0] > floor)
         return kept
 
+    def literals(self) -> list[str]:
+        """What the keys begin with that the prefixes and patterns can match."""
+        prefixes = [prefix for _, table in self.prefixes for prefix in list(table)]
+        return prefixes + [_LITERAL(pattern)[0] for _, pattern, _ in self.patterns]  # type: ignore[index]
+
     @property
     def named(self) -> int:
         """Rules that are found by name: prefixes and tags."""
@@ -184,13 +192,18 @@ class TenantSize(NamedTuple):
 
 
 class BanTable:
-    """Live rules by tenant. Its length costs nothing: every read asks for it."""
+    """Live rules by tenant.
 
-    __slots__ = ("_length", "_tenants")
+    Attributes:
+        newest: No rule has a greater seq; every read asks for it.
+    """
+
+    __slots__ = ("_length", "_tenants", "newest")
 
     def __init__(self) -> None:
         self._tenants: dict[str, _TenantBans] = {}
         self._length = 0
+        self.newest = 0
 
     def add(self, rule: Rule, seq: int) -> None:
         """Take in a rule. The caller holds a lock; readers need none."""
@@ -208,6 +221,7 @@ class BanTable:
         else:
             bans.add(rule, seq)
         self._length += len(bans) - before
+        self.newest = max(seq, self.newest)
 
     def kills(self, tenant: str, key: str, tags: Iterable[str], seq: int) -> bool:
         """Whether a rule newer than `seq` matches the entry."""
@@ -220,7 +234,22 @@ class BanTable:
         tables = ((tenant, bans.above(floor)) for tenant, bans in self._tenants.items())
         kept._tenants = {tenant: bans for tenant, bans in tables if len(bans)}
         kept._length = sum(len(bans) for bans in kept._tenants.values())
+        kept.newest = self.newest if kept._length else 0
         return kept
+
+    def common_prefix(self) -> str:
+        """What all names begin with that a rule can kill: an encoded tenant, ':' and part of a key; or a part of that.
+
+        Rules by tag are left out. Of many rules it is not looked for.
+        """
+        if not 0 < self._length <= _MOST_COMPARED:
+            return ""
+        begins = [
+            f"{tenant}:{begin}"
+            for tenant, bans in list(self._tenants.items())
+            for begin in ([""] if bans.seq else bans.literals())
+        ]
+        return commonprefix(begins)  # noqa: RUF071 - these are no paths
 
     def has_tags(self) -> bool:
         """Whether any tag rule lives, so that names alone cannot tell what is dead."""

@@ -9,7 +9,7 @@ dicts, UUID, Decimal and naive datetimes as str. With `type` it comes back as th
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -44,11 +44,15 @@ class Codec:
         max_value_bytes: Largest encoded value before compression, in bytes.
     """
 
-    __slots__ = ("_compress_above", "_max_bytes")
+    __slots__ = ("_compress_above", "max_bytes")
 
     def __init__(self, *, compress_above: int | None, max_value_bytes: int) -> None:
         self._compress_above = max_value_bytes if compress_above is None else compress_above
-        self._max_bytes = max_value_bytes
+        self.max_bytes = max_value_bytes
+
+    def decoder(self, type: Any) -> Callable[[bytes], Any]:
+        """Decodes payloads that are not compressed; fails as it will. `max_bytes` is for the caller to look at."""
+        return decode_plain if type is None else _decoder(type).decode
 
     def encode(self, key: str, value: Any) -> tuple[int, bytes]:
         """The flags and the payload of a value; its codec id is `MSGPACK`.
@@ -61,8 +65,8 @@ class Codec:
         except Exception as exc:  # besides msgspec's own errors, whatever a property of the value raises
             raise ValueNotSerializable(key, type(value).__name__, _reason(exc)) from exc
         size = len(payload)
-        if size > self._max_bytes:
-            reason = f"its {size} bytes exceed max_value_bytes={self._max_bytes}"
+        if size > self.max_bytes:
+            reason = f"its {size} bytes exceed max_value_bytes={self.max_bytes}"
             raise ValueNotSerializable(key, type(value).__name__, reason)
         if size > self._compress_above:
             smaller = zlib.compress(payload, _ZLIB_LEVEL)
@@ -77,7 +81,7 @@ class Codec:
         except Exception:  # whichever it is, `encode` says so
             return None
         largest = max(map(len, payloads), default=0)
-        return payloads if largest <= min(self._compress_above, self._max_bytes) else None
+        return payloads if largest <= min(self._compress_above, self.max_bytes) else None
 
     def decode(self, codec_id: int, flags: int, payload: bytes | memoryview, type: Any = None) -> Any:
         """The value of a payload, as `type` if one is given.
@@ -103,15 +107,15 @@ class Codec:
                 return self._decompressed(payload)
             except zlib.error as exc:
                 raise Undecodable(_reason(exc)) from exc
-        if len(payload) > self._max_bytes:
-            raise Undecodable(f"{len(payload)} bytes exceed max_value_bytes={self._max_bytes}")
+        if len(payload) > self.max_bytes:
+            raise Undecodable(f"{len(payload)} bytes exceed max_value_bytes={self.max_bytes}")
         return payload
 
     def _decompressed(self, payload: bytes | memoryview) -> bytes:
         stream = zlib.decompressobj()
-        plain = stream.decompress(payload, self._max_bytes + 1)  # one more tells "too large" from "fits"
-        if len(plain) > self._max_bytes:
-            raise Undecodable(f"decompresses to more than max_value_bytes={self._max_bytes}")
+        plain = stream.decompress(payload, self.max_bytes + 1)  # one more tells "too large" from "fits"
+        if len(plain) > self.max_bytes:
+            raise Undecodable(f"decompresses to more than max_value_bytes={self.max_bytes}")
         if not stream.eof or stream.unused_data:
             raise Undecodable("the compressed stream is truncated, or something follows it")
         return plain

@@ -36,7 +36,7 @@ from stoker.cache.programs import Program, Sleep, Steps
 from stoker.cache.protocol import Name
 from stoker.cache.requests import Request, Requests, Token
 from stoker.cache.stats import CacheStats, Counters
-from stoker.cache.tenancy import check_key, check_tags, tenant_field
+from stoker.cache.tenancy import check_key, check_keys, check_tags, tenant_field
 from stoker.cache.traffic import Traffic
 from stoker.cache.warm import Warmer
 from stoker.cache.warm_slice import Means
@@ -100,7 +100,7 @@ class Core:
         return hit
 
     def get_many(self, keys: Iterable[str], tenant_id: str | None, type: Any) -> Program[dict[str, Any]]:
-        names = [check_key(key) for key in dict.fromkeys(keys)]
+        names = check_keys(keys)
         if type is not None:
             check_type(type)
         values = self._near_values(names, tenant_id, type)
@@ -113,10 +113,7 @@ class Core:
         self.counters.hits += len(hits)
         self.counters.misses += len(read) - len(hits)
         self.counters.stale_hits += sum(hit.stale for hit in hits.values())
-        due = False
-        for key in read:
-            due = self.traffic.note(tenant_id, key, key in hits) or due
-        if due:
+        if self.traffic.note_many(tenant_id, read, hits):
             yield from self.flush_traffic()
         values.update((key, hit.value) for key, hit in hits.items())
         return {key: values[key] for key in names if key in values}

@@ -1,31 +1,31 @@
 """What is said on a connection, without I/O: commands as bytes, scripts by their SHA, who the server is.
 
-A talk is a generator that yields packed commands, to be written at once, and is sent one reply each, errors as values.
-`transport` and `aio_transport` hold it on their connections.
+Only the transports use it: `transport` and `aio_transport` with its `pipe`.
 """
 
 import logging
 import os
 import re
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Self, TypeVar, cast
 
 import hiredis
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+import redis
+from redis.connection import DefaultParser
+from redis.exceptions import InvalidResponse, NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from stoker.cache.errors import ConfigError
 from stoker.cache.options import CacheConfig, masked_url
-from stoker.cache.wire import Call, Command, Exchange, refusal
+from stoker.cache.wire import Call, Command, refusal
 
 P = TypeVar("P", bound="Pool")
-T = TypeVar("T")
-Talk = Generator[Sequence[bytes], list[Any], T]
 log = logging.getLogger(__name__)
 UNKNOWN_SERVER = b"-"
 """Stands for the server's id where it is hidden or the boot fence is off."""
 _HIDDEN = b"hidden "
 _IDLE_S = 0.05
+_MORE = object()
 
 
 class Line:
@@ -35,52 +35,59 @@ class Line:
         server: The server process by the boot fence's name for it: its run_id, or UNKNOWN_SERVER.
         process: The process itself, also where the fence is off; unique to this connection where it is hidden.
         broken: Whether it must be closed: replies may be outstanding, or the server is no primary any more.
+        used_at: When it was last asked something (monotonic seconds).
     """
 
-    __slots__ = ("_used_at", "broken", "process", "server")
+    __slots__ = ("broken", "process", "server", "used_at")
 
     def __init__(self) -> None:
         self.server = self.process = b""
         self.broken = True  # until it is known who is at the other end
-        self._used_at = 0.0
+        self.used_at = 0.0
 
     @property
     def idle(self) -> bool:
         """Whether it was unused for so long that the server may have closed it."""
-        return time.monotonic() - self._used_at > _IDLE_S
+        return time.monotonic() - self.used_at > _IDLE_S
 
-    def meet(self, config: CacheConfig) -> Talk[None]:
-        """Learn which server process this is. Raises RedisError if it is a replica (rule 6)."""
-        replication, server = yield [_pack(("INFO", "replication")), _pack(("INFO", "server"))]
+    def meet(self, replies: Sequence[Any], config: CacheConfig) -> None:
+        """Take in the answers to `WHO`. Raises RedisError if this is a replica (rule 6)."""
+        replication, server = replies
         self.process = process_of(_text(replication), _text(server))
         hidden = config.boot_fence == "off" or self.process.startswith(_HIDDEN)
         self.server = UNKNOWN_SERVER if hidden else self.process
-        self._rested()
-
-    def ask(self, commands: Exchange) -> Talk[list[Any]]:
-        """Send commands; those whose script the server does not know once more, with it."""
-        self.broken = True  # until all replies are read
-        replies = yield [self._packed(command, by_sha=True) for command in commands]
-        unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if unknown:
-            again = yield [self._packed(commands[i], by_sha=False) for i in unknown]
-            for i, reply in zip(unknown, again, strict=True):
-                replies[i] = reply
-        self._rested()
-        # A server that has become a replica: whoever connects next asks it who it is.
-        self.broken = any(isinstance(reply, ReadOnlyError) for reply in replies)
-        return replies
-
-    def _rested(self) -> None:
         self.broken = False
-        self._used_at = time.monotonic()
 
-    def _packed(self, command: Command, *, by_sha: bool) -> bytes:
+    def packed(self, commands: Sequence[Command], *, whole: bool = False) -> bytes:
+        """The commands as they are sent; scripts by their SHA, or `whole`."""
+        if len(commands) == 1:
+            return self._packed(commands[0], whole)
+        return b"".join([self._packed(command, whole) for command in commands])
+
+    def _packed(self, command: Command, whole: bool) -> bytes:
         if isinstance(command, Call):
             script = command.script
-            how: tuple[bytes, bytes] = (b"EVALSHA", script.sha) if by_sha else (b"EVAL", script.source)
+            how: tuple[bytes, bytes] = (b"EVAL", script.source) if whole else (b"EVALSHA", script.sha)
             command = (*how, len(command.keys), *command.keys, self.server, *command.args)
         return _pack(command)
+
+
+def any_error(replies: Sequence[Any]) -> bool:
+    """Whether there is anything to be looked at in the replies before they are passed on."""
+    for reply in replies:  # noqa: SIM110 - as a rule there is one, and a generator for it costs more than the rest
+        if isinstance(reply, Exception):
+            return True
+    return False
+
+
+def unknown_scripts(replies: Sequence[Any]) -> list[int]:
+    """Which commands are to be sent once more, as the server does not know their script."""
+    return [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+
+
+def no_primary(replies: Sequence[Any]) -> bool:
+    """Whether the server has become a replica: whoever connects next asks it who it is."""
+    return any(isinstance(reply, ReadOnlyError) for reply in replies)
 
 
 def process_of(replication: bytes, server: bytes) -> bytes:
@@ -101,7 +108,42 @@ def _text(reply: Any) -> bytes:
 
 
 def _pack(command: tuple[bytes | str | int, ...]) -> bytes:
-    return bytes(hiredis.pack_command(cast("Any", command)))  # its annotation knows tuples of one item only
+    packed: bytes = hiredis.pack_command(cast("Any", command))  # its annotation knows tuples of one item only
+    return packed
+
+
+WHO = _pack(("INFO", "replication")) + _pack(("INFO", "server"))
+"""Asks a server who it is; it has two answers, for `Line.meet`."""
+
+
+class Replies:
+    """What comes on a connection: bytes are fed in, whole replies collected, errors as values."""
+
+    __slots__ = ("_next", "feed", "left_over")
+
+    def __init__(self) -> None:
+        reader = hiredis.Reader(
+            protocolError=InvalidResponse, replyError=DefaultParser.parse_error, notEnoughData=_MORE
+        )
+        self.feed: Callable[..., None] = reader.feed  # its annotation does not know bytearray
+        self.left_over = reader.has_data  # whether something has come beyond what was collected
+        self._next = reader.gets
+
+    def collect(self, into: list[Any], count: int) -> bool:
+        """Append replies until there are `count`. Returns False where that takes more bytes.
+
+        Raises:
+            RedisError: It is no reply, or one that says that this connection cannot be used.
+        """
+        while len(into) < count:
+            reply = self._next()
+            if reply is _MORE:
+                return False
+            if isinstance(reply, redis.ConnectionError):  # the server is loading its data, for one
+                raise reply
+            if not isinstance(reply, hiredis.PushNotification):  # which nobody here has asked for
+                into.append(reply)
+        return True
 
 
 def reason(error: Exception, config: CacheConfig) -> str:

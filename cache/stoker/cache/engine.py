@@ -62,10 +62,12 @@ class Cache:
         self._transport = Transport(self.config) if self.config.backend == "redis" else None
         self._near = None if self._core.near is None else self._core.near.get
         self._channel = None if self._core.near is None else Channel(self._core.near, self.config)
-        self._threads = Threads(self.config, self._run, self._core.backend.renew if self._transport else None)
+        run = finished if self._transport is None else self._transport.run
+        self._threads = Threads(self.config, run, self._core.backend.renew if self._transport else None)
         self._do = self._threads.perform
-        if self._channel is not None:
-            weakref.finalize(self, self._channel.close)
+        for connected in (self._channel, self._transport):  # for who forgets to close
+            if connected is not None:
+                weakref.finalize(self, connected.close)
         _CACHES.add(self)
 
     def _run(self, operation: Operation[T]) -> T:

@@ -24,8 +24,12 @@ from random import getrandbits
 from struct import Struct, error
 from typing import NamedTuple
 
+from msgspec import Struct as Record
+
 _HEADER = Struct("<2sBBHH8sQQQQII")
 HEADER_BYTES = _HEADER.size
+_GLANCE = Struct("<6sH8sQ8xQQII")
+"""The header again: what is the same in most entries in one piece, and without the uid."""
 _pack = _HEADER.pack
 _pack_size = Struct("<I").pack
 _MOST_US = 2**32 - 1
@@ -34,8 +38,6 @@ VERSION = 1
 STAMP = slice(8, 32)
 """Incarnation, seq and uid: what a conditional delete compares."""
 STAMP_RANGE = (STAMP.start, STAMP.stop - 1)
-AFTER_SEQ = 24
-"""Where the bytes after seq begin; the `set` script writes seq itself."""
 MAX_SEQ = 2**53 - 1
 """Seqs are scores of a sorted set, that is, doubles; above this they would lose count."""
 
@@ -47,7 +49,7 @@ class Stamp(NamedTuple):
     seq: int
 
 
-class Meta(NamedTuple):
+class Meta(Record, frozen=True, gc=False):
     """What an entry's header and tag block say.
 
     Times are Unix milliseconds (0: never), `load_us` microseconds, `payload_at` and `payload_len` bytes.
@@ -115,6 +117,23 @@ def pack_all(
         head = _pack(MAGIC, VERSION, codec, 0, len(tag_block), *stamp, uid, soft_ms, hard_ms, load_us, 0)[:-4]
         blobs += [head + _pack_size(len(payload)) + tag_block + payload for payload in now]
     return blobs
+
+
+glance = _GLANCE.unpack_from
+"""The first six bytes of an entry, tags_len, incarnation, seq, soft_ms, hard_ms, load_us and payload_len.
+
+Raises `error` if the header is short; whatever else is wrong with the entry is for `unpack` to find.
+"""
+
+
+def beginning(codec: int, flags: int) -> bytes:
+    """The first six bytes of an entry of this version."""
+    return MAGIC + bytes((VERSION, codec)) + flags.to_bytes(2, "little")
+
+
+def stamped(blob: bytes, stamp: Stamp) -> bytes:
+    """The entry with another stamp. The `set` script writes the seq once more where that has changed."""
+    return b"".join((blob[:8], stamp.incarnation, stamp.seq.to_bytes(8, "little"), blob[24:]))
 
 
 def unpack(blob: bytes, *, whole: bool = True) -> Meta | None:

@@ -136,7 +136,8 @@ def _batch(
     link: Link, walk: _Walk, report: EvictReport, batch: int, now_ms: int
 ) -> Operation[tuple[_Walk, EvictReport]]:
     page = yield from scan.page(link, walk.scan, batch)
-    seen = yield from scan.look(page.names)
+    names = scan.parsed(link, page.raws)
+    seen = yield from scan.look(names)
     dead = [one for one in seen if one.dead()]
     gone = {one.name.raw for one in dead}
     stale = [one for one in seen if one.name.raw not in gone and 0 < one.meta.soft_ms <= now_ms]
@@ -151,7 +152,7 @@ def _batch(
         unread = [one for one, bucket in zip(live, disuse, strict=True) if bucket >= walk.least]
     report = replace(
         report,
-        scanned=report.scanned + len(page.names),
+        scanned=report.scanned + len(names),
         dead=report.dead + (yield from scan.drop(dead)),
         stale=report.stale + (yield from scan.drop(stale)),
         unread=report.unread + (yield from scan.drop(unread)),

@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
+
+from msgspec import Struct
 
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.programs import Landed, Program, Sleep, Wait, unnoticed
@@ -22,7 +24,7 @@ GATHER_S = 0.025
 """Without the server: how long callers are gathered for a load, while an earlier one is under way."""
 
 
-class Hit(NamedTuple):
+class Hit(Struct, frozen=True):
     """A live value.
 
     Attributes:

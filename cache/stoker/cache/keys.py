@@ -47,6 +47,11 @@ class ShardKeys:
         """String, PX as the entry's TTL: header, tags, payload."""
         return f"{self.entry_prefix}{tenant_field(tenant_id)}:{key}".encode()
 
+    def entries(self, tenant_id: str | None, keys: Sequence[str]) -> list[bytes]:
+        """`entry` of each key of a tenant."""
+        begin = f"{self.entry_prefix}{tenant_field(tenant_id)}:".encode()
+        return [begin + key.encode() for key in keys]
+
     def lease(self, tenant_id: str | None, key: str) -> bytes:
         """String, PX at most `max_load`: the token of whoever may fill the entry."""
         return f"{self.lease_prefix}{tenant_field(tenant_id)}:{key}".encode()

@@ -65,7 +65,8 @@ class CacheConfig:
         timeout: Seconds to wait for a reply. Above 0.
         breaker_failures: Failures in a row after which the server is left alone for a while. 1 or more.
         breaker_reset: Seconds between two looks whether it answers again, made beside the callers. 0.001 to 3600.
-        max_connections: Most connections this process opens; a caller waits up to `timeout` for one. 1 or more.
+        max_connections: Most connections that the threads of this process open; a caller waits up to `timeout` for one.
+            The tasks of an event loop share 4 of their own, or this many if it is less. 1 or more.
         boot_fence: `"run_id"`: another server process means a cold start, never old data. `"off"` only for a
             server whose persistence is synchronous and that has no replicas.
         compress_above: Compress encoded values larger than this many bytes; None never does.
@@ -207,7 +208,7 @@ def ttl_ms(ttl: Seconds, name: str = "ttl") -> int:
     seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
     if (
         isinstance(seconds, bool)
-        or not isinstance(seconds, int | float)
+        or not isinstance(seconds, (int, float))
         or not math.isfinite(seconds)
         or not 0 < seconds <= LONGEST_TTL_S
     ):

@@ -18,7 +18,7 @@ from stoker.cache.control import ATTEMPTS, BanLog
 from stoker.cache.entry import Meta, Stamp
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.tenancy import tenant_field
-from stoker.cache.wire import Call, Operation, out_of_memory
+from stoker.cache.wire import Call, Command, Operation, out_of_memory
 
 Name = tuple[str | None, str]
 """A tenant (None: the shared key space) and a key."""
@@ -44,7 +44,7 @@ class Busy(NamedTuple):
     is_token: bool
 
 
-class Found(NamedTuple):
+class Found(Struct, frozen=True, gc=False):
     """A live entry: its header and its bytes."""
 
     meta: Meta
@@ -96,17 +96,22 @@ class Shard(BanLog):
 
     def read(self, names: Sequence[Name]) -> Operation[list[Found | None]]:
         """The live entries of the keys, in order."""
-        entries = [self.keys.entry(*name) for name in names]
+        view, blobs = yield from self.look([self.keys.entry(*name) for name in names])
+        return [self.judge(view, name, blob) for name, blob in zip(names, blobs, strict=True)]
+
+    def look(self, entries: Sequence[bytes]) -> Operation[tuple[View, list[bytes | None]]]:
+        """What is stored under these names, and a view that may judge it."""
+        look: Command = ("MGET", *entries, self.keys.ctl)
         for _ in range(ATTEMPTS):
             known = self.view
-            answer = yield (("MGET", *entries, self.keys.ctl),)
+            answer = yield (look,)
             *blobs, raw = answer.reply()
-            view = known
-            if not known.current(raw, answer.server):
-                view = yield from self.sync(raw, answer.server, known)
+            if known.current(raw, answer.server):
+                return known, blobs
+            view = yield from self.sync(raw, answer.server, known)
             if answer.server in view.control.boots and not self.retired_under(view, raw):
-                return [self.judge(view, name, blob) for name, blob in zip(names, blobs, strict=True)]
-        return [None] * len(names)
+                return view, blobs
+        return self.view, [None] * len(entries)
 
     def retired_under(self, view: View, raw: bytes | None) -> bool:
         """Rule 4: whether bans that this answer should be judged by have left the view since."""
@@ -121,8 +126,7 @@ class Shard(BanLog):
 
     def judge(self, view: View, name: Name, blob: bytes | None) -> Found | None:
         """Rule 3: the entry, if it may be served."""
-        meta = entry.unpack(blob) if blob is not None else None
-        if meta is None or blob is None or not self.serves(view, name, meta):
+        if blob is None or (meta := entry.unpack(blob)) is None or not self.serves(view, name, meta):
             return None
         return Found(meta, blob)
 
@@ -132,7 +136,9 @@ class Shard(BanLog):
             return False
         if meta.seq > view.control.head:  # stamped by nobody, or the record is older than the entry
             return False
-        return not len(view.bans) or not view.bans.kills(tenant_field(name[0]), name[1], meta.tags, meta.seq)
+        if meta.seq >= view.bans.newest:
+            return True
+        return not view.bans.kills(tenant_field(name[0]), name[1], meta.tags, meta.seq)
 
     # -- filling (rules 1, 2) ---------------------------------------------------------------------------------
 
@@ -309,12 +315,14 @@ class Shard(BanLog):
     def store(self, items: Sequence[tuple[Name, bytes, int]]) -> Operation[list[bool]]:
         """Store (name, entry, TTL in ms or 0) each as true now; False for those the server had no memory for."""
         done: dict[int, bool] = {}
+        left: Sequence[int] = range(len(items))
         for _ in range(ATTEMPTS):
             view = self.view
             if not view.control.raw:
                 view = yield from self.catch_up()
-            left = [i for i in range(len(items)) if i not in done]
-            answer = yield tuple(self._set_call(view, *items[i]) for i in left)
+            answer = yield tuple([self._set_call(view, *items[i]) for i in left])
+            if answer.replies.count(1) == len(items):
+                return [True] * len(items)
             for i, reply in zip(left, answer.replies, strict=True):
                 if reply == 1:
                     done[i] = True
@@ -324,6 +332,7 @@ class Shard(BanLog):
             if len(done) == len(items):
                 return [done[i] for i in range(len(items))]
             refused = next(n for n, i in enumerate(left) if i not in done)
+            left = [i for i in left if i not in done]
             raw = answer.reply(refused)
             if isinstance(raw, bytes):
                 yield from self.sync(raw, answer.server, view)
@@ -332,18 +341,11 @@ class Shard(BanLog):
         raise CacheUnavailable("redis", "the control record keeps changing; try again")
 
     def _set_call(self, view: View, name: Name, blob: bytes, ttl_ms: int) -> Call:
-        incarnation = view.control.incarnation
-        return Call(
-            scripts.SET,
-            (self.keys.ctl, self.keys.entry(*name), self.keys.lease(*name)),
-            (
-                self.digest,
-                incarnation.hex(),
-                blob[: entry.STAMP.start] + incarnation,
-                blob[entry.AFTER_SEQ :],
-                ttl_ms,
-            ),
-        )
+        names = (self.keys.ctl, self.keys.entry(*name), self.keys.lease(*name))
+        control = view.control
+        known = control.raw if control.digest == self.digest else b""
+        args = (self.digest, known, entry.stamped(blob, view.stamp), ttl_ms)
+        return Call(scripts.SET, names, args)
 
     def delete(self, tenant_id: str | None, key: str) -> Operation[bool]:
         """Unlink entry and lease; tells whether there was an entry."""

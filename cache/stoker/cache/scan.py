@@ -1,6 +1,6 @@
 """Walks the entries of a cache in pages, looks at their first bytes, and unlinks some. For `sweep` and `evict`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from stoker.cache import entry, scripts
@@ -48,23 +48,28 @@ class Seen(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Names of entries, the cursor of the next page (b"0" at the end), and the server process that was scanned."""
+    """Keys that look like entries, the cursor of the next page (b"0" at the end), and the server process scanned."""
 
-    names: list[Name]
+    raws: list[bytes]
     cursor: bytes
     process: bytes
 
 
 def page(link: Link, cursor: str, batch: int) -> Operation[Page]:
-    """One page of about `batch` keys. Anything in the name space that is not an entry's name is left out."""
+    """One page of about `batch` keys."""
     answer = yield (("SCAN", cursor, "MATCH", link.names.pattern, "COUNT", batch),)
     following, raws = answer.reply()
+    return Page(raws, following, answer.process)
+
+
+def parsed(link: Link, raws: Iterable[bytes]) -> list[Name]:
+    """The names of entries; anything in the name space that is none is left out."""
     found = []
     for raw in raws:
         parts = link.names.split(raw)
         if parts is not None and parts[0] < len(link.shards):
             found.append(Name(raw, parts[0], link.shards[parts[0]], parts[1], parts[2]))
-    return Page(found, following, answer.process)
+    return found
 
 
 def count(link: Link, batch: int) -> Operation[dict[int, int]]:
@@ -73,7 +78,7 @@ def count(link: Link, batch: int) -> Operation[dict[int, int]]:
     cursor = b"0"
     while True:
         found = yield from page(link, cursor.decode(), batch)
-        for name in found.names:
+        for name in parsed(link, found.raws):
             counts[name.number] += 1
         cursor = found.cursor
         if cursor == b"0":

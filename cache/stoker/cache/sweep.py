@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from stoker.cache import scan, scripts
-from stoker.cache.bans import Control, View
+from stoker.cache.bans import Control
 from stoker.cache.programs import Sleep, Steps
 from stoker.cache.protocol import Shard
 from stoker.cache.scan import Link
@@ -139,8 +139,21 @@ def _close_call(shard: Shard) -> Call:
     return Call(scripts.CLOSE, (shard.keys.ctl, shard.keys.marks), (shard.digest, age))
 
 
-def _catch_up(link: Link) -> Operation[list[View]]:
-    return together([shard.catch_up() for shard in link.shards])
+def _catch_up(link: Link) -> Operation[list[Any]]:
+    return together(_looks(link))
+
+
+def _looks(link: Link) -> list[Operation[Any]]:
+    return [shard.catch_up() for shard in link.shards]
+
+
+def _concerned(link: Link, raws: list[bytes]) -> list[bytes]:
+    """Those names that begin as every rule says, which is seen before they are taken apart; of one shard only."""
+    if len(link.shards) > 1:
+        return raws
+    [shard] = link.shards
+    begin = shard.keys.entry_prefix + shard.view.bans.common_prefix()
+    return [raw for raw in raws if raw.startswith(begin.encode())]
 
 
 def least_mark_age_ms(max_load_ms: int) -> int:
@@ -152,18 +165,18 @@ def _batch(
     link: Link, walk: _Pass, report: SweepReport, batch: int
 ) -> Operation[tuple[_Pass | None, SweepReport]]:
     """One page. Returns no pass if it is not of the same ban logs and server any more."""
-    page = yield from scan.page(link, walk.scan, batch)
-    yield from _catch_up(link)
+    # In one round trip, and in this order: a view that is read later is as new as any entry of the page.
+    page = (yield from together([scan.page(link, walk.scan, batch), *_looks(link)]))[0]
     if page.process.decode() != walk.process or not _same_logs(link, walk):
         return None, report
-    names = page.names
+    names = scan.parsed(link, page.raws if walk.every else _concerned(link, page.raws))
     if not walk.every:
         names = [name for name in names if name.shard.view.bans.kills(name.tenant, name.key, (), -1)]
     doomed = [seen for seen in (yield from scan.look(names)) if seen.dead()]
     deleted = yield from scan.drop(doomed)
     report = replace(
         report,
-        scanned=report.scanned + len(page.names),
+        scanned=report.scanned + len(page.raws),
         deleted=report.deleted + deleted,
         freed_bytes=report.freed_bytes + sum(seen.size for seen in doomed),
     )

@@ -25,6 +25,12 @@ def check_key(key: str) -> str:
     return key
 
 
+def check_keys(keys: Iterable[str]) -> list[str]:
+    """The keys without repeats, in order, each as `check_key` wants it."""
+    unique = list(dict.fromkeys(keys))
+    return unique if all_plain(unique) else [check_key(key) for key in unique]
+
+
 def all_plain(keys: Sequence[Any]) -> bool:
     """Whether these are keys beyond doubt, by one look at all of them. If not, `check_key` each."""
     return (

@@ -70,7 +70,8 @@ class Threads:
             effect = next(program)
             while True:
                 try:
-                    answer = self._do(effect)
+                    # Most effects are operations, and most programs have but this one.
+                    answer = self._run(effect) if isinstance(effect, GeneratorType) else self._do(effect)
                 except BaseException as error:
                     effect = program.throw(error)
                 else:

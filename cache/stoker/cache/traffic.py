@@ -9,7 +9,7 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import NamedTuple
 
 from stoker.cache import hot
@@ -68,6 +68,24 @@ class Traffic:
         self._left -= times
         while self._left <= 0:
             self._left += self._sample.add((tenant_id, key))
+        return self._is_due()
+
+    def note_many(self, tenant_id: str | None, keys: Sequence[str], hits: Container[str]) -> bool:
+        """As `note`, of several reads of one tenant."""
+        family, counts = None, [0, 0]
+        for key in keys:
+            if (its := key.partition(":")[0]) != family:
+                family, counts = its, self.counts_of(tenant_id, key)
+            counts[0 if key in hits else 1] += 1
+        if not self._shared:
+            return False
+        at = max(self._left, 1) - 1
+        while at < len(keys):
+            at += self._sample.add((tenant_id, keys[at]))
+        self._left = at + 1 - len(keys)
+        return self._is_due()
+
+    def _is_due(self) -> bool:
         waited = time.monotonic() - self._flushed_at
         return waited >= FLUSH_EVERY_S or (waited >= FULL_EVERY_S and self._sample.thinned)
 

@@ -1,37 +1,48 @@
 """One round trip to Redis with as little in between as possible.
 
 redis-py opens, authenticates and closes connections (TCP, TLS, unix socket); this module checks them out last-in
-first-out, writes a whole exchange at once and reads its replies. A connection that failed in any way is closed, never
-reused, so a late reply can not be taken for another request's. Only `engine` uses it.
+first-out, writes a whole exchange at once to the socket and reads its replies. A connection that failed in any way is
+closed, never reused, so a late reply can not be taken for another request's. Only `engine` uses it.
 """
 
 import logging
+import socket
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 import redis
 from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from stoker.cache.breaker import Breaker
-from stoker.cache.dialogue import Line, Talk, all_busy, pool_of, reason
+from stoker.cache.dialogue import (
+    WHO,
+    Line,
+    Replies,
+    all_busy,
+    any_error,
+    no_primary,
+    pool_of,
+    reason,
+    unknown_scripts,
+)
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.options import CacheConfig
 from stoker.cache.wire import Answer, Exchange, Operation, once
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+_READ_BYTES = 65_536
 
 
 class Wire(Protocol):
     """What is used of a redis-py connection."""
 
-    @property
-    def is_connected(self) -> bool: ...
+    _sock: socket.socket | None
 
     def connect(self) -> None: ...
 
@@ -39,20 +50,22 @@ class Wire(Protocol):
 
     def can_read(self, timeout: float = 0) -> bool: ...
 
-    def send_packed_command(self, command: list[bytes], check_health: bool = True) -> None: ...
-
-    def read_response(self, disable_decoding: bool = False) -> Any: ...
-
 
 class Connection:
-    """A redis-py connection that knows which server process it leads to."""
+    """A connection that redis-py has opened, and that knows which server process it leads to."""
 
-    __slots__ = ("line", "raw")
+    __slots__ = ("_buffer", "_replies", "_socket", "_timeout", "line", "raw")
 
     def __init__(self, raw: Wire, config: CacheConfig) -> None:
+        assert raw._sock is not None, "it is open"
         self.raw = raw
         self.line = Line()
-        self._hold(self.line.meet(config))
+        self._socket = raw._sock
+        self._socket.settimeout(config.timeout)
+        self._timeout = config.timeout
+        self._replies = Replies()
+        self._buffer = bytearray(_READ_BYTES)
+        self.line.meet(self._round_trip(WHO, 2), config)
 
     def alive(self) -> bool:
         """Whether the server has neither closed it nor sent what nobody asked for."""
@@ -65,29 +78,108 @@ class Connection:
 
     def ask(self, commands: Exchange) -> Answer:
         """Send the commands in one write and read one reply a command, errors as values."""
-        return Answer(self._hold(self.line.ask(commands)), self.line.server, self.line.process)
+        line = self.line
+        line.broken = True  # until all replies are read
+        replies = self._round_trip(line.packed(commands), len(commands))
+        lost = False
+        if any_error(replies):
+            self._send_again(commands, replies)
+            lost = no_primary(replies)
+        line.broken = lost or self._replies.left_over()
+        return Answer(replies, line.server, line.process)
 
-    def _hold(self, talk: Talk[T]) -> T:
-        try:
-            packed = next(talk)
-            while True:
-                packed = talk.send(self._round_trip(packed))
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
+    def _send_again(self, commands: Exchange, replies: list[Any]) -> None:
+        if unknown := unknown_scripts(replies):
+            packed = self.line.packed([commands[i] for i in unknown], whole=True)
+            for i, reply in zip(unknown, self._round_trip(packed, len(unknown)), strict=True):
+                replies[i] = reply
 
-    def _round_trip(self, packed: Sequence[bytes]) -> list[Any]:
-        # redis-py would connect anew, to a server that nobody has asked who it is.
-        if not self.raw.is_connected:
-            raise redis.ConnectionError("the connection is closed")
-        self.raw.send_packed_command([b"".join(packed)], check_health=False)
-        replies = []
-        for _ in packed:
-            try:
-                replies.append(self.raw.read_response(disable_decoding=True))
-            except ResponseError as error:
-                replies.append(error)
+    def _round_trip(self, packed: bytes, count: int) -> list[Any]:
+        began = self.line.used_at = time.monotonic()
+        replies: list[Any] = []
+        self._socket.sendall(packed)
+        self._receive()
+        while not self._replies.collect(replies, count):
+            if time.monotonic() - began > self._timeout:  # it does answer, but too slowly
+                raise redis.TimeoutError(f"no whole answer in {self._timeout:g} s")
+            self._receive()
         return replies
+
+    def _receive(self) -> None:
+        size = self._socket.recv_into(self._buffer)
+        if not size:
+            raise redis.ConnectionError("the server closed the connection")
+        self._replies.feed(self._buffer, 0, size)
+
+
+class _Pool:
+    """The connections of one process: the idle ones, last-in first-out, and how many there are.
+
+    A place is held by each connection, in use or idle. Taking an idle one costs no lock.
+    """
+
+    def __init__(self, places: int) -> None:
+        self.idle: deque[Connection] = deque()
+        self._free = places
+        self._waiting = 0
+        self._changed = threading.Condition(threading.Lock())
+
+    def take(self, seconds: float) -> Connection | None:
+        """An idle connection, or None: the caller has a place and is to open one. Waits until there is either.
+
+        Raises:
+            TimeoutError: There was neither for so many seconds.
+        """
+        try:
+            return self.idle.pop()
+        except IndexError:
+            return self._wait(time.monotonic() + seconds)
+
+    def _wait(self, until: float) -> Connection | None:
+        with self._changed:
+            self._waiting += 1  # first, so that whoever gives one back from now on sees it
+            try:
+                while True:
+                    if self.idle:
+                        try:
+                            return self.idle.pop()
+                        except IndexError:
+                            continue
+                    if self._free:
+                        self._free -= 1
+                        return None
+                    if not self._changed.wait(max(0.0, until - time.monotonic())):
+                        raise TimeoutError
+            finally:
+                self._waiting -= 1
+
+    def give(self, connection: Connection) -> None:
+        """Give a connection back, to be used again or, if it is broken, closed."""
+        if connection.line.broken:
+            self.discard(connection.raw)
+            return
+        self.idle.append(connection)
+        if self._waiting:
+            with self._changed:
+                self._changed.notify()
+
+    def discard(self, raw: Wire) -> None:
+        """Close a connection, and let go of its place."""
+        try:
+            raw.disconnect()
+        finally:
+            with self._changed:
+                self._free += 1
+                self._changed.notify()
+
+    def drop_idle(self) -> None:
+        """Close those that nobody uses."""
+        while True:
+            try:
+                connection = self.idle.pop()
+            except IndexError:
+                return
+            self.discard(connection.raw)
 
 
 class Transport:
@@ -100,8 +192,7 @@ class Transport:
 
     def forked(self) -> None:
         """Begin without connections: a forked child must not talk on its parent's."""
-        self._idle: deque[Connection] = deque()
-        self._free = threading.BoundedSemaphore(self._config.max_connections)
+        self._pool = _Pool(self._config.max_connections)
         self._begin()
 
     def _begin(self) -> None:
@@ -122,18 +213,8 @@ class Transport:
         return self._run(operation)
 
     def _run(self, operation: Operation[T]) -> T:
-        if not self._free.acquire(timeout=self._config.timeout):
-            raise CacheUnavailable("redis", all_busy(self._config))
-        try:
-            connection = self._checkout()
-            try:
-                return self._drive(operation, connection)
-            finally:
-                self._checkin(connection)
-        finally:
-            self._free.release()
-
-    def _drive(self, operation: Operation[T], connection: Connection) -> T:
+        pool = self._pool
+        connection = self._checkout(pool)
         try:
             commands = next(operation)
             while True:
@@ -143,8 +224,10 @@ class Transport:
             result: T = stop.value
             return result
         except (RedisError, OSError) as error:
-            self._drop_idle()  # what broke one has most likely broken the others
+            pool.drop_idle()  # what broke one has most likely broken the others
             raise self._failed(error) from error
+        finally:
+            pool.give(connection)
 
     def _failed(self, error: Exception) -> CacheUnavailable:
         self._breaker.failed()
@@ -165,46 +248,35 @@ class Transport:
             except CacheUnavailable as error:
                 log.debug("still no answer: %s", error)
 
-    def _checkout(self) -> Connection:
+    def _checkout(self, pool: _Pool) -> Connection:
         while True:
             try:
-                connection = self._idle.pop()
-            except IndexError:
-                return self._open()
+                connection = pool.take(self._config.timeout)
+            except TimeoutError:
+                raise CacheUnavailable("redis", all_busy(self._config)) from None
+            if connection is None:
+                return self._open(pool)
             if connection.alive():
                 return connection
-            connection.raw.disconnect()
+            pool.discard(connection.raw)
 
-    def _checkin(self, connection: Connection) -> None:
-        if connection.line.broken:
-            connection.raw.disconnect()
-        else:
-            self._idle.append(connection)
-
-    def _open(self) -> Connection:
+    def _open(self, pool: _Pool) -> Connection:
         raw = cast("Wire", self._connections.make_connection())
         try:
             raw.connect()
             return Connection(raw, self._config)
         except (RedisError, OSError) as error:
-            raw.disconnect()
+            pool.discard(raw)
             raise self._failed(error) from error
         except BaseException:
-            raw.disconnect()
+            pool.discard(raw)
             raise
-
-    def _drop_idle(self) -> None:
-        while True:
-            try:
-                self._idle.pop().raw.disconnect()
-            except IndexError:
-                return
 
     def close(self) -> None:
         """Close the idle connections. The transport stays usable: the next exchange opens a new one."""
         self._closed.set()
         self._begin()
-        self._drop_idle()
+        self._pool.drop_idle()
 
 
 def _source(config: CacheConfig) -> ConnectionPool:

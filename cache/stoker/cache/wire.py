@@ -4,9 +4,10 @@ An operation is a generator that yields an `Exchange` and is sent an `Answer`; a
 """
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from functools import wraps
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
+
+from msgspec import Struct
 
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.scripts import Script
@@ -15,8 +16,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True, gc=False):
     """A script, its keys and its arguments. The connection puts its server's id before the arguments."""
 
     script: Script
@@ -28,7 +28,7 @@ Command = tuple[bytes | str | int, ...] | Call
 Exchange = tuple[Command, ...]
 
 
-class Answer(NamedTuple):
+class Answer(Struct, frozen=True, gc=False):
     """One reply a command, in order, errors as values.
 
     `server` is what the boot fence calls the server process that gave them, `process` that process itself.
@@ -123,7 +123,7 @@ def together(operations: Sequence[Operation[T]]) -> Operation[list[T]]:
         for index, commands in asked.items():
             replies = answer.replies[at : at + len(commands)]
             at += len(commands)
-            advance(index, answer._replace(replies=replies))
+            advance(index, Answer(replies, answer.server, answer.process))
     if failure is not None:
         raise failure
     return [results[index] for index in range(len(operations))]

@@ -13,13 +13,14 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from stoker.cache import aio_transport, control, dialogue, flight, scripts, sweep
+from stoker.cache import control, dialogue, flight, scripts, sweep
 from stoker.cache.backends import Write
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.copies import Tracked
 from stoker.cache.core import Core
 from stoker.cache.near import Near
 from stoker.cache.near_channel import Conversation
+from stoker.cache.pipe import Pipe
 from stoker.cache.protocol import Lease, Shard
 from stoker.cache.scripts import Script
 from stoker.cache.shards import Agreement
@@ -36,20 +37,20 @@ _LONGEST_STALL_S = 0.6
 
 def delay_answers(chance: random.Random) -> None:
     """Let some answers arrive late, as on a network: what may overtake them then does."""
-    ask, ask_aio = Connection.ask, aio_transport.Connection.ask
+    ask, ask_aio = Connection.ask, Pipe.ask
 
     def delayed(self: Connection, commands: Exchange) -> Answer:
         answer = ask(self, commands)
         time.sleep(_delay(chance))
         return answer
 
-    async def delayed_aio(self: aio_transport.Connection, commands: Exchange) -> Answer:
+    async def delayed_aio(self: Pipe, commands: Exchange) -> Answer:
         answer = await ask_aio(self, commands)
         await asyncio.sleep(_delay(chance))
         return answer
 
     _put(Connection, "ask", delayed)
-    _put(aio_transport.Connection, "ask", delayed_aio)
+    _put(Pipe, "ask", delayed_aio)
     _stall_channels(chance)
 
 
