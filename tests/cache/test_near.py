@@ -664,3 +664,32 @@ def test_the_bound_is_counted_from_before_the_beat_was_sent_and_by_a_clock_that_
     told.near.heard([b"master"])
     told.near.heard({b"flags": [b"on"]})
     assert told.near.until == pytest.approx(1000.0 + BOUND_S)
+
+
+def test_a_later_answer_does_not_vouch_for_what_was_looked_at_before_it(
+    writer: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that is held up in the middle of a read, while the channel catches up after a stall."""
+    moments = [1000.0]
+    meanwhile: list[Callable[[], None]] = []
+
+    def clock() -> float:
+        if meanwhile:
+            meanwhile.pop()()
+        return moments[0]
+
+    monkeypatch.setattr(near, "clock", clock)
+    writer.set("k", "value")
+    told = Told(writer)
+    told.ask()
+    told.hear()
+    told.beat()
+    assert told.near.get("k", None, None) == "value"
+
+    def held_up() -> None:
+        moments[0] += 10
+        told.near.changed([told.shard.keys.entry(None, "k")])
+        told.beat()
+
+    meanwhile.append(held_up)
+    assert told.near.get("k", None, None) is ABSENT
