@@ -16,7 +16,7 @@ from stoker.cache.engine import Cache
 from stoker.cache.evict import EvictReport
 from stoker.cache.loaders import Registry, default_registry
 from stoker.cache.loop import Loop
-from stoker.cache.near_channel import Channel
+from stoker.cache.near_channel import channel_of
 from stoker.cache.options import CacheConfig, Hooks, Seconds
 from stoker.cache.programs import Program
 from stoker.cache.requests import Token
@@ -69,10 +69,7 @@ class AsyncCache:
         self._peek = None if self._memory is None else self._memory.peek
         self._update = None if self._memory is None else self._memory.update
         self._near = None if self._core.near is None else self._core.near.get
-        self._channel: Channel | None = None
-        if self._core.near is not None and not self._shares:
-            self._channel = Channel(self._core.near, self.config)
-            weakref.finalize(self, self._channel.close)
+        self._channel = None if self._shares else channel_of(self, self._core.near, self.config)
         self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Here] = (
             weakref.WeakKeyDictionary()
         )
@@ -320,8 +317,6 @@ def _forked() -> None:
         for here in list(cache._by_loop.values()):
             if here.transport is not None:
                 here.transport.forked()
-        if cache._channel is not None:
-            cache._channel.forked()
 
 
 os.register_at_fork(after_in_child=_forked)

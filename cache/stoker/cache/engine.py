@@ -2,7 +2,7 @@
 
 import os
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Sized
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -16,11 +16,11 @@ from stoker.cache.copies import ABSENT
 from stoker.cache.core import Core
 from stoker.cache.evict import EvictReport
 from stoker.cache.loaders import Registry, default_registry
-from stoker.cache.near_channel import Channel
+from stoker.cache.near_channel import channel_of
 from stoker.cache.options import CacheConfig, Hooks, Seconds
 from stoker.cache.requests import Token
 from stoker.cache.stats import CacheStats
-from stoker.cache.steps import Step
+from stoker.cache.steps import Step, last_report
 from stoker.cache.sweep import SweepReport
 from stoker.cache.tenancy import check_key
 from stoker.cache.threads import Threads
@@ -39,7 +39,8 @@ class Cache:
 
     Threads may share one; a forked child may go on with its parent's (it opens connections of its own). The
     constructor does not connect. Reads never fail for want of a server: `get` misses, `get_or_load` loads. What
-    changes something raises `InvalidationNotAcknowledged` unless the server confirmed it.
+    changes something raises `InvalidationNotAcknowledged` unless the server confirmed it. With `barrier=True` it also
+    waits for `near_bound`, so that no process is served a copy of the old value once it has returned; see `near_size`.
 
     Args:
         config: Defaults to a memory cache.
@@ -61,13 +62,12 @@ class Cache:
         self._update = None if self._memory is None else self._memory.update
         self._transport = Transport(self.config) if self.config.backend == "redis" else None
         self._near = None if self._core.near is None else self._core.near.get
-        self._channel = None if self._core.near is None else Channel(self._core.near, self.config)
+        self._channel = channel_of(self, self._core.near, self.config)
         run = finished if self._transport is None else self._transport.run
         self._threads = Threads(self.config, run, self._core.backend.renew if self._transport else None)
         self._do = self._threads.perform
-        for connected in (self._channel, self._transport):  # for who forgets to close
-            if connected is not None:
-                weakref.finalize(self, connected.close)
+        if self._transport is not None:
+            weakref.finalize(self, self._transport.close)  # for who forgets to
         _CACHES.add(self)
 
     def _run(self, operation: Operation[T]) -> T:
@@ -264,7 +264,7 @@ class Cache:
         Raises:
             CacheUnavailable: The server cannot be asked.
         """
-        return _last(self.warm_steps(keys, tenant_id, batch=batch, lanes=lanes))
+        return last_report(self.warm_steps(keys, tenant_id, batch=batch, lanes=lanes))
 
     def warm_steps(
         self,
@@ -300,7 +300,7 @@ class Cache:
         Raises:
             CacheUnavailable: The server cannot be asked.
         """
-        return _last(self.sweep_steps())
+        return last_report(self.sweep_steps())
 
     def sweep_steps(
         self, *, batch: int = 500, cursor: dict[str, Any] | None = None
@@ -318,7 +318,7 @@ class Cache:
         Raises:
             CacheUnavailable: The server cannot be asked.
         """
-        return _last(self.evict_steps(target_bytes=target_bytes))
+        return last_report(self.evict_steps(target_bytes=target_bytes))
 
     def evict_steps(
         self, *, target_bytes: int | None = None, batch: int = 500, cursor: dict[str, Any] | None = None
@@ -396,13 +396,6 @@ def _forked() -> None:
         cache._threads.forked()
         if cache._transport is not None:
             cache._transport.forked()
-        if cache._channel is not None:
-            cache._channel.forked()
 
 
 os.register_at_fork(after_in_child=_forked)
-
-
-def _last(steps: Iterator[Step[R]]) -> R:
-    *_, last = steps
-    return last.report

@@ -6,11 +6,13 @@ authenticates; from then on its socket is read and written here. The thread begi
 """
 
 import logging
+import os
 import selectors
 import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -35,6 +37,15 @@ _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _CHUNK = 65_536
 
 
+def channel_of(cache: object, near: Near | None, config: CacheConfig) -> "Channel | None":
+    """The channel of a cache's copies, if it is to have any; it ends with the cache at the latest."""
+    if near is None:
+        return None
+    channel = Channel(near, config)
+    weakref.finalize(cache, channel.close)
+    return channel
+
+
 class Channel:
     """Keeps `near` connected to the configured server for as long as it is used."""
 
@@ -47,6 +58,7 @@ class Channel:
         self._refused = False
         self._begin()
         near.wake = self.wake
+        _CHANNELS.add(self)
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
@@ -160,6 +172,17 @@ class Channel:
 
     def _listened(self) -> None:
         self._woken = False
+
+
+_CHANNELS: "weakref.WeakSet[Channel]" = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for channel in list(_CHANNELS):
+        channel.forked()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class Conversation:

@@ -1,9 +1,11 @@
 """What a long verb says after each batch, so that a job can show progress, stop, and go on later."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 R = TypeVar("R", covariant=True)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +28,9 @@ class Step(Generic[R]):
     cursor: dict[str, Any]
     report: R
     last: bool
+
+
+def last_report(steps: Iterator[Step[T]]) -> T:
+    """Take all the steps; what the last of them says."""
+    *_, last = steps
+    return last.report
