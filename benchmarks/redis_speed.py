@@ -184,7 +184,7 @@ def invalidation(settings: Settings, url: str) -> Table:
 
 
 def sweeping(settings: Settings) -> Table:
-    """Deleting the keys of a prefix among many more, with what reads meanwhile on the server's other core."""
+    """Deleting the keys of a prefix among many more."""
     swept, kept = (200, 1000) if settings.quick else (SWEPT, KEPT)
     rounds = Settings(settings.quick, (), 1 if settings.quick else 3, settings.seed)
     with embedded_server("cache", cache_bytes=2 * GIB) as server:

@@ -135,14 +135,16 @@ def test_a_loop_that_was_busy_for_longer_than_the_time_out_finds_its_answers(
     run: Run, cache_server: str, namespace: str
 ) -> None:
     async def main() -> None:
-        async with AsyncCache(config_for(cache_server, namespace, timeout=0.1)) as cache:
-            await cache.set("k", 1)
-            for pause in (0, 1, 2):
+        config = config_for(cache_server, namespace, timeout=0.4, compress_above=None)
+        value = "x" * 2**20  # more than a loop reads at once
+        async with AsyncCache(config) as cache:
+            await cache.set("k", value)
+            for pause in (1, 2):
                 tasks = [asyncio.create_task(cache.get("k")) for _ in range(3)]
                 for _ in range(pause):
                     await asyncio.sleep(0)
-                time.sleep(0.25)
-                assert await asyncio.gather(*tasks) == [1, 1, 1]
+                time.sleep(0.6)
+                assert await asyncio.gather(*tasks) == [value] * 3
 
     run(main())
 

@@ -222,18 +222,19 @@ class RedisBackend:
         hits: dict[str, Hit] = {}
         incarnation, head, newest = view.control.incarnation, view.control.head, view.bans.newest
         decode, most, now = self._codec.decoder(type), self._codec.max_bytes, now_ms()
+        glance, header_bytes, as_a_rule = entry.glance, entry.HEADER_BYTES, _AS_A_RULE
         for key, blob in zip(keys, blobs, strict=True):
             if blob is None:
                 continue
             try:
-                beginning, tags_len, of, seq, soft_ms, hard_ms, load_us, size = entry.glance(blob)
-                at = entry.HEADER_BYTES + tags_len
+                beginning, tags_len, of, seq, soft_ms, hard_ms, load_us, size = glance(blob)
+                at = header_bytes + tags_len
                 if (
-                    beginning == _AS_A_RULE
+                    beginning == as_a_rule
                     and of == incarnation
                     and newest <= seq <= head
                     and len(blob) == at + size <= at + most
-                    and (not tags_len or blob[entry.HEADER_BYTES : at].isascii())
+                    and (not tags_len or blob[header_bytes:at].isascii())
                 ):
                     left_ms = hard_ms - now if hard_ms else math.inf
                     hits[key] = Hit(decode(blob[at:]), 0 < soft_ms <= now, left_ms, load_us)
