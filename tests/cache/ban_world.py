@@ -231,6 +231,9 @@ class Stage:
                 yield None
                 if step.last:
                     self._count("retired", step.report.retired)
+        enough = self.counts.get("bans", 0) + self.chance.randrange(8)
+        while self.counts.get("bans", 0) < enough:  # let the log become long
+            yield None
 
     def _lose(self) -> Turns:
         for _ in range(60):

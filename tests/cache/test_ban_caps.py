@@ -253,7 +253,7 @@ def attack(server: str, client: Any, monkeypatch: pytest.MonkeyPatch) -> Callabl
     """Play a history with tiny caps; a sweep may retire bans soon after they were made."""
     monkeypatch.setattr(BanLog, "caps", TINY)
     monkeypatch.setattr(control, "_PAGE", 4)
-    monkeypatch.setattr(sweep, "least_mark_age_ms", lambda _: 50)
+    monkeypatch.setattr(sweep, "least_mark_age_ms", lambda _: 15)
     monkeypatch.setattr(sweep, "REST", 0.0)
 
     def play(seed: int, turns: int, losses: bool = False) -> Stage:
