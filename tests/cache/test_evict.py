@@ -52,7 +52,7 @@ def test_the_dead_go_first_and_it_stops_at_the_target(cache: Cache, small_url: s
     assert report.reason == "reached the target"
     assert report.after_bytes <= target
     assert report.dead > 0
-    assert report.unread == 0
+    assert report.least_worth == 0
     assert len(cache.get_many([f"live:{i}" for i in range(3000)])) == 3000
 
 
@@ -61,7 +61,7 @@ def test_then_what_is_past_its_soft_expiry(cache: Cache, small_url: str) -> None
     fill(cache, "live", 2000)
     report = cache.evict(target_bytes=used(small_url) - 1_000_000)
     assert report.stale > 0
-    assert (report.dead, report.unread) == (0, 0)
+    assert (report.dead, report.least_worth) == (0, 0)
 
 
 def test_then_the_longest_unread(cache: Cache, small_url: str) -> None:
@@ -70,7 +70,7 @@ def test_then_the_longest_unread(cache: Cache, small_url: str) -> None:
         wait_until(lambda: client.object("idletime", "{stoker:0}:e::old:0") >= 2, within=10)
     fill(cache, "new", 2000)
     report = cache.evict(target_bytes=used(small_url) - 1_500_000)
-    assert report.unread > 0
+    assert report.least_worth > 0
     assert len(cache.get_many([f"new:{i}" for i in range(2000)])) == 2000
 
 
@@ -79,7 +79,7 @@ def test_it_counts_reads_where_the_server_does(cache: Cache, small_url: str) -> 
         client.config_set("maxmemory-policy", "volatile-lfu")
     fill(cache, "k", 3000)
     report = cache.evict(target_bytes=used(small_url) - 1_000_000)
-    assert report.unread > 0
+    assert report.least_worth > 0
     assert report.reason == "reached the target"
 
 

@@ -237,10 +237,15 @@ class AsyncCache:
         return await _last(self.evict_steps(target_bytes=target_bytes))
 
     def evict_steps(
-        self, *, target_bytes: int | None = None, batch: int = 500, cursor: dict[str, Any] | None = None
+        self,
+        *,
+        target_bytes: int | None = None,
+        batch: int = 500,
+        cursor: dict[str, Any] | None = None,
+        stay: float = 0.0,
     ) -> AsyncIterator[Step[EvictReport]]:
         """See `Cache.evict_steps`."""
-        return self._here().loop.steps(self._core.evict_steps(target_bytes, batch, cursor))
+        return self._here().loop.steps(self._core.evict_steps(target_bytes, batch, cursor, stay))
 
     # -- for diagnosis -----------------------------------------------------------------------------------------
 

@@ -291,9 +291,11 @@ class Cache:
         return self._threads.steps(self._core.backend.sweep_steps(batch, cursor))
 
     def evict(self, *, target_bytes: int | None = None) -> EvictReport:
-        """Drop dead entries, then those past their soft expiry, then the longest unread, down to the low watermark.
+        """Make room at the least cost in loads, down to the low watermark.
 
-        Acts only above the high watermark of the server's `maxmemory`, unless `target_bytes` says where to stop. On
+        Dead entries go first, then those past their soft expiry, then what tenants have above their quotas, then those
+        whose loads save least (reads times load cost by size; see docs/pressure.md). On the memory backend what its
+        `eviction` names goes instead. Acts only above the high watermark of the server's `maxmemory`, unless `target_bytes` says where to stop. On
         the memory backend the watermarks are shares of `max_bytes`; where that is not set, of `max_size`, and
         `target_bytes` counts entries.
 
@@ -303,10 +305,19 @@ class Cache:
         return _last(self.evict_steps(target_bytes=target_bytes))
 
     def evict_steps(
-        self, *, target_bytes: int | None = None, batch: int = 500, cursor: dict[str, Any] | None = None
+        self,
+        *,
+        target_bytes: int | None = None,
+        batch: int = 500,
+        cursor: dict[str, Any] | None = None,
+        stay: float = 0.0,
     ) -> Generator[Step[EvictReport], None, None]:
-        """As `evict`, yielding after each batch."""
-        return self._threads.steps(self._core.evict_steps(target_bytes, batch, cursor))
+        """As `evict`, yielding after each batch.
+
+        Args:
+            stay: Seconds for which it then looks on while memory rises so fast that it will soon be wanted again.
+        """
+        return self._threads.steps(self._core.evict_steps(target_bytes, batch, cursor, stay))
 
     # -- for diagnosis -------------------------------------------------------------------------------------
 

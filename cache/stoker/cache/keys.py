@@ -72,6 +72,11 @@ def samples(namespace: str) -> bytes:
     return f"{{{namespace}}}:samples".encode()
 
 
+def quotas(namespace: str) -> bytes:
+    """String, PX from the last look of a worker: the tenants' quotas and who is full, see `quotas.Copy`."""
+    return f"{{{namespace}}}:quotas".encode()
+
+
 def _endings(names: Sequence[tuple[str | None, str]]) -> list[bytes]:
     """What the names of entries and leases end with; as a rule all are one tenant's."""
     tenants = {tenant_id for tenant_id, _ in names}

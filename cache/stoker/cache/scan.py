@@ -21,6 +21,7 @@ class Link(Protocol):
 
     shards: list[Shard]
     names: EntryNames
+    quotas_key: bytes
 
 
 class Name(NamedTuple):
@@ -41,6 +42,11 @@ class Seen(NamedTuple):
     stamp: bytes
     size: int
 
+    @property
+    def readable(self) -> bool:
+        """Whether its header is one of this version."""
+        return self.meta is not _UNREADABLE
+
     def dead(self) -> bool:
         """Whether no reader may be served the entry any more."""
         stamp = entry.Stamp(self.meta.incarnation, self.meta.seq)
@@ -59,12 +65,16 @@ def page(link: Link, cursor: str, batch: int) -> Operation[Page]:
     """One page of about `batch` keys. Anything in the name space that is not an entry's name is left out."""
     answer = yield (("SCAN", cursor, "MATCH", link.names.pattern, "COUNT", batch),)
     following, raws = answer.reply()
-    found = []
-    for raw in raws:
-        parts = link.names.split(raw)
-        if parts is not None and parts[0] < len(link.shards):
-            found.append(Name(raw, parts[0], link.shards[parts[0]], parts[1], parts[2]))
+    found = [name for name in (name_of(link, raw) for raw in raws) if name is not None]
     return Page(found, following, answer.process)
+
+
+def name_of(link: Link, raw: bytes) -> Name | None:
+    """The entry of that name; None if it is no entry's name."""
+    parts = link.names.split(raw)
+    if parts is None or parts[0] >= len(link.shards):
+        return None
+    return Name(raw, parts[0], link.shards[parts[0]], parts[1], parts[2])
 
 
 def count(link: Link, batch: int) -> Operation[dict[int, int]]:

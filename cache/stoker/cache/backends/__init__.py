@@ -15,16 +15,21 @@ from stoker.cache.sweep import SweepReport
 from stoker.cache.traffic import Counts, Group, Unflushed
 from stoker.cache.usage import Usage
 from stoker.cache.wire import Operation
+from stoker.cache.worth import Turn
 
 
 class Write(Struct, frozen=True, gc=False):
-    """A value to be stored. `ttl_ms` and `soft_ttl_ms` are 0 for never; `load_us` is what its load cost."""
+    """A value to be stored. `ttl_ms` and `soft_ttl_ms` are 0 for never; `load_us` is what its load cost.
+
+    `turn` says when it is evicted, against others.
+    """
 
     value: Any
     ttl_ms: int
     soft_ttl_ms: int
     tags: tuple[str, ...]
     load_us: int
+    turn: Turn = Turn.NORMAL
 
 
 class Backend(Protocol):
@@ -82,7 +87,7 @@ class Backend(Protocol):
     def sweep_steps(self, batch: int, cursor: dict[str, Any] | None) -> Steps[SweepReport]: ...
 
     def evict_steps(
-        self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None
+        self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None, stay: float
     ) -> Steps[EvictReport]: ...
 
     def stored_name(self, tenant_id: str | None, key: str) -> str:

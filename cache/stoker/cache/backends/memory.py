@@ -238,6 +238,7 @@ class MemoryBackend:
         target_bytes: int | None,
         batch: int,  # noqa: ARG002
         cursor: dict[str, Any] | None,  # noqa: ARG002
+        stay: float,  # noqa: ARG002 - its bound is kept by every write
     ) -> Steps[EvictReport]:
         """Go down to the low watermark of what is bounded, bytes or entries, or to as much as `target_bytes` says."""
         store = self._store
@@ -252,7 +253,7 @@ class MemoryBackend:
             unread = store.shrink(target)
             after, _ = store.full()
         reason = "reached the target" if dead or unread else "below the high watermark"
-        report = EvictReport(before, after, target, scanned, dead, 0, unread, reason)
+        report = EvictReport(before, after, target, scanned, dead, least_worth=unread, reason=reason)
         yield Step(scanned, scanned, 0, {}, report, last=True)
 
     def stored_name(self, tenant_id: str | None, key: str) -> str:

@@ -25,6 +25,7 @@ from stoker.cache.keys import EntryNames, ShardKeys
 from stoker.cache.options import CacheConfig
 from stoker.cache.programs import Steps
 from stoker.cache.protocol import Asked, Busy, Filling, Found, Lease, Name, Shard
+from stoker.cache.quotas import Refusals
 from stoker.cache.shards import Agreement, Map, Placement
 from stoker.cache.stats import Counters
 from stoker.cache.sweep import SweepReport
@@ -62,6 +63,8 @@ class RedisBackend:
         self._lease_ms = round(config.lease * 1000)
         self._traffic_key = keys.traffic(config.namespace)
         self._samples_key = keys.samples(config.namespace)
+        self.quotas_key = keys.quotas(config.namespace)
+        self._refusals = Refusals(self.quotas_key)
         self._place(Placement())
 
     def stored_name(self, tenant_id: str | None, key: str) -> str:
@@ -195,7 +198,7 @@ class RedisBackend:
         flags, payload = self._codec.encode(key, write.value)
         soft_ms = now + write.soft_ttl_ms if write.soft_ttl_ms else 0
         hard_ms = now + write.ttl_ms if write.ttl_ms else 0
-        return entry.pack(stamp, payload, MSGPACK, flags, write.tags, soft_ms, hard_ms, write.load_us)
+        return entry.pack(stamp, payload, MSGPACK, flags, write.tags, soft_ms, hard_ms, write.load_us, write.turn)
 
     def renew(self, leases: Sequence[Lease]) -> Operation[None]:
         yield from self._spread(leases, _name_of, lambda shard, page: shard.renew(page, self._lease_ms))
@@ -269,9 +272,9 @@ class RedisBackend:
         return sweep.sweep_steps(self, batch, cursor)
 
     def evict_steps(
-        self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None
+        self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None, stay: float
     ) -> Steps[EvictReport]:
-        return evict.evict_steps(self, self._config, now_ms, target_bytes, batch, cursor)
+        return evict.evict_steps(self, self._config, now_ms, target_bytes, batch, cursor, stay)
 
     def entries_by_shard(self) -> Operation[dict[int, int]]:
         return scan.count(self, _PAGE)
