@@ -11,19 +11,16 @@ requests come.
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import redis
 
 from benchmarks import pressure_traces
-from benchmarks.harness import Contender, Settings, Table, run
 from benchmarks.pressure_traces import Asked, Mix
 from stoker.cache import Cache, CacheConfig, memory_use, quotas
 from stoker.cache.backends import Write
-from stoker.cache.quotas import Copy, Quota, Quotas
-from stoker.cache.tenancy import tenant_of
+from stoker.cache.quotas import Copy, Quotas
 from stoker.worker.embedded import embedded_server
 
 MEMORY = 0.1
@@ -123,12 +120,4 @@ def overhead_bytes() -> int:
             return (client.info("memory")["used_memory"] - before) // 10_000 - 400
 
 
-if __name__ == "__main__":
-    seed=int(sys.argv[1]); share=float(sys.argv[3])
-    mix=pressure_traces.mixed(seed,share)
-    ov=overhead_bytes(); mem=int(MEMORY*(sum(mix.sizes.values())+ov*len(mix.sizes)))
-    print('overhead',ov,'memory',mem,flush=True)
-    for w in sys.argv[2].split(','):
-        p,_,j=w.partition('+')
-        o=replay(mix,Way(p,bool(j)),mem)
-        print(w,'hit %.2f cost %.0f lost %d evictions %d by_server %d evicting %.1f took %.1f'%(o.hit_rate(),o.cost_s,o.lost,o.evictions,o.by_server,o.evicting_s,o.took_s),flush=True)
+

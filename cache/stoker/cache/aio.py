@@ -25,6 +25,7 @@ from stoker.cache.tenancy import check_key
 from stoker.cache.warm import Keys
 from stoker.cache.warm_report import WarmReport
 from stoker.cache.wire import Operation, finished
+from stoker.cache.worth import EvictWhen
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -199,11 +200,12 @@ class AsyncCache:
         ttl: Seconds | None = None,
         soft_ttl: Seconds | None = None,
         tags: Iterable[str] = (),
+        evict: EvictWhen = "normal",
     ) -> AsyncCachedDecorator:
         """See `Cache.cached`; what it makes is awaited, whether the function is a coroutine function or not."""
         wrap = partial(AsyncCachedFunction[..., Any], self)
         decorator: AsyncCachedDecorator = cached_by(
-            wrap, self._core.registry, template, ttl=ttl, soft_ttl=soft_ttl, tags=tuple(tags)
+            wrap, self._core.registry, template, ttl=ttl, soft_ttl=soft_ttl, tags=tuple(tags), evict=evict
         )
         return decorator
 

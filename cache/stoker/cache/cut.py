@@ -118,4 +118,3 @@ def _may_go(one: Weighed) -> bool:
 
 def _is_stale(one: Weighed, now_ms: int) -> bool:
     return 0 < one.seen.meta.soft_ms <= now_ms
-

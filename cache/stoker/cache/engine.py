@@ -27,6 +27,7 @@ from stoker.cache.warm import Keys
 from stoker.cache.warm_report import WarmReport
 from stoker.cache.wire import Operation, finished
 from stoker.cache.work import Work
+from stoker.cache.worth import EvictWhen
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -223,11 +224,12 @@ class Cache:
         ttl: Seconds | None = None,
         soft_ttl: Seconds | None = None,
         tags: Iterable[str] = (),
+        evict: EvictWhen = "normal",
     ) -> CachedDecorator:
         """Cache a function or method by a key made from its arguments, such as `"user:{user_id}"`."""
         wrap = partial(CachedFunction[..., Any], self)
         decorator: CachedDecorator = cached_by(
-            wrap, self._core.registry, template, ttl=ttl, soft_ttl=soft_ttl, tags=tuple(tags)
+            wrap, self._core.registry, template, ttl=ttl, soft_ttl=soft_ttl, tags=tuple(tags), evict=evict
         )
         return decorator
 
@@ -295,7 +297,9 @@ class Cache:
 
         Dead entries go first, then those past their soft expiry, then what tenants have above their quotas, then those
         whose loads save least (reads times load cost by size; see docs/pressure.md). On the memory backend what its
-        `eviction` names goes instead. Acts only above the high watermark of the server's `maxmemory`, unless `target_bytes` says where to stop. On
+        `eviction` names goes instead.
+
+        Acts only above the high watermark of the server's `maxmemory`, unless `target_bytes` says where to stop. On
         the memory backend the watermarks are shares of `max_bytes`; where that is not set, of `max_size`, and
         `target_bytes` counts entries.
 

@@ -6,7 +6,7 @@ judged. Safe to kill and to run twice.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from random import getrandbits
 from typing import Any
@@ -15,7 +15,7 @@ from stoker.cache import memory_use, quotas, sampling, scan
 from stoker.cache.cut import REASONS, Cut, cut_for
 from stoker.cache.memory_use import MemoryUse
 from stoker.cache.options import CacheConfig
-from stoker.cache.programs import Sleep, Steps
+from stoker.cache.programs import Effect, Sleep, Steps
 from stoker.cache.sampling import Weighed
 from stoker.cache.scan import Link, Name
 from stoker.cache.steps import Step
@@ -179,7 +179,9 @@ def _plan(
     if need <= 0 and not kept.any_hard:
         return done, None
     if last is not None and not last.dropped and need > 0:
-        return replace(report, reason="dropped all it may; what is left is not this cache's, or is kept"), None
+        return replace(
+            report, reason="dropped all it may; what is left is not this cache's, or is kept"
+        ), None
     passes = last.passes + 1 if last else 0
     if passes > MOST_PASSES:
         return replace(report, reason=f"not done after {MOST_PASSES} times round"), None
@@ -206,7 +208,7 @@ def _batch(
     page = yield from scan.page(link, walk.scan, batch)
     yield from together([shard.catch_up() for shard in link.shards])
     use = yield from memory_use.read()
-    report, dropped = yield from _drop(link, Cut.from_json(walk.cut), report, page.names, use, now_ms)
+    report, dropped = yield from _drop(Cut.from_json(walk.cut), report, page.names, use, now_ms)
     use = yield from memory_use.read()
     report = replace(report, scanned=report.scanned + len(page.names), after_bytes=use.used)
     walk = replace(
@@ -223,7 +225,7 @@ def _batch(
 
 
 def _drop(
-    link: Link, cut: Cut, report: EvictReport, names: Sequence[Name], use: MemoryUse, now_ms: int
+    cut: Cut, report: EvictReport, names: Sequence[Name], use: MemoryUse, now_ms: int
 ) -> Operation[tuple[EvictReport, int]]:
     chosen: dict[str, list[Weighed]] = {reason: [] for reason in REASONS}
     for one in (yield from sampling.weigh(names, counted=use.counted)):
@@ -254,7 +256,7 @@ def _added(before: Mapping[str, int], more: Iterable[tuple[str, int]]) -> dict[s
 
 def _guard(
     link: Link, config: CacheConfig, now_ms: Callable[[], int], report: EvictReport, stay: float
-) -> Steps[tuple[EvictReport, _Walk | None]]:
+) -> Generator[Effect | Step[EvictReport], Any, tuple[EvictReport, _Walk | None]]:
     """Look on until memory is above the high mark again, or rises so slowly that the next scheduled look will do."""
     began, use = time.monotonic(), (yield memory_use.read())
     first, wait = use.used, FIRST_LOOK_S
@@ -262,7 +264,8 @@ def _guard(
         high = use.limit * config.high_watermark
         if use.used > high:
             again = replace(report, target_bytes=int(use.limit * config.low_watermark))
-            return (yield _plan(link, config, again, now_ms()))
+            planned: tuple[EvictReport, _Walk | None] = yield _plan(link, config, again, now_ms())
+            return planned
         passed = time.monotonic() - began
         if passed:
             speed = (use.used - first) / passed

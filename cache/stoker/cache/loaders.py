@@ -24,6 +24,7 @@ from stoker.cache.programs import Load, Program, unnoticed
 from stoker.cache.signatures import TENANT, Signature, name_of, why_not_importable
 from stoker.cache.templates import Template
 from stoker.cache.tenancy import check_tags
+from stoker.cache.worth import EvictWhen, Turn, turn_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 RefreshIn = Literal["worker", "process"]
@@ -78,12 +79,15 @@ class Loader:
         stale_on_error: Whether a value that could not be refreshed is served until it expires; else it is dropped.
         rate: Keys a second that all workers together may load when they warm; None: any.
         concurrency: Batches that they may load at once; None: any.
+        evict: When its entries go under memory pressure, against those of others: `"first"`, `"normal"`, `"last"` or
+            `"never"`. The server's own policy, and the memory backend, know nothing of this.
         refresh_in: Who loads values anew: a `"worker"`, where the cache's hooks reach one, or the reader's `"process"`.
 
     Attributes:
         name: `module:qualname` of the function.
         match: The fields of a key of this template, converted; None for any other key.
         owner: Names its budget: `loader:` and the template.
+        turn: What `evict` said.
 
     Raises:
         LoaderError: Template, function and tags do not fit together; says why and what to do.
@@ -108,6 +112,7 @@ class Loader:
         "template",
         "ttl",
         "ttl_jitter",
+        "turn",
     )
 
     def __init__(
@@ -124,6 +129,7 @@ class Loader:
         refresh_in: RefreshIn = "worker",
         rate: float | None = None,
         concurrency: int | None = None,
+        evict: EvictWhen = "normal",
     ) -> None:
         fields = Template(template).fields
         self.signature = Signature(function, fields if many else None)
@@ -143,6 +149,7 @@ class Loader:
         self.refresh_in = refresh_in
         self.rate = rate
         self.concurrency = concurrency
+        self.turn = turn_of(evict)
         self._check_ttls()
         self._check_tags()
 
@@ -283,6 +290,11 @@ class Registry:
                     return loader, args
         return None
 
+    def turn_of(self, key: str) -> Turn:
+        """When the key's entry is evicted, by the loader of its template."""
+        found = self.find(key)
+        return Turn.NORMAL if found is None else found[0].turn
+
     def find_all(self, keys: Sequence[str]) -> list[Match | None]:
         """As `find` for each key. Keys of one template in a row are found faster."""
         found: list[Match | None] = []
@@ -338,6 +350,7 @@ def loader(
     refresh_in: RefreshIn = "worker",
     rate: float | None = None,
     concurrency: int | None = None,
+    evict: EvictWhen = "normal",
 ) -> Callable[[F], F]:
     """Register the decorated function as the loader of a template; the function itself is not changed.
 
@@ -363,6 +376,7 @@ def loader(
             refresh_in=refresh_in,
             rate=rate,
             concurrency=concurrency,
+            evict=evict,
         )
         default_registry.add(made)
         return function

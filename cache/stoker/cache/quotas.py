@@ -89,7 +89,10 @@ def over(quotas: Quotas, shares: Mapping[str, Share], limit: int) -> Over:
     fields = quotas._fields()
     for tenant, share in shares.items():
         quota = fields.get(tenant, quotas.default) if tenant else Quota()
-        for amount, found in ((quota.soft if quota.soft is not None else quota.hard, soft), (quota.hard, hard)):
+        for amount, found in (
+            (quota.soft if quota.soft is not None else quota.hard, soft),
+            (quota.hard, hard),
+        ):
             most = bytes_of(amount, limit)
             if most is not None and share.bytes > most:
                 found[tenant] = share.bytes - most

@@ -241,7 +241,9 @@ class _Run:
                 name = key.key
                 if name in values:
                     tags = loader.tags_for(key.args)
-                    fills.append((lease, Write(values[name], ttl_ms, soft_ms, tags, costs[name])))
+                    fills.append(
+                        (lease, Write(values[name], ttl_ms, soft_ms, tags, costs[name], loader.turn))
+                    )
                 else:
                     unused.append(lease)
                     self._without_value(lease, loaded.errors.get(name))

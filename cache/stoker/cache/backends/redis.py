@@ -187,6 +187,9 @@ class RedisBackend:
         return self.shard_of((tenant_id, key)).snapshot(tenant_id, key, hold_ms)
 
     def fill(self, fills: Sequence[tuple[Lease, Write]]) -> Operation[list[bool]]:
+        full = yield from self._refusals.refused({lease.tenant_id for lease, _ in fills})
+        if full:
+            return (yield from self._fill_others(fills, full))
         now = now_ms()
         packed = [
             Filling(lease, self._pack(lease.key, lease.stamp, write, now), write.ttl_ms, write.tags)
@@ -194,11 +197,24 @@ class RedisBackend:
         ]
         return (yield from self._spread(packed, lambda one: one.lease.name, Shard.fill, _FILL_PAGE))
 
+    def _fill_others(
+        self, fills: Sequence[tuple[Lease, Write]], full: frozenset[str | None]
+    ) -> Operation[list[bool]]:
+        """Fill what is not of tenants that are full; theirs gives its leases back, so that nobody waits for them."""
+        refused = [lease for lease, _ in fills if lease.tenant_id in full]
+        self._counters.over_quota += len(refused)
+        yield from self.release(refused)
+        others = [fill for fill in fills if fill[0].tenant_id not in full]
+        stored = iter((yield from self.fill(others)) if others else ())
+        return [lease.tenant_id not in full and next(stored) for lease, _ in fills]
+
     def _pack(self, key: str, stamp: Stamp, write: Write, now: int) -> bytes:
         flags, payload = self._codec.encode(key, write.value)
         soft_ms = now + write.soft_ttl_ms if write.soft_ttl_ms else 0
         hard_ms = now + write.ttl_ms if write.ttl_ms else 0
-        return entry.pack(stamp, payload, MSGPACK, flags, write.tags, soft_ms, hard_ms, write.load_us, write.turn)
+        return entry.pack(
+            stamp, payload, MSGPACK, flags, write.tags, soft_ms, hard_ms, write.load_us, write.turn
+        )
 
     def renew(self, leases: Sequence[Lease]) -> Operation[None]:
         yield from self._spread(leases, _name_of, lambda shard, page: shard.renew(page, self._lease_ms))
@@ -207,6 +223,10 @@ class RedisBackend:
         yield from self._spread(leases, _name_of, Shard.release)
 
     def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> Operation[list[bool]]:
+        if (yield from self._refusals.refused((tenant_id,))):
+            self._counters.over_quota += len(writes)
+            yield from together([self.delete(tenant_id, key) for key, _ in writes])  # it is not true any more
+            return [False] * len(writes)
         now = now_ms()
         items = [
             ((tenant_id, key), self._pack(key, _NO_STAMP, write, now), write.ttl_ms) for key, write in writes
