@@ -70,7 +70,7 @@ def replay(mix: Mix, way: Way, memory_bytes: int, limits: Quotas = Quotas()) -> 
             cache.set("warm-up", 1)
             client.config_set("maxmemory-policy", way.policy)
             client.config_set("maxmemory", client.info("memory")["used_memory"] + memory_bytes)
-            cache._run(quotas.write(cache._core.backend.quotas_key, Copy(limits)))
+            cache._run(quotas.write(cache._core.backend.quotas_key  # type: ignore[union-attr], Copy(limits)))
             began = time.perf_counter()
             for start in range(0, len(mix.asked), BATCH):
                 if way.job and start % LOOK_EVERY == 0:
@@ -118,6 +118,3 @@ def overhead_bytes() -> int:
             before = client.info("memory")["used_memory"]
             cache.set_many({f"item:{number}": bytes(400) for number in range(10_000)}, "tenant-0")
             return (client.info("memory")["used_memory"] - before) // 10_000 - 400
-
-
-

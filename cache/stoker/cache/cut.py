@@ -7,16 +7,17 @@ one walk over the server and no list of candidates, so it can be killed anywhere
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from stoker.cache.sampling import Sample, Weighed
 from stoker.cache.worth import Turn
 
 DEAD, STALE, OVER_QUOTA, LEAST_WORTH = "dead", "stale", "over_quota", "least_worth"
 REASONS = (DEAD, STALE, OVER_QUOTA, LEAST_WORTH)
-Rank = tuple[int, float]
-"""Order of the turn, then density; what has the lower one goes first."""
-_NOTHING: Rank = (-1, 0.0)
-_ALL: Rank = (Turn.LAST.order, 1e300)
+Rank = tuple[int, float, int]
+"""Order of the turn, then density, then a number that is the name's own, for many are worth the same; lower goes first."""
+_NOTHING: Rank = (-1, 0.0, 0)
+_ALL: Rank = (Turn.LAST.order, 1e300, 0)
 
 
 class Cut(NamedTuple):
@@ -52,14 +53,17 @@ class Cut(NamedTuple):
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> "Cut":
         """What `as_json` gave."""
-        tenants = {tenant: (int(turn), float(value)) for tenant, (turn, value) in kept["tenants"].items()}
-        turn, value = kept["rank"]
-        return cls(bool(kept["stale"]), tenants, (int(turn), float(value)))
+        tenants = {tenant: _rank(*rank) for tenant, rank in kept["tenants"].items()}
+        return cls(bool(kept["stale"]), tenants, _rank(*kept["rank"]))
 
 
 def rank_of(one: Weighed) -> Rank:
     """Where a live entry stands in the order."""
-    return Turn(one.seen.meta.keep).order, one.density
+    return Turn(one.seen.meta.keep).order, one.density, crc32(one.seen.name.raw)
+
+
+def _rank(turn: int, value: float, number: int) -> Rank:
+    return int(turn), float(value), int(number)
 
 
 def cut_for(

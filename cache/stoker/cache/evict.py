@@ -26,8 +26,9 @@ REST = 0.5
 """Pause after each batch, as a share of the time it took; none above the high watermark."""
 LONGEST_REST_S = 0.1
 MOST_PASSES = 20
-DEEPER = 1.5
-"""How much more each further pass is to free than what is missing: more came in during the one before."""
+DEEPER = 1.1, 1.5
+"""How much more than what is missing the first time round is to free, as a sample may mislead; and by which factor each
+further one more, as much came in meanwhile."""
 _MOST_NAMES, OTHER = 100, "other"
 _CURSOR_BITS = 64
 FIRST_LOOK_S, LEAST_LOOK_S = 0.25, 0.02
@@ -82,6 +83,7 @@ class _Walk:
         to_its_end: Whether it goes all the way round, because what a tenant has too much of may be anywhere.
         passes: Those before.
         dropped: Entries that went by then.
+        as_of_ms: When the cut was made; entries are judged by how they stood then.
     """
 
     scan: str
@@ -91,6 +93,7 @@ class _Walk:
     wraps: int = 0
     passes: int = 0
     dropped: int = 0
+    as_of_ms: int = 0
 
     @property
     def round(self) -> bool:
@@ -187,7 +190,7 @@ def _plan(
         return replace(report, reason=f"not done after {MOST_PASSES} times round"), None
     yield from together([shard.catch_up() for shard in link.shards])
     sample = yield from sampling.draw(link, sampling.SAMPLE, counted=use.counted)
-    over = quotas.over(kept, sample.by(lambda one: one.tenant), use.limit)
+    over = quotas.over(kept, sample.by_tenant(), use.limit)
     if need <= 0 and not over.hard:
         return done, None
     ease = 1 - config.low_watermark / config.high_watermark
@@ -195,9 +198,9 @@ def _plan(
         tenant: more + ease * (quotas.bytes_of(kept.of(tenant).hard, use.limit) or 0)
         for tenant, more in over.hard.items()
     }
-    cut = cut_for(sample, max(0, need) * DEEPER**passes, over.soft, now_ms, forced)
+    cut = cut_for(sample, max(0, need) * DEEPER[0] * DEEPER[1] ** passes, over.soft, now_ms, forced)
     start = getrandbits(_CURSOR_BITS) if last is None else int(last.scan)
-    walk = _Walk(str(start), start, cut.as_json(), bool(forced), int(start == 0), passes)
+    walk = _Walk(str(start), start, cut.as_json(), bool(forced), int(start == 0), passes, as_of_ms=now_ms)
     return replace(report, reason="" if need > 0 else "took from tenants what is above their quotas"), walk
 
 
@@ -208,7 +211,7 @@ def _batch(
     page = yield from scan.page(link, walk.scan, batch)
     yield from together([shard.catch_up() for shard in link.shards])
     use = yield from memory_use.read()
-    report, dropped = yield from _drop(Cut.from_json(walk.cut), report, page.names, use, now_ms)
+    report, dropped = yield from _drop(walk, report, page.names, use, now_ms)
     use = yield from memory_use.read()
     report = replace(report, scanned=report.scanned + len(page.names), after_bytes=use.used)
     walk = replace(
@@ -225,10 +228,11 @@ def _batch(
 
 
 def _drop(
-    cut: Cut, report: EvictReport, names: Sequence[Name], use: MemoryUse, now_ms: int
+    walk: _Walk, report: EvictReport, names: Sequence[Name], use: MemoryUse, now_ms: int
 ) -> Operation[tuple[EvictReport, int]]:
     chosen: dict[str, list[Weighed]] = {reason: [] for reason in REASONS}
-    for one in (yield from sampling.weigh(names, counted=use.counted)):
+    cut, aged_s = Cut.from_json(walk.cut), max(0, now_ms - walk.as_of_ms) / 1000
+    for one in (yield from sampling.weigh(names, counted=use.counted, aged_s=aged_s)):
         reason = cut.reason(one, now_ms)
         if reason is not None:
             chosen[reason].append(one)

@@ -145,10 +145,10 @@ def read(key: bytes) -> Operation[Copy]:
         return Copy()
 
 
-def write(key: bytes, copy: Copy) -> Operation[None]:
-    """Write it, or let go of it if there are no quotas."""
+def write(key: bytes, copy: Copy, kept_ms: int = KEPT_MS) -> Operation[None]:
+    """Write it for so long, or let go of it if there are no quotas."""
     if copy.quotas.any:
-        (yield (("SET", key, _encode(copy), "PX", KEPT_MS),)).reply()
+        (yield (("SET", key, _encode(copy), "PX", kept_ms),)).reply()
     else:
         (yield (("UNLINK", key),)).reply()
 

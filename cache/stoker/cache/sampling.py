@@ -5,16 +5,16 @@ in pages that let others in between. For `evict` and the monitor.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-from stoker.cache import scan, worth
+from stoker.cache import scan, scripts, worth
 from stoker.cache.scan import Link, Name, Seen
-from stoker.cache.wire import Operation, refusal
+from stoker.cache.wire import Call, Operation
 
 SAMPLE = 1000
-_PAGE = 250
+_PAGE = 125
 _TRIES = 4
 """Random names asked for, for each one wanted: some are leases or another program's."""
 G = TypeVar("G", bound=Hashable)
@@ -63,26 +63,28 @@ class Sample:
         """Estimated bytes of all entries."""
         return round(sum(one.size for one in self.weighed) * self.stands_for)
 
-    def by(self, group_of: Callable[[Weighed], G]) -> dict[G, Share]:
-        """What each group takes.
-
-        A share is a ratio of two sums over the sample; its variance is that of the usual linearised ratio estimator
-        (Cochran: Sampling Techniques, 3rd ed., 6.4).
-        """
-        sizes: dict[G, list[int]] = {}
+    def by_tenant(self) -> dict[str, Share]:
+        """What each tenant, as in keys, takes."""
+        sizes: dict[str, list[int]] = {}
         for one in self.weighed:
-            sizes.setdefault(group_of(one), []).append(one.size)
-        whole = sum(sum(group) for group in sizes.values())
-        squares = sum(size * size for group in sizes.values() for size in group)
-        found = {}
-        for name, group in sizes.items():
-            share = sum(group) / whole
-            own = sum(size * size for size in group)
-            spread = own * (1 - share) ** 2 + (squares - own) * share**2
-            error = 1.96 * math.sqrt(spread) / whole
-            each = self.stands_for
-            found[name] = Share(round(sum(group) * each), round(len(group) * each), share, error)
-        return found
+            sizes.setdefault(one.tenant, []).append(one.size)
+        return shares(sizes, self.stands_for)
+
+
+def shares(sizes: Mapping[G, Sequence[int]], stands_for: float) -> dict[G, Share]:
+    """What each group takes of all, by the sizes of a sample of which each stands for so many.
+
+    A share is a ratio of two sums over the sample; its variance is that of the usual linearised ratio estimator
+    (Cochran: Sampling Techniques, 3rd ed., 6.4).
+    """
+    whole = sum(map(sum, sizes.values()))
+    squares = sum(size * size for group in sizes.values() for size in group)
+    found = {}
+    for name, group in sizes.items():
+        share, own = sum(group) / whole, sum(size * size for size in group)
+        error = 1.96 * math.sqrt(own * (1 - share) ** 2 + (squares - own) * share**2) / whole
+        found[name] = Share(round(sum(group) * stands_for), round(len(group) * stands_for), share, error)
+    return found
 
 
 def draw(link: Link, wanted: int, *, counted: bool) -> Operation[Sample]:
@@ -109,28 +111,38 @@ def _ours(link: Link, raws: Iterable[bytes]) -> Iterable[Name]:
             yield name
 
 
-def weigh(names: Sequence[Name], *, counted: bool) -> Operation[list[Weighed]]:
+def weigh(names: Sequence[Name], *, counted: bool, aged_s: float = 0.0) -> Operation[list[Weighed]]:
     """The entries that are there and can be read; what else stands under such a name is left to the sweep.
 
-    `counted`: the server's policy counts reads; otherwise it knows when the last one was.
+    Args:
+        counted: The server's policy counts reads; otherwise it knows when the last one was.
+        aged_s: Seconds since the time as of which they are to be judged: nothing shall be worth less because the look at
+            it came late.
     """
-    seen = [one for one in (yield from scan.look(names)) if one.readable]
-    if not seen:
-        return []
-    use = "FREQ" if counted else "IDLETIME"
-    asked = (((("OBJECT", use, one.name.raw), ("MEMORY", "USAGE", one.name.raw))) for one in seen)
-    answer = yield tuple(command for pair in asked for command in pair)
-    weighed = []
-    for one, used, size in zip(seen, answer.replies[::2], answer.replies[1::2], strict=True):
-        if isinstance(size, Exception):
-            raise refusal(size)
-        if size is not None:  # else it has just gone
-            reads = _reads(used, counted=counted)
-            weighed.append(Weighed(one, size, worth.density(reads, one.meta.load_us, size)))
+    weighed: list[Weighed] = []
+    for first in range(0, len(names), _PAGE):
+        weighed += yield from _weigh(names[first : first + _PAGE], counted=counted, aged_s=aged_s)
     return weighed
 
 
-def _reads(used: Any, *, counted: bool) -> float:
-    if not isinstance(used, int):  # it has gone, or the policy was changed a moment ago
+def _weigh(names: Sequence[Name], *, counted: bool, aged_s: float) -> Operation[list[Weighed]]:
+    call = Call(
+        scripts.LOOK,
+        tuple(name.raw for name in names),
+        (scan.HEAD_BYTES - 1, "FREQ" if counted else "IDLETIME"),
+    )
+    answer = yield (("CLIENT", "NO-TOUCH", "ON"), call, ("CLIENT", "NO-TOUCH", "OFF"))
+    said = answer.reply(1)
+    weighed = []
+    for name, head, used, size in zip(names, said[::3], said[1::3], said[2::3], strict=True):
+        seen = scan.seen(name, head) if size > 0 else None
+        if seen is not None and seen.readable:
+            reads = _reads(used, counted=counted, aged_s=aged_s)
+            weighed.append(Weighed(seen, size, worth.density(reads, seen.meta.load_us, size)))
+    return weighed
+
+
+def _reads(used: int, *, counted: bool, aged_s: float) -> float:
+    if used < 0:  # it has gone, or the policy was changed a moment ago
         return 1.0
-    return worth.reads_of(used) if counted else worth.reads_by_idle(used)
+    return worth.reads_of(used) if counted else worth.reads_by_idle(max(0, used - math.ceil(aged_s)))

@@ -9,7 +9,7 @@ from stoker.cache.keys import EntryNames
 from stoker.cache.protocol import Shard
 from stoker.cache.wire import Call, Operation, refusal
 
-_HEAD_BYTES = entry.HEADER_BYTES + 256
+HEAD_BYTES = entry.HEADER_BYTES + 256
 """Read of each entry at first: the header and, nearly always, all tags."""
 
 _UNREADABLE = Meta(0, 0, b"", 0, 0, 0, 0, (), 0, 0)
@@ -94,23 +94,27 @@ def look(names: Sequence[Name]) -> Operation[list[Seen]]:
     """Read the headers and tags of the entries that are still there. One that cannot be read counts as dead."""
     if not names:
         return []
-    heads = yield from _starts([(name.raw, _HEAD_BYTES) for name in names])
+    heads = yield from _starts([(name.raw, HEAD_BYTES) for name in names])
     cut = [
         i
         for i, head in enumerate(heads)
-        if entry.HEADER_BYTES + entry.tags_len(head) > len(head) >= _HEAD_BYTES
+        if entry.HEADER_BYTES + entry.tags_len(head) > len(head) >= HEAD_BYTES
     ]
     if cut:
         longer = [(names[i].raw, entry.HEADER_BYTES + entry.tags_len(heads[i])) for i in cut]
         for i, head in zip(cut, (yield from _starts(longer)), strict=True):
             heads[i] = head
-    seen = []
-    for name, head in zip(names, heads, strict=True):
-        if head:
-            meta = entry.unpack(head, whole=False) or _UNREADABLE
-            size = max(len(head), meta.payload_at + meta.payload_len) + len(name.raw)
-            seen.append(Seen(name, meta, head[entry.STAMP], size))
-    return seen
+    looked = (seen(name, head) for name, head in zip(names, heads, strict=True))
+    return [one for one in looked if one is not None]
+
+
+def seen(name: Name, head: bytes) -> Seen | None:
+    """What the first bytes of an entry say; None if there are none."""
+    if not head:
+        return None
+    meta = entry.unpack(head, whole=False) or _UNREADABLE
+    size = max(len(head), meta.payload_at + meta.payload_len) + len(name.raw)
+    return Seen(name, meta, head[entry.STAMP], size)
 
 
 def _starts(wanted: Sequence[tuple[bytes, int]]) -> Operation[list[bytes]]:

@@ -8,6 +8,7 @@ from msgspec import Struct
 from stoker.cache.bans import Rule
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
+from stoker.cache.pressure import Makeup, Node
 from stoker.cache.programs import Steps
 from stoker.cache.protocol import Asked, Busy, Lease, Name
 from stoker.cache.shards import Placement
@@ -101,6 +102,14 @@ class Backend(Protocol):
     def entries_by_shard(self) -> Operation[dict[int, int]]: ...
 
     def usage(self) -> Operation[Usage]: ...
+
+    def node(self) -> Operation[Node]:
+        """How full the server or this process is."""
+        ...
+
+    def makeup(self, wanted: int) -> Operation[Makeup]:
+        """Whose the entries are, by a sample of about so many."""
+        ...
 
     def add_traffic(self, unflushed: Unflushed) -> Operation[None]:
         """Add what this process has counted to the fleet's."""

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
-from stoker.cache import entry, evict, keys, scan, sweep, traffic
+from stoker.cache import entry, evict, keys, pressure, scan, sweep, traffic
 from stoker.cache.backends import Write
 from stoker.cache.bans import Rule
 from stoker.cache.caps import BanNews, ManyBans
@@ -23,9 +23,11 @@ from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
 from stoker.cache.keys import EntryNames, ShardKeys
 from stoker.cache.options import CacheConfig
+from stoker.cache.pressure import Makeup, Node
 from stoker.cache.programs import Steps
 from stoker.cache.protocol import Asked, Busy, Filling, Found, Lease, Name, Shard
-from stoker.cache.quotas import Refusals
+from stoker.cache.quotas import Copy, Quotas, Refusals
+from stoker.cache.quotas import write as write_quotas
 from stoker.cache.shards import Agreement, Map, Placement
 from stoker.cache.stats import Counters
 from stoker.cache.sweep import SweepReport
@@ -301,6 +303,15 @@ class RedisBackend:
 
     def usage(self) -> Operation[Usage]:
         return redis_usage(self)
+
+    def node(self) -> Operation[Node]:
+        return pressure.node()
+
+    def makeup(self, wanted: int) -> Operation[Makeup]:
+        return pressure.makeup(self, wanted)
+
+    def tell_quotas(self, quotas: Quotas, full: Sequence[str], kept_ms: int) -> Operation[None]:
+        return write_quotas(self.quotas_key, Copy(quotas, tuple(full)), kept_ms)
 
     def add_traffic(self, unflushed: Unflushed) -> Operation[None]:
         return traffic.flush(self._traffic_key, self._samples_key, unflushed)
