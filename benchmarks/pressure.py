@@ -1,26 +1,26 @@
 """What a cache that is too small loses, by the server's own policy and with Stoker's eviction.
 
-    python -m benchmarks.pressure [--trace M|N] [--seed 1] [--only volatile-lfu,...] [--quick]
+    python -m benchmarks.pressure [--seed 1] [--only 'volatile-lfu,stoker volatile-lfu'] [--quick]
 
-Replays the traces of `pressure_traces` against an embedded server whose memory is 10 % of what all entries would take,
-through the cache's own reads and stores. A miss costs what its load would have cost; nobody sleeps, the costs are added
-up. "With the job": whenever a look after some requests finds memory above the high watermark, `Cache.evict` runs, as
-`stoker.evict` does by the clock; the trace waits for it, because it is played hundreds of times faster than such
-requests come.
+Replays trace M of `pressure_traces` (N is `pressure_noisy`'s) against an embedded server whose memory is 10 % of what
+all entries would take, through the cache's own reads and stores. A miss costs what its load would have cost; nobody
+sleeps, the costs are added up. With Stoker, `Cache.evict` runs whenever a look after some requests finds memory above
+the high watermark, as `stoker.evict` does by the clock; the trace waits for it, because it is played hundreds of times
+faster than such requests come.
 """
 
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import redis
 
-from benchmarks import pressure_traces
-from benchmarks.pressure_traces import Asked, Mix
-from stoker.cache import Cache, CacheConfig, memory_use, quotas
+from benchmarks.harness import Contender, Settings, Table, run
+from benchmarks.pressure_traces import KEYS, REQUESTS, SCANNER, Asked, Mix, mixed
+from stoker.cache import Cache, CacheConfig, CacheMonitor, evict, memory_use
 from stoker.cache.backends import Write
-from stoker.cache.quotas import Copy, Quotas
+from stoker.cache.quotas import Quotas
 from stoker.worker.embedded import embedded_server
 
 MEMORY = 0.1
@@ -29,9 +29,7 @@ BATCH = 50
 LOOK_EVERY = 500
 """Requests between two looks at the server's memory."""
 TTL_MS = 86_400_000
-QUOTA = 0.1
-"""Of each of the ten tenants of trace N, as a share of `maxmemory`."""
-SCANNER = "tenant-9"
+NO_QUOTAS = Quotas()
 
 
 @dataclass
@@ -61,7 +59,7 @@ class Way:
     job: bool
 
 
-def replay(mix: Mix, way: Way, memory_bytes: int, limits: Quotas = Quotas()) -> Outcome:
+def replay(mix: Mix, way: Way, memory_bytes: int, limits: Quotas = NO_QUOTAS) -> Outcome:
     """Play the trace on a server of its own."""
     outcome = Outcome()
     with embedded_server("cache", cache_bytes=0) as server, redis.Redis.from_url(server.url) as client:
@@ -70,7 +68,7 @@ def replay(mix: Mix, way: Way, memory_bytes: int, limits: Quotas = Quotas()) -> 
             cache.set("warm-up", 1)
             client.config_set("maxmemory-policy", way.policy)
             client.config_set("maxmemory", client.info("memory")["used_memory"] + memory_bytes)
-            cache._run(quotas.write(cache._core.backend.quotas_key  # type: ignore[union-attr], Copy(limits)))
+            CacheMonitor(cache).tell_quotas(limits, (), 3600)
             began = time.perf_counter()
             for start in range(0, len(mix.asked), BATCH):
                 if way.job and start % LOOK_EVERY == 0:
@@ -112,9 +110,76 @@ def _batch(cache: Cache, mix: Mix, asked: Sequence[Asked], outcome: Outcome) -> 
 
 def overhead_bytes() -> int:
     """What an entry takes on the server besides its value."""
-    with embedded_server("cache", cache_bytes=0) as server, redis.Redis.from_url(server.url) as client:
-        with Cache(CacheConfig(backend="redis", redis_url=server.url, compress_above=None)) as cache:
-            cache.set("item:0", 1, "tenant-0")
-            before = client.info("memory")["used_memory"]
-            cache.set_many({f"item:{number}": bytes(400) for number in range(10_000)}, "tenant-0")
-            return (client.info("memory")["used_memory"] - before) // 10_000 - 400
+    config = CacheConfig(backend="redis", compress_above=None, redis_url="redis://")
+    with (
+        embedded_server("cache", cache_bytes=0) as server,
+        redis.Redis.from_url(server.url) as client,
+        Cache(replace(config, redis_url=server.url)) as cache,
+    ):
+        cache.set("item:0", 1, "tenant-0")
+        before = int(client.info("memory")["used_memory"])
+        cache.set_many({f"item:{number}": bytes(400) for number in range(10_000)}, "tenant-0")
+        return (int(client.info("memory")["used_memory"]) - before) // 10_000 - 400
+
+
+def memory_bytes(mix: Mix, overhead: int) -> int:
+    """What the server gets: 10 % of what the entries of all but the scanner take."""
+    sizes = [size for (tenant, _), size in mix.sizes.items() if tenant != SCANNER]
+    return round(MEMORY * (sum(sizes) + overhead * len(sizes)))
+
+
+def _way(policy: str, *, job: bool = False) -> Contender:
+    return Contender(f"stoker {policy}" if job else policy, lambda: Way(policy, job))
+
+
+CONTENDERS = (
+    *(
+        _way(policy)
+        for policy in ("allkeys-lru", "allkeys-lfu", "volatile-lru", "volatile-lfu", "volatile-ttl")
+    ),
+    *(_way(policy, job=True) for policy in ("volatile-lfu", "allkeys-lfu", "volatile-lru", "noeviction")),
+)
+
+
+def measure(settings: Settings) -> Iterator[Table]:
+    keys, requests = (20_000, 20_000) if settings.quick else (KEYS, REQUESTS)
+    mix = mixed(settings.seed, keys, requests)
+    room = memory_bytes(mix, overhead_bytes())
+    found = {one.name: replay(mix, one.open(), room) for one in settings.contenders}
+    reference = found.get("volatile-lfu")
+    rows: list[list[str | float]] = [
+        [
+            name,
+            outcome.hit_rate(),
+            outcome.cost_s,
+            100 * (1 - outcome.cost_s / reference.cost_s) if reference else "",
+            outcome.evictions,
+            outcome.by_server,
+            outcome.lost,
+        ]
+        for name, outcome in found.items()
+    ]
+    yield Table(
+        f"Trace M, seed {settings.seed}",
+        (
+            "",
+            "hits, %",
+            "miss cost, s",
+            "below volatile-lfu, %",
+            "evictions",
+            "evicted by the server",
+            "not stored",
+        ),
+        rows,
+        f"{requests:,} requests for {keys:,} keys on a server with {room / 2**20:.1f} MiB for entries.",
+        plot="miss cost, s",
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    evict.REST = 0.0  # the trace waits: there is nobody to make way for
+    return run("pressure", CONTENDERS, measure, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

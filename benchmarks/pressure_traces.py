@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from benchmarks.traces import zipf_keys
 
 KEYS, REQUESTS, SKEW = 200_000, 2_000_000, 0.9
+SCANNER = "tenant-9"
 Asked = tuple[str, str]
 """A tenant and a key."""
 
@@ -31,26 +32,26 @@ class Mix:
     costs_us: dict[Asked, int]
 
 
-def mixed(seed: int, share: float = 1.0, tenants: int = 1) -> Mix:
-    """Trace M; `share` of its keys and requests, spread over so many tenants."""
+def mixed(seed: int, keys: int = KEYS, requests: int = REQUESTS, tenants: int = 1) -> Mix:
+    """Trace M, its keys spread over so many tenants."""
     rng = random.Random(seed)
-    count = round(KEYS * share)
-    names = [(f"tenant-{number % tenants}", f"item:{number}") for number in range(count)]
+    names = [(f"tenant-{number % tenants}", f"item:{number}") for number in range(keys)]
     rng.shuffle(names)
     sizes = {name: _lognormal(rng, 400, 1.2) for name in names}
     costs = {name: _lognormal(rng, 5000, 1.5) for name in names}
     by_key = {key: (tenant, key) for tenant, key in names}
-    keys = zipf_keys([key for _, key in names], round(REQUESTS * share), rng, SKEW)
-    return Mix([by_key[key] for key in keys], sizes, costs)
+    asked = zipf_keys([key for _, key in names], requests, rng, SKEW)
+    return Mix([by_key[key] for key in asked], sizes, costs)
 
 
-def noisy(seed: int, scanned_bytes: int, overhead: int, share: float = 1.0) -> Mix:
-    """Trace N. The tenth tenant's entries take `scanned_bytes` in all, each `overhead` more than its value."""
-    mix = mixed(seed, share, tenants=9)
+def noisy(seed: int, scanned_bytes: int, overhead: int, keys: int = KEYS, requests: int = REQUESTS) -> Mix:
+    """Trace N. The scanner's entries take `scanned_bytes` in all, each `overhead` beside its value."""
+    mix = mixed(seed, keys, requests // 2, tenants=9)
     rng = random.Random(-seed)
-    left, scanned = scanned_bytes, []
+    left = scanned_bytes
+    scanned: list[Asked] = []
     while left > 0:
-        name = ("tenant-9", f"item:{len(scanned)}")
+        name = (SCANNER, f"item:{len(scanned)}")
         mix.sizes[name] = _lognormal(rng, 400, 1.2)
         mix.costs_us[name] = _lognormal(rng, 5000, 1.5)
         left -= mix.sizes[name] + overhead

@@ -15,7 +15,7 @@ from stoker.cache.worth import Turn
 DEAD, STALE, OVER_QUOTA, LEAST_WORTH = "dead", "stale", "over_quota", "least_worth"
 REASONS = (DEAD, STALE, OVER_QUOTA, LEAST_WORTH)
 Rank = tuple[int, float, int]
-"""Order of the turn, then density, then a number that is the name's own, for many are worth the same; lower goes first."""
+"""Order of the turn, density, and a number of the name's own, for many are worth the same; the lower goes first."""
 _NOTHING: Rank = (-1, 0.0, 0)
 _ALL: Rank = (Turn.LAST.order, 1e300, 0)
 

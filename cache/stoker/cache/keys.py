@@ -190,6 +190,21 @@ def watch(namespace: str) -> str:
     return f"{namespace}:watch"
 
 
+def pressure(namespace: str) -> str:
+    """List, PX from the last look: the latest looks at the cache's memory, newest first. Trimmed on every write."""
+    return f"{namespace}:pressure"
+
+
+def composition(namespace: str) -> str:
+    """String, PX from the last sample: whose the cache's entries are, as JSON."""
+    return f"{namespace}:composition"
+
+
+def quota_book(namespace: str) -> str:
+    """Hash, PX 90 days from the last look: tenants' quotas as operators gave them, and that of all others, as JSON."""
+    return f"{namespace}:quotas"
+
+
 def budget(namespace: str, owner: str) -> str:
     """Hash, PX an hour from the last use: the tokens of a loader or a plan, and how it has been doing."""
     return f"{namespace}:budget:{owner}"

@@ -82,6 +82,14 @@ class CacheMonitor:
                 reads[tenant_id] = reads.get(tenant_id, 0) + counts.hits + counts.misses
         return reads
 
+    def get_reads(self) -> Mapping[Group, Counts]:
+        """Hits and misses by tenant and family of keys (their beginning up to the first ':'); on Redis the fleet's.
+
+        Raises:
+            CacheUnavailable: The server cannot be asked.
+        """
+        return self._groups()
+
     def _template(self, family: str) -> str:
         fitting = [
             text for text in self._cache._core.registry.templates() if text.partition(":")[0] == family

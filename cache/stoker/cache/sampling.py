@@ -116,8 +116,7 @@ def weigh(names: Sequence[Name], *, counted: bool, aged_s: float = 0.0) -> Opera
 
     Args:
         counted: The server's policy counts reads; otherwise it knows when the last one was.
-        aged_s: Seconds since the time as of which they are to be judged: nothing shall be worth less because the look at
-            it came late.
+        aged_s: Seconds since the time as of which they are judged: none is worth less because the look came late.
     """
     weighed: list[Weighed] = []
     for first in range(0, len(names), _PAGE):
