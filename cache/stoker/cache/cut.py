@@ -25,12 +25,12 @@ class Cut(NamedTuple):
 
     Attributes:
         stale: Whether what is past its soft expiry goes.
-        tenants: Encoded tenants that are over their quota, and up to which rank theirs goes.
+        tenants: Encoded tenants that are over their quota, up to which rank theirs goes, and how many bytes of it.
         rank: Up to which rank of anybody goes.
     """
 
     stale: bool = False
-    tenants: Mapping[str, Rank] = {}
+    tenants: Mapping[str, tuple[Rank, float]] = {}
     rank: Rank = _NOTHING
 
     def reason(self, one: Weighed, now_ms: int) -> str | None:
@@ -42,9 +42,17 @@ class Cut(NamedTuple):
             return None
         if self.stale and _is_stale(one, now_ms):
             return STALE
-        if rank <= self.tenants.get(one.tenant, _NOTHING):
+        if rank <= self.tenants.get(one.tenant, (_NOTHING, 0.0))[0]:
             return OVER_QUOTA
         return LEAST_WORTH if rank <= self.rank else None
+
+    def after(self, gone: Sequence[Weighed]) -> "Cut":
+        """What is left of it when these have gone for their tenants' quotas."""
+        left = {tenant: most for tenant, (_, most) in self.tenants.items()}
+        for one in gone:
+            left[one.tenant] -= one.size
+        tenants = {name: (rank, left[name]) for name, (rank, _) in self.tenants.items() if left[name] > 0}
+        return self._replace(tenants=tenants)
 
     def as_json(self) -> dict[str, Any]:
         """For a cursor."""
@@ -53,7 +61,7 @@ class Cut(NamedTuple):
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> "Cut":
         """What `as_json` gave."""
-        tenants = {tenant: _rank(*rank) for tenant, rank in kept["tenants"].items()}
+        tenants = {tenant: (_rank(*rank), float(most)) for tenant, (rank, most) in kept["tenants"].items()}
         return cls(bool(kept["stale"]), tenants, _rank(*kept["rank"]))
 
 
@@ -96,9 +104,9 @@ def cut_for(
     for tenant, more in over.items():
         theirs = [one for one in living if one.tenant == tenant]
         rank, freed = _reach(theirs, more / each if each else 0.0)
-        tenants[tenant] = rank
+        tenants[tenant] = rank, more
         left -= freed * each
-    rest = [one for one in living if rank_of(one) > tenants.get(one.tenant, _NOTHING)]
+    rest = [one for one in living if rank_of(one) > tenants.get(one.tenant, (_NOTHING, 0.0))[0]]
     rank, _ = _reach(rest, left / each if each else 0.0)
     return Cut(stale, tenants, rank)
 

@@ -12,7 +12,7 @@ from random import getrandbits
 from typing import Any
 
 from stoker.cache import memory_use, quotas, sampling, scan
-from stoker.cache.cut import REASONS, Cut, cut_for
+from stoker.cache.cut import OVER_QUOTA, REASONS, Cut, cut_for
 from stoker.cache.memory_use import MemoryUse
 from stoker.cache.options import CacheConfig
 from stoker.cache.programs import Effect, Sleep, Steps
@@ -211,14 +211,13 @@ def _batch(
     page = yield from scan.page(link, walk.scan, batch)
     yield from together([shard.catch_up() for shard in link.shards])
     use = yield from memory_use.read()
-    report, dropped = yield from _drop(walk, report, page.names, use, now_ms)
+    report, walk = yield from _drop(walk, report, page.names, use, now_ms)
     use = yield from memory_use.read()
     report = replace(report, scanned=report.scanned + len(page.names), after_bytes=use.used)
     walk = replace(
         walk,
         scan=page.cursor.decode(),
         wraps=walk.wraps + (page.cursor == b"0"),
-        dropped=walk.dropped + dropped,
     )
     if report.target_bytes is not None and use.used <= report.target_bytes and not walk.to_its_end:
         return replace(report, reason="reached the target"), None, use.share
@@ -229,7 +228,7 @@ def _batch(
 
 def _drop(
     walk: _Walk, report: EvictReport, names: Sequence[Name], use: MemoryUse, now_ms: int
-) -> Operation[tuple[EvictReport, int]]:
+) -> Operation[tuple[EvictReport, _Walk]]:
     chosen: dict[str, list[Weighed]] = {reason: [] for reason in REASONS}
     cut, aged_s = Cut.from_json(walk.cut), max(0, now_ms - walk.as_of_ms) / 1000
     for one in (yield from sampling.weigh(names, counted=use.counted, aged_s=aged_s)):
@@ -239,15 +238,14 @@ def _drop(
     groups = [[one.seen for one in chosen[reason]] for reason in REASONS]
     counts = dict(zip(REASONS, (yield from together([scan.drop(group) for group in groups])), strict=True))
     gone = [(reason, one) for reason in REASONS for one in chosen[reason]]
-    return (
-        replace(
-            report,
-            freed=_added(report.freed, ((reason, one.size) for reason, one in gone)),
-            freed_of=_added(report.freed_of, ((tenant_of(one.tenant) or "", one.size) for _, one in gone)),
-            **{reason: getattr(report, reason) + count for reason, count in counts.items()},
-        ),
-        sum(counts.values()),
+    report = replace(
+        report,
+        freed=_added(report.freed, ((reason, one.size) for reason, one in gone)),
+        freed_of=_added(report.freed_of, ((tenant_of(one.tenant) or "", one.size) for _, one in gone)),
+        **{reason: getattr(report, reason) + count for reason, count in counts.items()},
     )
+    left = cut.after(chosen[OVER_QUOTA]).as_json()
+    return report, replace(walk, cut=left, dropped=walk.dropped + sum(counts.values()))
 
 
 def _added(before: Mapping[str, int], more: Iterable[tuple[str, int]]) -> dict[str, int]:

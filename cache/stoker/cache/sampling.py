@@ -144,4 +144,4 @@ def _weigh(names: Sequence[Name], *, counted: bool, aged_s: float) -> Operation[
 def _reads(used: int, *, counted: bool, aged_s: float) -> float:
     if used < 0:  # it has gone, or the policy was changed a moment ago
         return 1.0
-    return worth.reads_of(used) if counted else worth.reads_by_idle(max(0, used - math.ceil(aged_s)))
+    return worth.reads_of(used) if counted else worth.reads_by_idle(max(0, used - int(aged_s)))
