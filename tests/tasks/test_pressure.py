@@ -119,7 +119,7 @@ def test_quotas_are_changed_at_run_time_and_reach_every_process(here: runtime.Ru
         assert other.stats().over_quota == 2
         here.pressure.drop_quota("acme")
         assert look(here).full == ()
-        other._core.backend._refusals._due = 0.0  # type: ignore[union-attr]
+        other._core.backend._refusals._due = 0.0  # type: ignore[attr-defined]
         assert other.set("k1", 2, "acme") is True
 
 
