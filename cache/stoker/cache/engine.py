@@ -316,11 +316,7 @@ class Cache:
         cursor: dict[str, Any] | None = None,
         stay: float = 0.0,
     ) -> Generator[Step[EvictReport], None, None]:
-        """As `evict`, yielding after each batch.
-
-        Args:
-            stay: Seconds for which it then looks on while memory rises so fast that it will soon be wanted again.
-        """
+        """As `evict`, yielding after each batch; then it looks on for `stay` seconds, while memory rises fast."""
         return self._threads.steps(self._core.evict_steps(target_bytes, batch, cursor, stay))
 
     # -- for diagnosis -------------------------------------------------------------------------------------

@@ -62,6 +62,14 @@ class ShardKeys:
         return f"{self.refresh_prefix}{tenant_field(tenant_id)}:{key}".encode()
 
 
+_OF_A_CACHE = re.compile(rb"\{[A-Za-z0-9_.-]{1,64}(:\d{1,4})?\}:").match
+
+
+def is_of_a_cache(name: bytes) -> bool:
+    """Whether a key of a cache's server may be Stoker's, of this namespace or another."""
+    return _OF_A_CACHE(name) is not None
+
+
 def traffic(namespace: str) -> bytes:
     """Hash, PX from the last flush: hits and misses of the fleet by tenant and family of keys."""
     return f"{{{namespace}}}:traffic".encode()
