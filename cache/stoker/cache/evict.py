@@ -137,7 +137,7 @@ def evict_steps(
         report = yield _begin(config, target_bytes)
         report, walk = yield _plan(link, config, report, now_ms())
     while True:
-        if walk is None and stay and report.dropped and target_bytes is None:
+        if walk is None and stay and target_bytes is None:
             report, walk = yield from _guard(link, config, now_ms, report, stay)
         if walk is None:
             yield _step(report, None, last=True)
@@ -263,18 +263,17 @@ def _guard(
     began, use = time.monotonic(), (yield memory_use.read())
     first, wait = use.used, FIRST_LOOK_S
     while use.limit:
+        yield _step(report, None, last=False)
+        yield Sleep(wait)
+        use = yield memory_use.read()
         high = use.limit * config.high_watermark
         if use.used > high:
             again = replace(report, target_bytes=int(use.limit * config.low_watermark))
             planned: tuple[EvictReport, _Walk | None] = yield _plan(link, config, again, now_ms())
             return planned
         passed = time.monotonic() - began
-        if passed:
-            speed = (use.used - first) / passed
-            if speed * stay < high - use.used or passed > stay:
-                break
-            wait = min(max((high - use.used) / speed / 4, LEAST_LOOK_S), FIRST_LOOK_S)
-        yield _step(report, None, last=False)
-        yield Sleep(wait)
-        use = yield memory_use.read()
+        speed = (use.used - first) / passed
+        if speed * stay < high - use.used or passed > stay:
+            break
+        wait = min(max((high - use.used) / speed / 4, LEAST_LOOK_S), FIRST_LOOK_S)
     return report, None
