@@ -16,7 +16,7 @@ import redis
 
 from stoker.cache import Cache, CacheConfig
 from stoker.config import open_cache
-from stoker.tasks import send
+from stoker.tasks import JobHandle, send
 from stoker.worker.embedded import Server, start_server
 from stoker.worker.processes import Processes
 from tests.flow.conftest import Deployment
