@@ -123,7 +123,7 @@ def test_a_policy_that_harms_the_cache_is_explained(
     finding = sole("redis", cache_url=cache_server.url, beat={"evict_every": evict_every})
     assert finding.severity is severity
     assert policy in finding.seen
-    assert "CONFIG SET maxmemory-policy volatile-lru" in finding.remedy
+    assert "CONFIG SET maxmemory-policy volatile-lfu" in finding.remedy
 
 
 def test_memory_without_a_limit_is_told_with_the_command_that_sets_one(cache_server: Server) -> None:
