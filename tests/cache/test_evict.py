@@ -178,15 +178,15 @@ def test_a_server_that_is_gone_in_the_middle_costs_time_alone() -> None:
 
 
 def test_it_stays_on_guard_while_memory_rises_fast_and_not_longer(cache: Cache, small_url: str) -> None:
-    fill(cache, "k", 2000)
+    fill(cache, "k", 5000)
     quiet = list(cache.evict_steps(stay=60))
     assert len(quiet) < 5
     with redis.Redis.from_url(small_url) as client:
-        client.config_set("maxmemory", int(used(small_url) / 0.8))
+        client.config_set("maxmemory", int(used(small_url) / 0.86))
         steps = cache.evict_steps(stay=60)
         most = 0.0
-        for number, _step in zip(range(16), steps, strict=False):
-            fill(cache, f"flood{number}", 200)
+        for number, _step in zip(range(24), steps, strict=False):
+            fill(cache, f"flood{number}", 100)
             facts = client.info("memory")
             most = max(most, (facts["used_memory"] - facts["mem_not_counted_for_evict"]) / facts["maxmemory"])
         steps.close()

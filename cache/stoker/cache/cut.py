@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from stoker.cache.sampling import Sample, Weighed
-from stoker.cache.worth import Turn
+from stoker.cache.worth import ORDER, Turn
 
 DEAD, STALE, OVER_QUOTA, LEAST_WORTH = "dead", "stale", "over_quota", "least_worth"
 REASONS = (DEAD, STALE, OVER_QUOTA, LEAST_WORTH)
 Rank = tuple[int, float, int]
 """Order of the turn, density, and a number of the name's own, for many are worth the same; the lower goes first."""
 _NOTHING: Rank = (-1, 0.0, 0)
-_ALL: Rank = (Turn.LAST.order, 1e300, 0)
+_ALL: Rank = (ORDER[Turn.LAST], 1e300, 0)
 
 
 class Cut(NamedTuple):
@@ -38,7 +38,7 @@ class Cut(NamedTuple):
         if one.seen.dead():
             return DEAD
         rank = rank_of(one)
-        if rank[0] >= Turn.NEVER.order:
+        if not _may_go(one):
             return None
         if self.stale and _is_stale(one, now_ms):
             return STALE
@@ -67,7 +67,7 @@ class Cut(NamedTuple):
 
 def rank_of(one: Weighed) -> Rank:
     """Where a live entry stands in the order."""
-    return Turn(one.seen.meta.keep).order, one.density, crc32(one.seen.name.raw)
+    return ORDER[one.seen.meta.keep], one.density, crc32(one.seen.name.raw)
 
 
 def _rank(turn: int, value: float, number: int) -> Rank:

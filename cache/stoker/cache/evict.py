@@ -27,10 +27,12 @@ REST = 0.5
 LONGEST_REST_S = 0.1
 MOST_PASSES = 20
 DEEPER = 1.1, 1.5
-"""How much more than what is missing the first time round is to free, as a sample may mislead; and by which factor each
-further one more, as much came in meanwhile."""
+"""How much more than what is missing a cut is to free at first, as a sample may mislead; and by which factor each
+further one more, as more came in meanwhile."""
 _MOST_NAMES, OTHER = 100, "other"
 _CURSOR_BITS = 64
+FLOOD = 0.01
+"""Of the limit: if memory rises by so much during a walk, it begins anew with a deeper cut."""
 FIRST_LOOK_S, LEAST_LOOK_S = 0.25, 0.02
 """Between two looks of a guard: at most, and where memory rises fast at least."""
 
@@ -82,6 +84,8 @@ class _Walk:
         cut: What goes, as JSON.
         to_its_end: Whether it goes all the way round, because what a tenant has too much of may be anywhere.
         passes: Those before.
+        deeper: How often the cut had to be made deeper, as more came in than went.
+        used: Bytes that were used when it began.
         dropped: Entries that went by then.
         as_of_ms: When the cut was made; entries are judged by how they stood then.
     """
@@ -92,6 +96,8 @@ class _Walk:
     to_its_end: bool
     wraps: int = 0
     passes: int = 0
+    deeper: int = 0
+    used: int = 0
     dropped: int = 0
     as_of_ms: int = 0
 
@@ -181,26 +187,34 @@ def _plan(
     done = replace(report, reason="reached the target") if last and report.target_bytes else report
     if need <= 0 and not kept.any_hard:
         return done, None
-    if last is not None and not last.dropped and need > 0:
+    if last is not None and last.round and not last.dropped and need > 0:
         return replace(
             report, reason="dropped all it may; what is left is not this cache's, or is kept"
         ), None
-    passes = last.passes + 1 if last else 0
+    passes = last.passes + last.round if last else 0
+    deeper = last.deeper + 1 if last else 0
     if passes > MOST_PASSES:
         return replace(report, reason=f"not done after {MOST_PASSES} times round"), None
     yield from together([shard.catch_up() for shard in link.shards])
     sample = yield from sampling.draw(link, sampling.SAMPLE, counted=use.counted)
-    over = quotas.over(kept, sample.by_tenant(), use.limit)
+    sizes = {tenant: share.bytes for tenant, share in sample.by_tenant().items()}
+    ease = 1 - config.low_watermark / config.high_watermark
+    over = quotas.over(kept, sizes, use.limit, ease)
     if need <= 0 and not over.hard:
         return done, None
-    ease = 1 - config.low_watermark / config.high_watermark
-    forced = {
-        tenant: more + ease * (quotas.bytes_of(kept.of(tenant).hard, use.limit) or 0)
-        for tenant, more in over.hard.items()
-    }
-    cut = cut_for(sample, max(0, need) * DEEPER[0] * DEEPER[1] ** passes, over.soft, now_ms, forced)
+    cut = cut_for(sample, max(0, need) * DEEPER[0] * DEEPER[1] ** deeper, over.soft, now_ms, over.hard)
     start = getrandbits(_CURSOR_BITS) if last is None else int(last.scan)
-    walk = _Walk(str(start), start, cut.as_json(), bool(forced), int(start == 0), passes, as_of_ms=now_ms)
+    walk = _Walk(
+        scan=str(start),
+        start=start,
+        cut=cut.as_json(),
+        to_its_end=bool(over.hard),
+        wraps=int(start == 0),
+        passes=passes,
+        deeper=deeper,
+        used=use.used,
+        as_of_ms=now_ms,
+    )
     return replace(report, reason="" if need > 0 else "took from tenants what is above their quotas"), walk
 
 
@@ -221,7 +235,8 @@ def _batch(
     )
     if report.target_bytes is not None and use.used <= report.target_bytes and not walk.to_its_end:
         return replace(report, reason="reached the target"), None, use.share
-    if not walk.round:
+    floods = use.used > walk.used + FLOOD * use.limit
+    if not (walk.round or floods):
         return report, walk, use.share
     return *(yield from _plan(link, config, report, now_ms, walk)), use.share
 

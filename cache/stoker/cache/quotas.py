@@ -12,7 +12,6 @@ import msgspec
 from msgspec import Struct
 
 from stoker.cache.errors import CacheUnavailable, ConfigError
-from stoker.cache.sampling import Share
 from stoker.cache.tenancy import tenant_field
 from stoker.cache.wire import Operation
 
@@ -55,15 +54,6 @@ class Quotas(Struct, frozen=True, omit_defaults=True):
     default: Quota = Quota()
     tenants: dict[str, Quota] = {}
 
-    def of(self, tenant: str) -> Quota:
-        """The quota of a tenant, by its field in keys."""
-        if not tenant:
-            return Quota()
-        return self._fields().get(tenant, self.default)
-
-    def _fields(self) -> dict[str, Quota]:
-        return {tenant_field(tenant): quota for tenant, quota in self.tenants.items()}
-
     @property
     def any(self) -> bool:
         """Whether there is a quota at all."""
@@ -76,26 +66,25 @@ class Quotas(Struct, frozen=True, omit_defaults=True):
 
 
 class Over(Struct, frozen=True):
-    """Encoded tenants with the bytes that they have above their soft and their hard quotas."""
+    """Encoded tenants with the bytes that they have above their soft quotas, and those to be freed for hard ones."""
 
     soft: dict[str, float]
     hard: dict[str, float]
 
 
-def over(quotas: Quotas, shares: Mapping[str, Share], limit: int) -> Over:
-    """Who has more than his quota, by what a sample says."""
+def over(quotas: Quotas, sizes: Mapping[str, int], limit: int, ease: float = 0.0) -> Over:
+    """Who has more than his quota, by what encoded tenants have; `ease`: how far below a hard one he is to come."""
+    named = {tenant_field(tenant): quota for tenant, quota in quotas.tenants.items()}
     soft: dict[str, float] = {}
     hard: dict[str, float] = {}
-    fields = quotas._fields()
-    for tenant, share in shares.items():
-        quota = fields.get(tenant, quotas.default) if tenant else Quota()
-        for amount, found in (
-            (quota.soft if quota.soft is not None else quota.hard, soft),
-            (quota.hard, hard),
-        ):
-            most = bytes_of(amount, limit)
-            if most is not None and share.bytes > most:
-                found[tenant] = share.bytes - most
+    for tenant, size in sizes.items():
+        quota = named.get(tenant, quotas.default) if tenant else Quota()
+        most = bytes_of(quota.hard if quota.soft is None else quota.soft, limit)
+        if most is not None and size > most:
+            soft[tenant] = size - most
+        most = bytes_of(quota.hard, limit)
+        if most is not None and size > most:
+            hard[tenant] = size - most * (1 - ease)
     return Over(soft, hard)
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from stoker.cache import CacheMonitor
 from stoker.cache.budget import Budget, Limit
 from stoker.cache.pressure import Makeup, Node, Part
-from stoker.cache.quotas import Quotas, bytes_of
-from stoker.cache.tenancy import tenant_field
+from stoker.cache.quotas import Quotas, over
+from stoker.cache.tenancy import tenant_field, tenant_of
 from stoker.tasks import send
 from stoker.tasks.errors import NotSent, StateUnavailable
 from stoker.tasks.pressure_store import Composition, Point, Row
@@ -102,17 +102,9 @@ def _composition(
         return None, []
     makeup = monitor.get_makeup(SAMPLE)
     limit = monitor.get_node().limit_bytes if quotas.any_hard else 0
-    full = [
-        tenant
-        for tenant, part in makeup.tenants.items()
-        if tenant is not None and _is_full(quotas, tenant, part, limit)
-    ]
+    sizes = {tenant_field(tenant): part.bytes for tenant, part in makeup.tenants.items()}
+    full = [str(tenant_of(field)) for field in over(quotas, sizes, limit).hard]
     return composition_of(makeup, monitor.get_reads(), time.time()), full
-
-
-def _is_full(quotas: Quotas, tenant: str, part: Part, limit: int) -> bool:
-    most = bytes_of(quotas.of(tenant_field(tenant)).hard, limit)
-    return most is not None and part.bytes >= most
 
 
 def composition_of(makeup: Makeup, reads: Mapping[tuple[str | None, str], Any], now: float) -> Composition:
