@@ -103,5 +103,6 @@ def test_what_is_asked_is_only_looked_at(plain: Any, server_url: str) -> None:
     plain.set("x", 1)
     found = ask(settings(server_url))
     assert found == Facts("volatile-lfu", 2**28, 200, 200, 0, 0, with_broker=False)
+    assert found is not None
     assert [problem.about for problem in problems(found, 30)] == []
     assert plain.keys() == [b"x"]
