@@ -20,7 +20,7 @@ from benchmarks.harness import Contender, Settings, Table, run
 from benchmarks.pressure_traces import KEYS, REQUESTS, SCANNER, Asked, Mix, mixed
 from stoker.cache import Cache, CacheConfig, CacheMonitor, evict, memory_use
 from stoker.cache.backends import Write
-from stoker.cache.quotas import Quotas
+from stoker.cache.quotas import Quotas, over
 from stoker.worker.embedded import embedded_server
 
 MEMORY = 0.1
@@ -28,6 +28,9 @@ MEMORY = 0.1
 BATCH = 50
 LOOK_EVERY = 500
 """Requests between two looks at the server's memory."""
+MEASURE_EVERY = 2000
+"""Between two samples, where there are hard quotas."""
+KEPT_S = 3600
 TTL_MS = 86_400_000
 NO_QUOTAS = Quotas()
 
@@ -68,11 +71,13 @@ def replay(mix: Mix, way: Way, memory_bytes: int, limits: Quotas = NO_QUOTAS) ->
             cache.set("warm-up", 1)
             client.config_set("maxmemory-policy", way.policy)
             client.config_set("maxmemory", client.info("memory")["used_memory"] + memory_bytes)
-            CacheMonitor(cache).tell_quotas(limits, (), 3600)
+            CacheMonitor(cache).tell_quotas(limits, (), KEPT_S)
             began = time.perf_counter()
             for start in range(0, len(mix.asked), BATCH):
                 if way.job and start % LOOK_EVERY == 0:
                     _look(cache, outcome)
+                if way.job and limits.any_hard and start % MEASURE_EVERY == 0:
+                    _measure(cache, limits)
                 _batch(cache, mix, mix.asked[start : start + BATCH], outcome)
             outcome.took_s = time.perf_counter() - began
             outcome.by_server = client.info("stats")["evicted_keys"]
@@ -86,6 +91,14 @@ def _look(cache: Cache, outcome: Outcome) -> None:
         cache.evict()
         outcome.evicting_s += time.perf_counter() - began
         outcome.evictions += 1
+
+
+def _measure(cache: Cache, limits: Quotas) -> None:
+    """What `stoker.watch` does where there are hard quotas: tell who is full."""
+    monitor = CacheMonitor(cache)
+    sizes = {tenant: part.bytes for tenant, part in monitor.get_makeup().tenants.items() if tenant}
+    full = over(limits, sizes, monitor.get_node().limit_bytes).hard
+    monitor.tell_quotas(limits, full, KEPT_S)
 
 
 def _batch(cache: Cache, mix: Mix, asked: Sequence[Asked], outcome: Outcome) -> None:
