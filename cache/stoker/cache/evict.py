@@ -22,7 +22,7 @@ from stoker.cache.steps import Step
 from stoker.cache.tenancy import tenant_of
 from stoker.cache.wire import Operation, together
 
-REST = 0.5
+REST = 1.0
 """Pause after each batch, as a share of the time it took; none above the high watermark."""
 LONGEST_REST_S = 0.1
 MOST_PASSES = 20
