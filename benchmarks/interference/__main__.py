@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from benchmarks.interference.measure import App, Times, app, invalidations, percentile, warm_rate
+from benchmarks.interference.measure import App, Times, app, evictions, invalidations, percentile, warm_rate
 from benchmarks.interference.stage import Stage, on
 from stoker.config import open_cache
 from stoker.tasks import configure, runtime, send
@@ -58,7 +58,10 @@ class Result:
         invalidations: From asking for one to its effect, under it.
         idle, warming: Lateness of an app's reads, before it and under it.
         besides: The same under it and the invalidations, with the sweeps that follow them.
+        evicting: The same under evictions alone, one after the other.
+        evicted: Entries that they dropped.
         ratio: Of the p99 of warming and idle.
+        evicting_ratio: Of evicting and idle.
     """
 
     pinned: bool
@@ -69,7 +72,10 @@ class Result:
     idle: Spread
     warming: Spread
     besides: Spread
+    evicting: Spread
+    evicted: int
     ratio: float
+    evicting_ratio: float
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,11 +125,17 @@ def _measure(stage: Stage, reader: App, sizes: Sizes) -> Result:
         times = invalidations(cache, sizes.invalidations)
         besides = reads.result()
         job.abort()
+    with open_cache(stage.settings) as cache:
+        _say("evicting, and reading")
+        reads = reader.read_for(sizes.idle_s)
+        evicted = evictions(cache, reads)
+        evicting = Spread.of(reads.result())
     rate = (after.done - before.done) / (after.updated_at - before.updated_at)
     spreads = Spread.of(idle), Spread.of(warming), Spread.of(besides)
-    ratio = round(spreads[1].p99 / spreads[0].p99, 2)
+    ratio, evicting_ratio = (round(one.p99 / spreads[0].p99, 2) for one in (spreads[1], evicting))
     pinned = stage.front is not None
-    return Result(pinned, round(full), cap, round(rate), Spread.of(times), *spreads, ratio=ratio)
+    shown = pinned, round(full), cap, round(rate), Spread.of(times), *spreads, evicting, evicted
+    return Result(*shown, ratio=ratio, evicting_ratio=evicting_ratio)
 
 
 def table(result: Result) -> Iterator[str]:
@@ -140,6 +152,8 @@ def table(result: Result) -> Iterator[str]:
     aim = f"p99 at most {READS_RATIO:g} times that, is {result.ratio:g} times"
     yield _line("read, while warming", result.warming, aim)
     yield _line("read, while warming, invalidating and sweeping", result.besides, "")
+    aim = f"p99 at most {READS_RATIO:g} times idle, is {result.evicting_ratio:g} times"
+    yield _line(f"read, while {result.evicted:,} entries are evicted", result.evicting, aim)
 
 
 def _line(name: str, spread: Spread, aim: str) -> str:

@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from benchmarks.interference.origin import VALUE
-from stoker.cache import Cache
+from stoker.cache import Cache, CacheMonitor
 from stoker.config import Settings, open_cache
 from stoker.tasks import JobHandle, send
 
@@ -27,6 +27,7 @@ POLL_S = 0.002
 PAUSE_S = 0.01
 """Between two invalidations."""
 MOST_S = 30.0
+FILLERS = 2000
 TENANT = "acme"
 
 Times = list[float]
@@ -70,6 +71,18 @@ def invalidations(cache: Cache, count: int) -> Times:
         times.append(time.perf_counter() - began)
         time.sleep(PAUSE_S)
     return times
+
+
+def evictions(cache: Cache, over: Future[Times]) -> int:
+    """Store some, and evict as much, until it is over. Returns how many entries went."""
+    dropped = 0
+    monitor = CacheMonitor(cache)
+    while not over.done():
+        before = monitor.get_node().used_bytes
+        for first in range(0, FILLERS, 50):  # what an app stores at once
+            cache.set_many({f"filler:{dropped + first + n}": VALUE for n in range(50)}, ttl=600)
+        dropped += cache.evict(target_bytes=before).dropped
+    return dropped
 
 
 class App:

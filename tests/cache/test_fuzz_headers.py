@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stoker.cache.entry import MAX_SEQ
+from stoker.cache.entry import KEEP_SHIFT, MAX_SEQ
 from tests.cache.planted import (
     EDGES,
     FIELDS,
@@ -71,7 +71,7 @@ def test_an_entry_with_a_flag_that_this_version_does_not_know_is_a_miss(
     planted: Planted, thorough: bool
 ) -> None:
     @tried(thorough, 50)
-    @given(st.integers(1, 2**16 - 1))
+    @given(st.integers(1, 2**16 - 1).filter(lambda flags: flags % 2**KEEP_SHIFT))
     def rule(flags: int) -> None:  # 1 says compressed, and this payload is not
         is_a_miss(planted, edited(planted.whole, flags=flags))
 
@@ -120,7 +120,8 @@ def test_no_single_bit_of_the_header_changes_the_value_or_fails_a_read(planted: 
         assert repr(many) == repr({} if found is MISS else {KEY: found})  # NaN is not equal to itself
         if bit // 8 < HEADER:
             field = next(name for name, (at, size) in FIELDS.items() if at <= bit // 8 < at + size)
-            harmless = field in ("soft_ms", "hard_ms", "uid", "load_us")
+            turn = 8 * FIELDS["flags"][0] + KEEP_SHIFT  # two bits of the flags say when it is evicted
+            harmless = field in ("soft_ms", "hard_ms", "uid", "load_us") or bit in (turn, turn + 1)
             assert found == VALUE if harmless else field == "seq" or found is MISS, (field, bit)
 
 

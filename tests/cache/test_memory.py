@@ -82,10 +82,10 @@ def test_evict_goes_down_to_the_low_watermark_oldest_first() -> None:
     cache = Cache(CacheConfig(max_size=100))
     cache.set_many({f"k{i}": i for i in range(95)})
     report = cache.evict()
-    assert (report.unread, report.after_bytes) == (15, 80)
+    assert (report.least_worth, report.after_bytes) == (15, 80)
     assert cache.get("k14") is None
     assert cache.get("k15") == 15
-    assert cache.evict().unread == 0
+    assert cache.evict().least_worth == 0
 
 
 FORK = """

@@ -114,7 +114,7 @@ def test_the_cache_evicts_and_keeps_nothing_while_the_broker_drops_nothing() -> 
     cache, broker = (
         compose.directives(compose.configuration(SERVICES[name])) for name in ("cache", "broker")
     )
-    assert (cache["maxmemory-policy"], cache["appendonly"], cache["save"]) == ("volatile-lru", "no", '""')
+    assert (cache["maxmemory-policy"], cache["appendonly"], cache["save"]) == ("volatile-lfu", "no", '""')
     assert (broker["maxmemory-policy"], broker["appendonly"]) == ("noeviction", "yes")
     assert "broker:/data" in SERVICES["broker"].definition["volumes"]
     assert all(mount.endswith(":ro") for mount in SERVICES["cache"].definition["volumes"])

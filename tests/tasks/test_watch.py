@@ -18,6 +18,7 @@ from stoker.config import Settings, open_cache
 from stoker.tasks import engine_events, names, runtime
 from stoker.tasks.watch import look
 from stoker.worker.embedded import embedded_server
+from tests.tasks.pressing import used
 from tests.tasks.reacting import counts
 from tests.tasks.test_send import CLOSED
 from tests.waiting import wait_until
@@ -65,9 +66,10 @@ def test_a_new_life_that_a_process_without_hooks_began_is_noticed(here: runtime.
 def test_memory_above_the_high_mark_is_told_once_until_it_was_below(
     here: runtime.Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pressed = iter([False, True, True, False, False, True])
-    monkeypatch.setattr(CacheMonitor, "check_memory_pressure", lambda _: next(pressed))
-    assert [look(here) for _ in range(6)] == [[], ["cache.pressure"], [], [], [], ["cache.pressure"]]
+    shares = iter([0.5, 0.95, 0.95, 0.85, 0.5, 0.85, 0.95])  # 0.85 is between the marks
+    monkeypatch.setattr(CacheMonitor, "get_node", lambda _: used(next(shares)))
+    told = [look(here) for _ in range(7)]
+    assert told == [[], ["cache.pressure"], [], [], [], [], ["cache.pressure"]]
     ids = [event["id"] for event in published(here.settings) if event["name"] == "cache.pressure"]
     assert len(set(ids)) == 2
 
@@ -86,8 +88,8 @@ def test_another_server_process_is_told_with_those_before(
 def test_what_could_not_be_published_is_told_by_the_next_look(
     here: runtime.Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pressed = iter([False, True, True])
-    monkeypatch.setattr(CacheMonitor, "check_memory_pressure", lambda _: next(pressed))
+    shares = iter([0.5, 0.95, 0.95])
+    monkeypatch.setattr(CacheMonitor, "get_node", lambda _: used(next(shares)))
     look(here)
     tasks.configure(
         here.settings.model_copy(update={"broker_url": CLOSED, "state_url": here.settings.state()})

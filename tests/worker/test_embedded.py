@@ -19,7 +19,7 @@ def test_a_cache_server_drops_only_what_expires_and_a_broker_server_drops_nothin
     with Processes() as processes:
         cache = config_of(start_server(processes, "cache", cache_bytes=32 * 2**20).url)
         broker = config_of(start_server(processes, "broker").url)
-    assert (cache["maxmemory"], cache["maxmemory-policy"]) == (str(32 * 2**20), "volatile-lru")
+    assert (cache["maxmemory"], cache["maxmemory-policy"]) == (str(32 * 2**20), "volatile-lfu")
     assert (broker["maxmemory"], broker["maxmemory-policy"]) == ("0", "noeviction")
 
 

@@ -1,6 +1,5 @@
 """The Celery app of workers and beat, and what a worker checks before it starts."""
 
-import logging
 import subprocess
 import sys
 from datetime import timedelta
@@ -15,7 +14,7 @@ from stoker.tasks import JobHandle, configure, names, runtime
 from stoker.tasks.schedule import beat_schedule
 from stoker.worker import lifecycle
 from stoker.worker.app import make_app
-from stoker.worker.lifecycle import check_cache, import_loaders, warn_of_one_server
+from stoker.worker.lifecycle import check_cache, import_loaders
 
 
 def test_the_app_is_made_from_the_settings_and_not_from_celerys_variables(
@@ -83,21 +82,6 @@ def test_a_loader_module_that_fails_is_named_with_the_reason() -> None:
     import_loaders(("json", "logging"))
     with pytest.raises(LoaderError, match=r"'no_such_module' cannot be imported \(ModuleNotFoundError"):
         import_loaders(("json", "no_such_module"))
-
-
-def test_one_server_for_cache_and_broker_is_warned_about(
-    cache_server: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        warn_of_one_server(Settings(cache_url=cache_server, broker_url=cache_server + "1"))
-    assert "are one server" in caplog.text
-
-
-def test_two_servers_and_servers_that_are_not_there_are_not(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        closed = "redis://127.0.0.1:1/0"
-        warn_of_one_server(Settings(cache_url=closed, broker_url=closed))
-    assert caplog.text == ""
 
 
 def test_a_message_that_came_too_late_ends_no_job_that_its_first_delivery_began(

@@ -27,6 +27,7 @@ from stoker.cache.tenancy import check_key
 from stoker.cache.warm import Keys
 from stoker.cache.warm_report import WarmReport
 from stoker.cache.wire import Operation, finished
+from stoker.cache.worth import EvictWhen
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -213,11 +214,12 @@ class AsyncCache:
         ttl: Seconds | None = None,
         soft_ttl: Seconds | None = None,
         tags: Iterable[str] = (),
+        evict: EvictWhen = "normal",
     ) -> AsyncCachedDecorator:
         """See `Cache.cached`; what it makes is awaited, whether the function is a coroutine function or not."""
         wrap = partial(AsyncCachedFunction[..., Any], self)
         decorator: AsyncCachedDecorator = cached_by(
-            wrap, self._core.registry, template, ttl=ttl, soft_ttl=soft_ttl, tags=tuple(tags)
+            wrap, self._core.registry, template, ttl=ttl, soft_ttl=soft_ttl, tags=tuple(tags), evict=evict
         )
         return decorator
 
@@ -251,10 +253,15 @@ class AsyncCache:
         return await _last(self.evict_steps(target_bytes=target_bytes))
 
     def evict_steps(
-        self, *, target_bytes: int | None = None, batch: int = 500, cursor: dict[str, Any] | None = None
+        self,
+        *,
+        target_bytes: int | None = None,
+        batch: int = 500,
+        cursor: dict[str, Any] | None = None,
+        stay: float = 0.0,
     ) -> AsyncIterator[Step[EvictReport]]:
         """See `Cache.evict_steps`."""
-        return self._here().loop.steps(self._core.evict_steps(target_bytes, batch, cursor))
+        return self._here().loop.steps(self._core.evict_steps(target_bytes, batch, cursor, stay))
 
     # -- for diagnosis -----------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 from stoker.cache.entry import Stamp
 from stoker.cache.protocol import Chunk, Filling, Lease, Name, Shard, new_secret
 from stoker.cache.wire import Command, Operation, not_known
+from stoker.cache.worth import Turn
 
 PAGE = 128
 """Most keys of one command, so that none holds the server for long."""
@@ -40,13 +41,17 @@ class Batch(Struct, frozen=True, gc=False):
 
 
 class BatchFill(NamedTuple):
-    """For each key of a batch, in order, its value, its lifetimes (ttl, soft ttl) in ms, 0 for never, and its tags."""
+    """For each key of a batch, in order, its value, its lifetimes (ttl, soft ttl) in ms, 0 for never, and its tags.
+
+    What each cost, and when it is evicted, is the same for all.
+    """
 
     batch: Batch
     values: Sequence[Any]
     lifetimes: Sequence[tuple[int, int]]
     tags: Sequence[tuple[str, ...]]
     load_us: int
+    turn: Turn
 
 
 def lease_absent(shard: Shard, number: int, names: Sequence[Name], lease_ms: int) -> Operation[Batch | None]:

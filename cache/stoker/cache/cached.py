@@ -31,6 +31,7 @@ from stoker.cache.errors import ConfigError, LoaderError
 from stoker.cache.loaders import Loader, Registry
 from stoker.cache.options import Seconds
 from stoker.cache.signatures import TENANT, why_not_importable
+from stoker.cache.worth import EvictWhen
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -320,6 +321,7 @@ def cached_by(
     ttl: Seconds | None = None,
     soft_ttl: Seconds | None = None,
     tags: Sequence[str] = (),
+    evict: EvictWhen = "normal",
 ) -> Any:
     """The decorator that `wrap`s a function's loader, and registers it in `registry` if that helps.
 
@@ -330,7 +332,7 @@ def cached_by(
 
     def decorate(function: Any, /) -> Any:
         plain = function.__func__ if isinstance(function, staticmethod | classmethod) else function
-        loader = Loader(template, plain, ttl=ttl, soft_ttl=soft_ttl, tags=tags)
+        loader = Loader(template, plain, ttl=ttl, soft_ttl=soft_ttl, tags=tags, evict=evict)
         made = wrap(loader, of_class=isinstance(function, classmethod))
         reason = why_not_importable(plain)
         if reason is None:

@@ -275,11 +275,11 @@ class Core:
         return Warmer(work, units, self.registry, under_way.flights.landed, limits)
 
     def evict_steps(
-        self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None
+        self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None, stay: float = 0.0
     ) -> Steps[EvictReport]:
         if target_bytes is not None and target_bytes < 0:
             raise ConfigError("target_bytes", target_bytes, "must not be negative")
-        return self.backend.evict_steps(target_bytes, batch, cursor)
+        return self.backend.evict_steps(target_bytes, batch, cursor, stay)
 
     # -- for diagnosis -----------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from stoker.cache.warm import Keys
 from stoker.cache.warm_report import WarmReport
 from stoker.cache.wire import Operation, finished
 from stoker.cache.work import Work
+from stoker.cache.worth import EvictWhen
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -241,11 +242,12 @@ class Cache:
         ttl: Seconds | None = None,
         soft_ttl: Seconds | None = None,
         tags: Iterable[str] = (),
+        evict: EvictWhen = "normal",
     ) -> CachedDecorator:
         """Cache a function or method by a key made from its arguments, such as `"user:{user_id}"`."""
         wrap = partial(CachedFunction[..., Any], self)
         decorator: CachedDecorator = cached_by(
-            wrap, self._core.registry, template, ttl=ttl, soft_ttl=soft_ttl, tags=tuple(tags)
+            wrap, self._core.registry, template, ttl=ttl, soft_ttl=soft_ttl, tags=tuple(tags), evict=evict
         )
         return decorator
 
@@ -309,7 +311,11 @@ class Cache:
         return self._threads.steps(self._core.backend.sweep_steps(batch, cursor))
 
     def evict(self, *, target_bytes: int | None = None) -> EvictReport:
-        """Drop dead entries, then those past their soft expiry, then the longest unread, down to the low watermark.
+        """Make room at the least cost in loads, down to the low watermark.
+
+        Dead entries go first, then those past their soft expiry, then what tenants have above their quotas, then those
+        whose loads save least (reads times load cost by size; see docs/pressure.md). On the memory backend what its
+        `eviction` names goes instead.
 
         Acts only above the high watermark of the server's `maxmemory`, unless `target_bytes` says where to stop. On
         the memory backend the watermarks are shares of `max_bytes`; where that is not set, of `max_size`, and
@@ -321,10 +327,15 @@ class Cache:
         return last_report(self.evict_steps(target_bytes=target_bytes))
 
     def evict_steps(
-        self, *, target_bytes: int | None = None, batch: int = 500, cursor: dict[str, Any] | None = None
+        self,
+        *,
+        target_bytes: int | None = None,
+        batch: int = 500,
+        cursor: dict[str, Any] | None = None,
+        stay: float = 0.0,
     ) -> Generator[Step[EvictReport], None, None]:
-        """As `evict`, yielding after each batch."""
-        return self._threads.steps(self._core.evict_steps(target_bytes, batch, cursor))
+        """As `evict`, yielding after each batch; then it looks on for `stay` seconds, while memory rises fast."""
+        return self._threads.steps(self._core.evict_steps(target_bytes, batch, cursor, stay))
 
     # -- for diagnosis -------------------------------------------------------------------------------------
 

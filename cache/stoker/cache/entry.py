@@ -7,7 +7,7 @@ is little-endian and 56 bytes long:
          0     2  magic        b"Sk"
          2     1  version      1
          3     1  codec        how the payload is encoded, see `codec`
-         4     2  flags        bit 0: the payload is compressed
+         4     2  flags        bit 0: the payload is compressed; bits 14, 15: when it is evicted, see `worth.Turn`
          6     2  tags_len     bytes of the tag block: UTF-8 tags joined by NUL
          8     8  incarnation  of the ban log that the stamp belongs to
         16     8  seq          position in that ban log, read before the value's load began
@@ -38,6 +38,8 @@ VERSION = 1
 STAMP = slice(8, 32)
 """Incarnation, seq and uid: what a conditional delete compares."""
 STAMP_RANGE = (STAMP.start, STAMP.stop - 1)
+KEEP_SHIFT = 14
+_FLAGS = 2**KEEP_SHIFT - 1
 MAX_SEQ = 2**53 - 1
 """Seqs are scores of a sorted set, that is, doubles; above this they would lose count."""
 
@@ -52,7 +54,8 @@ class Stamp(NamedTuple):
 class Meta(Record, frozen=True, gc=False):
     """What an entry's header and tag block say.
 
-    Times are Unix milliseconds (0: never), `load_us` microseconds, `payload_at` and `payload_len` bytes.
+    Times are Unix milliseconds (0: never), `load_us` microseconds, `payload_at` and `payload_len` bytes; `keep` is a
+    `worth.Turn`, and no part of `flags` here.
     """
 
     codec: int
@@ -65,6 +68,7 @@ class Meta(Record, frozen=True, gc=False):
     tags: tuple[str, ...]
     payload_at: int
     payload_len: int
+    keep: int = 0
 
 
 def pack(
@@ -76,6 +80,7 @@ def pack(
     soft_ms: int,
     hard_ms: int,
     load_us: int,
+    keep: int = 0,
 ) -> bytes:
     """The bytes of an entry."""
     tag_block = "\0".join(tags).encode() if tags else b""
@@ -83,7 +88,7 @@ def pack(
         MAGIC,
         VERSION,
         codec,
-        flags,
+        flags | keep << KEEP_SHIFT,
         len(tag_block),
         stamp.incarnation,
         stamp.seq,
@@ -102,8 +107,9 @@ def pack_all(
     codec: int,
     kept: Sequence[tuple[int, int, tuple[str, ...]]],
     load_us: int,
+    keep: int,
 ) -> list[bytes]:
-    """As `pack`, of many values of different keys, not compressed, that cost the same.
+    """As `pack`, of many values of different keys, not compressed, that cost the same and are evicted alike.
 
     Args:
         kept: soft_ms, hard_ms and tags of each; what is equal in a row costs less.
@@ -114,7 +120,8 @@ def pack_all(
     for (soft_ms, hard_ms, tags), same in groupby(kept):
         now = payloads[len(blobs) : len(blobs) + len(list(same))]
         tag_block = "\0".join(tags).encode() if tags else b""
-        head = _pack(MAGIC, VERSION, codec, 0, len(tag_block), *stamp, uid, soft_ms, hard_ms, load_us, 0)[:-4]
+        fixed = (MAGIC, VERSION, codec, keep << KEEP_SHIFT, len(tag_block), *stamp, uid, soft_ms, hard_ms)
+        head = _pack(*fixed, load_us, 0)[:-4]
         blobs += [head + _pack_size(len(payload)) + tag_block + payload for payload in now]
     return blobs
 
@@ -159,7 +166,10 @@ def unpack(blob: bytes, *, whole: bool = True) -> Meta | None:
             tags = tuple(blob[HEADER_BYTES:payload_at].decode().split("\0"))
         except UnicodeDecodeError:
             return None
-    return Meta(codec, flags, incarnation, seq, soft_ms, hard_ms, load_us, tags, payload_at, size)
+    keep = flags >> KEEP_SHIFT
+    return Meta(
+        codec, flags & _FLAGS, incarnation, seq, soft_ms, hard_ms, load_us, tags, payload_at, size, keep
+    )
 
 
 def tags_len(blob: bytes) -> int:

@@ -67,6 +67,14 @@ class ShardKeys:
         return f"{self.refresh_prefix}{tenant_field(tenant_id)}:{key}".encode()
 
 
+_OF_A_CACHE = re.compile(rb"\{[A-Za-z0-9_.-]{1,64}(:\d{1,4})?\}:").match
+
+
+def is_of_a_cache(name: bytes) -> bool:
+    """Whether a key of a cache's server may be Stoker's, of this namespace or another."""
+    return _OF_A_CACHE(name) is not None
+
+
 def traffic(namespace: str) -> bytes:
     """Hash, PX from the last flush: hits and misses of the fleet by tenant and family of keys."""
     return f"{{{namespace}}}:traffic".encode()
@@ -75,6 +83,11 @@ def traffic(namespace: str) -> bytes:
 def samples(namespace: str) -> bytes:
     """List, PX from the last flush: samples of the keys that processes read, until a worker collects them."""
     return f"{{{namespace}}}:samples".encode()
+
+
+def quotas(namespace: str) -> bytes:
+    """String, PX from the last look of a worker: the tenants' quotas and who is full, see `quotas.Copy`."""
+    return f"{{{namespace}}}:quotas".encode()
 
 
 def _endings(names: Sequence[tuple[str | None, str]]) -> list[bytes]:
@@ -188,6 +201,21 @@ def events_rules(namespace: str) -> str:
 def watch(namespace: str) -> str:
     """Hash, PX from the last look: what the cache's server was like then, so that a change is told once."""
     return f"{namespace}:watch"
+
+
+def pressure(namespace: str) -> str:
+    """List, PX from the last look: the latest looks at the cache's memory, newest first. Trimmed on every write."""
+    return f"{namespace}:pressure"
+
+
+def composition(namespace: str) -> str:
+    """String, PX from the last sample: whose the cache's entries are, as JSON."""
+    return f"{namespace}:composition"
+
+
+def quota_book(namespace: str) -> str:
+    """Hash, PX 90 days from the last look: tenants' quotas as operators gave them, and that of all others, as JSON."""
+    return f"{namespace}:quotas"
 
 
 def budget(namespace: str, owner: str) -> str:

@@ -24,6 +24,7 @@ from stoker.cache.programs import Load, Program, unnoticed
 from stoker.cache.signatures import TENANT, Signature, name_of, why_not_importable
 from stoker.cache.templates import Template
 from stoker.cache.tenancy import check_tags
+from stoker.cache.worth import EvictWhen, Turn, turn_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 RefreshIn = Literal["worker", "process"]
@@ -79,12 +80,15 @@ class Loader:
         rate: Keys a second that all workers together may load when they warm; None: any.
         concurrency: Batches that they may load at once; None: any.
         near: Whether processes may keep copies of its values, see `CacheConfig.near_size`; None: as `near_all` says.
+        evict: When its entries go under memory pressure, against those of others: `"first"`, `"normal"`, `"last"` or
+            `"never"`. The server's own policy, and the memory backend, know nothing of this.
         refresh_in: Who loads values anew: a `"worker"`, where the cache's hooks reach one, or the reader's `"process"`.
 
     Attributes:
         name: `module:qualname` of the function.
         match: The fields of a key of this template, converted; None for any other key.
         owner: Names its budget: `loader:` and the template.
+        turn: What `evict` said.
 
     Raises:
         LoaderError: Template, function and tags do not fit together; says why and what to do.
@@ -110,6 +114,7 @@ class Loader:
         "template",
         "ttl",
         "ttl_jitter",
+        "turn",
     )
 
     def __init__(
@@ -127,6 +132,7 @@ class Loader:
         rate: float | None = None,
         concurrency: int | None = None,
         near: bool | None = None,
+        evict: EvictWhen = "normal",
     ) -> None:
         fields = Template(template).fields
         self.signature = Signature(function, fields if many else None)
@@ -147,6 +153,7 @@ class Loader:
         self.near = near
         self.rate = rate
         self.concurrency = concurrency
+        self.turn = turn_of(evict)
         self._check_ttls()
         self._check_tags()
 
@@ -287,6 +294,11 @@ class Registry:
                     return loader, args
         return None
 
+    def turn_of(self, key: str) -> Turn:
+        """When the key's entry is evicted, by the loader of its template."""
+        found = self.find(key)
+        return Turn.NORMAL if found is None else found[0].turn
+
     def find_all(self, keys: Sequence[str]) -> list[Match | None]:
         """As `find` for each key. Keys of one template are found faster."""
         first = self.find(keys[0]) if keys else None
@@ -346,6 +358,7 @@ def loader(
     rate: float | None = None,
     concurrency: int | None = None,
     near: bool | None = None,
+    evict: EvictWhen = "normal",
 ) -> Callable[[F], F]:
     """Register the decorated function as the loader of a template; the function itself is not changed.
 
@@ -372,6 +385,7 @@ def loader(
             rate=rate,
             concurrency=concurrency,
             near=near,
+            evict=evict,
         )
         default_registry.add(made)
         return function

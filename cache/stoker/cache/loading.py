@@ -60,7 +60,7 @@ class Loading:
 
     def load(self, request: Request, under_way: UnderWay, seen: Hit | None = None) -> Program[Any]:
         """The key's value, loaded by this caller or by the one it follows; `seen` is what is to be refreshed."""
-        attempt = _Attempt(self._backend, self._counters, request, under_way.leases, seen)
+        attempt = _Attempt(self._backend, self._counters, self._registry, request, under_way.leases, seen)
         return load_once(under_way.flights, attempt, self._config.max_load)
 
     def wants_refresh(self, hit: Hit) -> bool:
@@ -151,6 +151,7 @@ class _Attempt:
 
     backend: Backend
     counters: Counters
+    registry: Registry
     request: Request
     leases: HeldLeases
     seen: Hit | None
@@ -180,7 +181,9 @@ class _Attempt:
         return value, load_us
 
     def fill(self, lease: Lease, value: Any, load_us: int) -> Program[bool]:
-        write = Write(value, self.request.ttl_ms, self.request.soft_ms, self.request.tags, load_us)
+        request = self.request
+        turn = self.registry.turn_of(request.key)
+        write = Write(value, request.ttl_ms, request.soft_ms, request.tags, load_us, turn)
         try:
             [stored] = yield self.backend.fill([(lease, write)])
         except CacheUnavailable as error:

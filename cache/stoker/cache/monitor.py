@@ -9,6 +9,9 @@ from stoker.cache.engine import Cache
 from stoker.cache.errors import ConfigError
 from stoker.cache.evict import EvictReport
 from stoker.cache.lives import Lives, lives
+from stoker.cache.pressure import Makeup, Node
+from stoker.cache.quotas import Quotas
+from stoker.cache.tenancy import tenant_field
 from stoker.cache.traffic import Counts, Group
 
 
@@ -79,6 +82,14 @@ class CacheMonitor:
                 reads[tenant_id] = reads.get(tenant_id, 0) + counts.hits + counts.misses
         return reads
 
+    def get_reads(self) -> Mapping[Group, Counts]:
+        """Hits and misses by tenant and family of keys (their beginning up to the first ':'); on Redis the fleet's.
+
+        Raises:
+            CacheUnavailable: The server cannot be asked.
+        """
+        return self._groups()
+
     def _template(self, family: str) -> str:
         fitting = [
             text for text in self._cache._core.registry.templates() if text.partition(":")[0] == family
@@ -99,6 +110,36 @@ class CacheMonitor:
         """
         backend = self._cache._core.backend
         return self._cache._run(lives(backend.shards)) if isinstance(backend, RedisBackend) else Lives()
+
+    def get_node(self) -> Node:
+        """How full the server is (on the memory backend this process), and what it has evicted by itself.
+
+        Raises:
+            CacheUnavailable: The server cannot be asked.
+        """
+        return self._cache._run(self._cache._core.backend.node())
+
+    def get_makeup(self, sample: int = 1000) -> Makeup:
+        """Whose the entries are and what they take, by a random sample; each share comes with its error.
+
+        Raises:
+            ConfigError: `sample` is below 1.
+            CacheUnavailable: The server cannot be asked.
+        """
+        if sample < 1:
+            raise ConfigError("sample", sample, "must be 1 or more")
+        return self._cache._run(self._cache._core.backend.makeup(sample))
+
+    def tell_quotas(self, quotas: Quotas, full: Iterable[str | None], kept: float) -> None:
+        """Let every process know the quotas, and which tenants may store nothing more; forgotten after `kept` seconds.
+
+        Raises:
+            CacheUnavailable: The server cannot be asked.
+        """
+        backend = self._cache._core.backend
+        if isinstance(backend, RedisBackend):
+            fields = [tenant_field(tenant) for tenant in full]
+            self._cache._run(backend.tell_quotas(quotas, fields, round(kept * 1000)))
 
     def check_memory_pressure(self) -> bool:
         """Whether usage is above the high mark.

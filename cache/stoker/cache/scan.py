@@ -9,7 +9,7 @@ from stoker.cache.keys import EntryNames
 from stoker.cache.protocol import Shard
 from stoker.cache.wire import Call, Operation, refusal
 
-_HEAD_BYTES = entry.HEADER_BYTES + 256
+HEAD_BYTES = entry.HEADER_BYTES + 256
 """Read of each entry at first: the header and, nearly always, all tags."""
 
 _UNREADABLE = Meta(0, 0, b"", 0, 0, 0, 0, (), 0, 0)
@@ -21,6 +21,7 @@ class Link(Protocol):
 
     shards: list[Shard]
     names: EntryNames
+    quotas_key: bytes
 
 
 class Name(NamedTuple):
@@ -40,6 +41,11 @@ class Seen(NamedTuple):
     meta: Meta
     stamp: bytes
     size: int
+
+    @property
+    def readable(self) -> bool:
+        """Whether its header is one of this version."""
+        return self.meta is not _UNREADABLE
 
     def dead(self) -> bool:
         """Whether no reader may be served the entry any more."""
@@ -64,12 +70,15 @@ def page(link: Link, cursor: str, batch: int) -> Operation[Page]:
 
 def parsed(link: Link, raws: Iterable[bytes]) -> list[Name]:
     """The names of entries; anything in the name space that is none is left out."""
-    found = []
-    for raw in raws:
-        parts = link.names.split(raw)
-        if parts is not None and parts[0] < len(link.shards):
-            found.append(Name(raw, parts[0], link.shards[parts[0]], parts[1], parts[2]))
-    return found
+    return [name for name in (name_of(link, raw) for raw in raws) if name is not None]
+
+
+def name_of(link: Link, raw: bytes) -> Name | None:
+    """The entry of that name; None if it is no entry's name."""
+    parts = link.names.split(raw)
+    if parts is None or parts[0] >= len(link.shards):
+        return None
+    return Name(raw, parts[0], link.shards[parts[0]], parts[1], parts[2])
 
 
 def count(link: Link, batch: int) -> Operation[dict[int, int]]:
@@ -89,23 +98,27 @@ def look(names: Sequence[Name]) -> Operation[list[Seen]]:
     """Read the headers and tags of the entries that are still there. One that cannot be read counts as dead."""
     if not names:
         return []
-    heads = yield from _starts([(name.raw, _HEAD_BYTES) for name in names])
+    heads = yield from _starts([(name.raw, HEAD_BYTES) for name in names])
     cut = [
         i
         for i, head in enumerate(heads)
-        if entry.HEADER_BYTES + entry.tags_len(head) > len(head) >= _HEAD_BYTES
+        if entry.HEADER_BYTES + entry.tags_len(head) > len(head) >= HEAD_BYTES
     ]
     if cut:
         longer = [(names[i].raw, entry.HEADER_BYTES + entry.tags_len(heads[i])) for i in cut]
         for i, head in zip(cut, (yield from _starts(longer)), strict=True):
             heads[i] = head
-    seen = []
-    for name, head in zip(names, heads, strict=True):
-        if head:
-            meta = entry.unpack(head, whole=False) or _UNREADABLE
-            size = max(len(head), meta.payload_at + meta.payload_len) + len(name.raw)
-            seen.append(Seen(name, meta, head[entry.STAMP], size))
-    return seen
+    looked = (seen(name, head) for name, head in zip(names, heads, strict=True))
+    return [one for one in looked if one is not None]
+
+
+def seen(name: Name, head: bytes) -> Seen | None:
+    """What the first bytes of an entry say; None if there are none."""
+    if not head:
+        return None
+    meta = entry.unpack(head, whole=False) or _UNREADABLE
+    size = max(len(head), meta.payload_at + meta.payload_len) + len(name.raw)
+    return Seen(name, meta, head[entry.STAMP], size)
 
 
 def _starts(wanted: Sequence[tuple[bytes, int]]) -> Operation[list[bytes]]:

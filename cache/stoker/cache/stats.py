@@ -16,6 +16,7 @@ class Counters:
     load_errors: int = 0
     fills: int = 0
     refused_fills: int = 0
+    over_quota: int = 0
     sets: int = 0
     deletes: int = 0
     invalidations: int = 0
@@ -42,6 +43,7 @@ class CacheStats:
             worker had loaded within a lease, so that they were asked for again.
         fills: Loaded values that were stored; `refused_fills` those that were not, because the key was invalidated or
             set under the load, the lease had ended, there was no memory, or they cannot be encoded.
+        over_quota: Values, loaded or set, that were not stored because their tenant is above its hard quota.
         sets, deletes, invalidations: Acknowledged ones.
         coalesced: Tenants whose many bans became one of all they had; on several shards, counted for each.
         undecodable: Entries that could not be read and counted as misses.
@@ -64,6 +66,7 @@ class CacheStats:
     load_errors: int
     fills: int
     refused_fills: int
+    over_quota: int
     sets: int
     deletes: int
     invalidations: int

@@ -31,6 +31,11 @@ OTHER = "other"
 Group = tuple[str | None, str]
 
 
+def family_of(key: str) -> str:
+    """What the keys of one template have in common."""
+    return key.partition(":")[0]
+
+
 class Counts(NamedTuple):
     """Reads answered from the cache, and not."""
 

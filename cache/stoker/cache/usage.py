@@ -2,8 +2,7 @@
 
 from typing import NamedTuple
 
-from stoker.cache import scan
-from stoker.cache.evict import server_facts
+from stoker.cache import memory_use, scan
 from stoker.cache.scan import Link
 from stoker.cache.wire import Operation
 
@@ -25,11 +24,10 @@ class Usage(NamedTuple):
 
 def redis_usage(link: Link) -> Operation[Usage]:
     """Ask the server."""
-    facts = server_facts((yield (("INFO", "memory", "stats"),)).reply())
-    used = facts["used_memory"] - facts.get("mem_not_counted_for_evict", 0)
-    limit = facts.get("maxmemory", 0)
+    facts = memory_use.facts((yield (("INFO", "memory", "stats"),)).reply())
+    use = memory_use.of(facts)
     entries = yield from _entries(link)
-    return Usage(entries, used, limit, used / limit if limit else 0.0, facts.get("evicted_keys", 0))
+    return Usage(entries, use.used, use.limit, use.share, memory_use.whole(facts, "evicted_keys"))
 
 
 def _entries(link: Link) -> Operation[int]:

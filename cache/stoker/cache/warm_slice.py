@@ -205,7 +205,8 @@ class SliceRun:
                 tags = [loader.tags_for(keys[key].args) for _, key in batch.names]
             else:
                 tags = [loader.tags] * len(values)
-            fills.append(BatchFill(batch, values, now, tags, loaded.cost_us[batch.names[0][1]]))
+            cost_us = loaded.cost_us[batch.names[0][1]]
+            fills.append(BatchFill(batch, values, now, tags, cost_us, loader.turn))
         stored = yield self._backend.fill_batches(fills)
         if stored is None:
             return None
@@ -279,7 +280,8 @@ class SliceRun:
         for (lease, key), (ttl_ms, soft_ms) in zip(members, lifetimes, strict=True):
             if key.key in loaded.values:
                 value, cost_us = loaded.values[key.key], loaded.cost_us[key.key]
-                fills.append((lease, Write(value, ttl_ms, soft_ms, loader.tags_for(key.args), cost_us)))
+                tags = loader.tags_for(key.args)
+                fills.append((lease, Write(value, ttl_ms, soft_ms, tags, cost_us, loader.turn)))
             else:
                 unused.append(lease)
                 self._without_value(lease, loaded.errors.get(key.key))

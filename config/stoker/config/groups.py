@@ -81,6 +81,10 @@ class JobSettings(Group):
     helpers: int = Field(
         default=3, ge=0, le=1000, description="Processes that a large warm asks to help the one that runs it."
     )
+    warm_under_pressure: bool = Field(
+        default=False,
+        description="Whether warm plans go on under memory pressure; else they wait until it is over.",
+    )
     sweep_delay: float = Field(
         default=2,
         ge=0,

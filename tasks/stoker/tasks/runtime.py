@@ -19,6 +19,7 @@ from stoker.tasks.hot_snapshots import HotSnapshots
 from stoker.tasks.hot_store import HotStore
 from stoker.tasks.job import JobStore
 from stoker.tasks.plan_store import PlanStore
+from stoker.tasks.pressure_store import PressureStore
 from stoker.tasks.work import SharedWork
 
 
@@ -65,12 +66,16 @@ class Runtime:
         return EventStore(settings.state(), settings.namespace, settings.event, settings.job)
 
     @cached_property
+    def pressure(self) -> PressureStore:
+        return PressureStore(self.settings.state(), self.settings.namespace)
+
+    @cached_property
     def cache(self) -> Cache:
         return open_cache(self.settings, Hooks(on_event=_tell))
 
     def close(self) -> None:
         """Close what was opened."""
-        for name in ("cache", "jobs", "plans", "budget", "events", "hot", "hot_snapshots"):
+        for name in ("cache", "jobs", "plans", "budget", "events", "hot", "hot_snapshots", "pressure"):
             if (opened := self.__dict__.pop(name, None)) is not None:
                 opened.close()
 

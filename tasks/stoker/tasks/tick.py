@@ -7,7 +7,7 @@ keys are is `plans`' business.
 import logging
 from typing import Any
 
-from stoker.tasks import names, plans, runtime, send
+from stoker.tasks import names, plans, pressure, runtime, send
 from stoker.tasks.app import app
 from stoker.tasks.base import JobTask
 from stoker.tasks.errors import NotSent
@@ -38,6 +38,8 @@ def start_due(here: Runtime) -> list[str]:
     snapshot = here.plans.seed(plans.known(here.settings))
     here.plans.remember(snapshot)
     _note_ends(here, snapshot)
+    if not here.settings.job.warm_under_pressure and pressure.pressed(here):
+        return []  # what is due stays so
     due = [plan for plan in here.plans.read().plans.values() if _is_due(plan, snapshot.now_ms)]
     taken = [plan for plan in _in_order(due) if here.plans.take(plan, _taken(plan, snapshot.now_ms))]
     return [plan.name for plan in taken if _start(here.plans, plan.name)]

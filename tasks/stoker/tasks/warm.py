@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any
 
 from stoker.cache import Cache, Step
-from stoker.cache.budget import Limit
-from stoker.tasks import names, plans, runtime, send
+from stoker.cache.budget import Budget, Limit
+from stoker.tasks import names, plans, pressure, runtime, send
 from stoker.tasks.app import app
 from stoker.tasks.coordinator import SteppedTask
 from stoker.tasks.errors import NotSent
@@ -45,7 +45,7 @@ def _steps(cache: Cache, arguments: names.Warm, claim: Claim, batch: int) -> Ste
         limits = _limits(arguments.plan, plan)
         work.begin(plan.version, limits, claim.token)
         warming = partial(cache.warm_steps, plan.keys, batch=batch, limits=limits)
-        for step in _with_help(here, claim, work, warming):
+        for step in _with_help(here, claim, work, warming, pressure.budget_of_plan(here)):
             guess = step.total is None and plan.expected
             yield replace(step, total=max(plan.expected or 0, step.done)) if guess else step
 
@@ -56,11 +56,13 @@ def _limits(name: str, plan: plans.PlanKeys) -> list[Limit]:
     return [Limit(f"plan:{name}", plan.rate, plan.concurrency)]
 
 
-def _with_help(here: Runtime, claim: Claim, work: SharedWork, warming: Callable[..., Steps]) -> Steps:
+def _with_help(
+    here: Runtime, claim: Claim, work: SharedWork, warming: Callable[..., Steps], budget: Budget | None = None
+) -> Steps:
     """Warm, and call helpers once there is enough for them to do."""
     job = here.settings.job
     helpers = job.helpers
-    for step in warming(lanes=job.lanes, work=work, budget=here.budget):
+    for step in warming(lanes=job.lanes, work=work, budget=budget or here.budget):
         yield step
         if helpers and not step.last and work.tally().left > job.lanes * job.batch:
             with suppress(NotSent):  # then it takes longer

@@ -8,7 +8,7 @@ import time
 from typing import Any, cast
 
 from stoker.cache import Step
-from stoker.tasks import names, runtime
+from stoker.tasks import names, pressure, runtime
 from stoker.tasks.app import app
 from stoker.tasks.base import JobTask
 from stoker.tasks.coordinator import ANNOUNCE_EVERY, HAND_OVER_AT
@@ -35,9 +35,11 @@ def _help(task: JobTask, here: Runtime, job_id: str) -> bool:
     began = announced = time.monotonic()
     pace = Pace(0, began)
     step: Step[Any] | None = None
+    of_plan = (here.jobs.arguments(job_id) or {}).get("plan") is not None
+    budget = pressure.budget_of_plan(here) if of_plan else here.budget
     with here.work(job_id) as work:
         for step in here.cache.help_warm_steps(
-            work, lanes=settings.lanes, budget=here.budget, limits=work.limits()
+            work, lanes=settings.lanes, budget=budget, limits=work.limits()
         ):
             now = time.monotonic()
             if step.last or (status := here.jobs.status(job_id)) is None or status.final:

@@ -12,7 +12,7 @@ from typing import Any
 
 from stoker.cache import CacheMonitor
 from stoker.cache.lives import Lives
-from stoker.tasks import names, rules, runtime
+from stoker.tasks import names, pressure, rules, runtime
 from stoker.tasks.app import app
 from stoker.tasks.base import JobTask
 from stoker.tasks.engine_events import cold_id
@@ -30,7 +30,7 @@ class Look:
     """What was seen.
 
     Attributes:
-        pressed: Whether memory was above the high mark.
+        pressed: Whether memory was above the high mark, and not below the low one since.
         crossings: How often that began.
     """
 
@@ -68,7 +68,7 @@ def look(here: runtime.Runtime) -> list[str]:
 
 def _look(here: runtime.Runtime, before: Look | None) -> Look:
     monitor = CacheMonitor(here.cache)
-    pressed = monitor.check_memory_pressure()
+    pressed = pressure.look(here).pressed
     crossings = before.crossings if before else 0
     return Look(
         monitor.get_lives(), pressed, crossings + (pressed and not (before is not None and before.pressed))

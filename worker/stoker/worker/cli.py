@@ -19,7 +19,17 @@ except ModuleNotFoundError as missing:
 from stoker.cache import CacheError
 from stoker.config import InvalidSettings, Settings, effective
 from stoker.tasks import JobHandle, TaskError, runtime
-from stoker.worker import commands, events_cli, jobs_view, lifecycle, plans_cli, top_view, up
+from stoker.worker import (
+    commands,
+    events_cli,
+    jobs_view,
+    lifecycle,
+    plans_cli,
+    pressure_view,
+    quotas_cli,
+    top_view,
+    up,
+)
 from stoker.worker import flower as flower_options
 
 MOST_JOBS = 50
@@ -33,6 +43,7 @@ cli = typer.Typer(
 )
 cli.add_typer(plans_cli.plans, name="plans")
 cli.add_typer(events_cli.events, name="events")
+cli.add_typer(quotas_cli.quotas, name="quotas")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -184,6 +195,13 @@ def top(
     """List the keys that the fleet reads most, and what is stored under them now."""
     found = top_view.look(runtime.current(), number, tenant)
     _show(top_view.as_json(found) if as_json else top_view.table(found))
+
+
+@cli.command()
+def pressure(as_json: AsJson = False) -> None:
+    """Show how full the cache's server has been, how fast that changes, and whose the entries are."""
+    found = pressure_view.look(runtime.current())
+    _show(pressure_view.as_json(found) if as_json else pressure_view.table(found))
 
 
 @cli.command()

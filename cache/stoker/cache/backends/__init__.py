@@ -9,6 +9,7 @@ from stoker.cache.bans import Rule
 from stoker.cache.batch import Batch, BatchFill
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
+from stoker.cache.pressure import Makeup, Node
 from stoker.cache.programs import Steps
 from stoker.cache.protocol import Asked, Busy, Lease, Name
 from stoker.cache.shards import Placement
@@ -16,16 +17,21 @@ from stoker.cache.sweep import SweepReport
 from stoker.cache.traffic import Counts, Group, Unflushed
 from stoker.cache.usage import Usage
 from stoker.cache.wire import Operation
+from stoker.cache.worth import Turn
 
 
 class Write(Struct, frozen=True, gc=False):
-    """A value to be stored. `ttl_ms` and `soft_ttl_ms` are 0 for never; `load_us` is what its load cost."""
+    """A value to be stored. `ttl_ms` and `soft_ttl_ms` are 0 for never; `load_us` is what its load cost.
+
+    `turn` says when it is evicted, against others.
+    """
 
     value: Any
     ttl_ms: int
     soft_ttl_ms: int
     tags: tuple[str, ...]
     load_us: int
+    turn: Turn = Turn.NORMAL
 
 
 class Backend(Protocol):
@@ -91,7 +97,7 @@ class Backend(Protocol):
     def sweep_steps(self, batch: int, cursor: dict[str, Any] | None) -> Steps[SweepReport]: ...
 
     def evict_steps(
-        self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None
+        self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None, stay: float
     ) -> Steps[EvictReport]: ...
 
     def stored_name(self, tenant_id: str | None, key: str) -> str:
@@ -105,6 +111,14 @@ class Backend(Protocol):
     def entries_by_shard(self) -> Operation[dict[int, int]]: ...
 
     def usage(self) -> Operation[Usage]: ...
+
+    def node(self) -> Operation[Node]:
+        """How full the server or this process is."""
+        ...
+
+    def makeup(self, wanted: int) -> Operation[Makeup]:
+        """Whose the entries are, by a sample of about so many."""
+        ...
 
     def add_traffic(self, unflushed: Unflushed) -> Operation[None]:
         """Add what this process has counted to the fleet's."""

@@ -22,6 +22,7 @@ from stoker.cache.entry import Stamp
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
 from stoker.cache.options import CacheConfig
+from stoker.cache.pressure import Looked, Makeup, Node, of_sample, rss_bytes
 from stoker.cache.programs import Steps
 from stoker.cache.protocol import LEASE, TOKEN, Asked, Busy, Lease, Name
 from stoker.cache.shards import Placement
@@ -247,6 +248,7 @@ class MemoryBackend:
         target_bytes: int | None,
         batch: int,  # noqa: ARG002
         cursor: dict[str, Any] | None,  # noqa: ARG002
+        stay: float,  # noqa: ARG002 - its bound is kept by every write
     ) -> Steps[EvictReport]:
         """Go down to the low watermark of what is bounded, bytes or entries, or to as much as `target_bytes` says."""
         store = self._store
@@ -261,7 +263,7 @@ class MemoryBackend:
             unread = store.shrink(target)
             after, _ = store.full()
         reason = "reached the target" if dead or unread else "below the high watermark"
-        report = EvictReport(before, after, target, scanned, dead, 0, unread, reason)
+        report = EvictReport(before, after, target, scanned, dead, least_worth=unread, reason=reason)
         yield Step(scanned, scanned, 0, {}, report, last=True)
 
     def stored_name(self, tenant_id: str | None, key: str) -> str:
@@ -282,14 +284,47 @@ class MemoryBackend:
     @asking_nobody
     def usage(self) -> Usage:
         """Bytes are estimates: of every entry where they are bounded, otherwise of a sample."""
-        entries, most = len(self), self._config.max_bytes
-        if most is not None:
-            used = self._store.bytes
-            return Usage(entries, used, most, used / most, self._counters.evictions)
-        sample = list(itertools.islice(self._store.slots, _SAMPLE))
-        size = sum(entry_bytes(*name_of(slot.place), slot.value) for slot in sample)
-        used = size * entries // len(sample) if sample else 0
-        return Usage(entries, used, 0, entries / self._config.max_size, self._counters.evictions)
+        entries, most, used = len(self), self._config.max_bytes, self._used_bytes()
+        share = entries / self._config.max_size if most is None else used / most
+        return Usage(entries, used, most or 0, share, self._counters.evictions)
+
+    def _used_bytes(self) -> int:
+        if self._config.max_bytes is not None:
+            return self._store.bytes
+        return of_sample(self._sample(_SAMPLE), len(self)).bytes
+
+    @asking_nobody
+    def node(self) -> Node:
+        config = self._config
+        return Node(
+            used_bytes=self._used_bytes(),
+            limit_bytes=config.max_bytes or 0,
+            policy=config.eviction,
+            rss_bytes=rss_bytes(),
+            fragmentation=0.0,
+            client_bytes=0,
+            keys=len(self),
+            evicted=self._counters.evictions,
+            expired=0,
+        )
+
+    @asking_nobody
+    def makeup(self, wanted: int) -> Makeup:
+        return of_sample(self._sample(wanted), len(self))
+
+    def _sample(self, wanted: int) -> list[Looked]:
+        """Some of the entries, spread evenly; sizes are estimates."""
+        with self._lock:
+            slots = list(self._store.slots)
+        chosen = slots[:: max(1, len(slots) // wanted)]
+        return [
+            Looked(
+                *name_of(slot.place),
+                entry_bytes(*name_of(slot.place), slot.value),
+                slot.rare.load_us if slot.rare else 0,
+            )
+            for slot in chosen
+        ]
 
     @asking_nobody
     def add_traffic(self, unflushed: Unflushed) -> None:

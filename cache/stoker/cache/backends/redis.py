@@ -12,7 +12,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
-from stoker.cache import batch, entry, evict, keys, scan, sweep, traffic
+from stoker.cache import batch, entry, evict, keys, pressure, scan, sweep, traffic
 from stoker.cache.backends import Write
 from stoker.cache.bans import Rule, View
 from stoker.cache.batch import Batch, BatchFill
@@ -25,8 +25,11 @@ from stoker.cache.flight import Hit
 from stoker.cache.keys import EntryNames, ShardKeys
 from stoker.cache.near import Near
 from stoker.cache.options import CacheConfig
+from stoker.cache.pressure import Makeup, Node
 from stoker.cache.programs import Steps
 from stoker.cache.protocol import Asked, Busy, Filling, Found, Lease, Name, Shard
+from stoker.cache.quotas import Copy, Quotas, Refusals
+from stoker.cache.quotas import write as write_quotas
 from stoker.cache.shards import Agreement, Map, Placement
 from stoker.cache.stats import Counters
 from stoker.cache.sweep import SweepReport
@@ -77,6 +80,8 @@ class RedisBackend:
         self.near: Near | None = None
         if config.near_size:
             self.near = Near(config, counters, self._codec, near_keeps, near_served)
+        self.quotas_key = keys.quotas(config.namespace)
+        self._refusals = Refusals(self.quotas_key)
         self._place(Placement())
 
     def stored_name(self, tenant_id: str | None, key: str) -> str:
@@ -272,6 +277,9 @@ class RedisBackend:
         return self.shard_of((tenant_id, key)).snapshot(tenant_id, key, hold_ms)
 
     def fill(self, fills: Sequence[tuple[Lease, Write]]) -> Operation[list[bool]]:
+        full = yield from self._refusals.refused({lease.tenant_id for lease, _ in fills})
+        if full:
+            return (yield from self._fill_others(fills, full))
         now = now_ms()
         packed = [
             Filling(lease, self._pack(lease.key, lease.stamp, write, now), write.ttl_ms, write.tags)
@@ -309,6 +317,9 @@ class RedisBackend:
         Returns:
             None: Nothing was sent; one of the values needs a look of its own, by `fill`.
         """
+        tenants = {tenant_id for one in fills for tenant_id, _ in one.batch.names}
+        if (yield from self._refusals.refused(tenants)):
+            return None
         now = now_ms()
         asked: list[Operation[list[bool]]] = []
         for one in fills:
@@ -319,17 +330,30 @@ class RedisBackend:
                 (soft_ms and now + soft_ms, hard_ms and now + hard_ms, tags)
                 for (hard_ms, soft_ms), tags in zip(one.lifetimes, one.tags, strict=True)
             ]
-            blobs = entry.pack_all(one.batch.stamp, payloads, MSGPACK, kept, one.load_us)
+            blobs = entry.pack_all(one.batch.stamp, payloads, MSGPACK, kept, one.load_us, one.turn)
             ttls_ms = [hard_ms for hard_ms, _ in one.lifetimes]
             asked.append(batch.fill(self.shards[one.batch.shard], one.batch, blobs, ttls_ms, one.tags))
         names = [name for one in fills for name in one.batch.names]
         return [ok for part in (yield from self._changing(names, together(asked))) for ok in part]
 
+    def _fill_others(
+        self, fills: Sequence[tuple[Lease, Write]], full: frozenset[str | None]
+    ) -> Operation[list[bool]]:
+        """Fill what is not of tenants that are full; theirs gives its leases back, so that nobody waits for them."""
+        refused = [lease for lease, _ in fills if lease.tenant_id in full]
+        self._counters.over_quota += len(refused)
+        yield from self.release(refused)
+        others = [fill for fill in fills if fill[0].tenant_id not in full]
+        stored = iter((yield from self.fill(others)) if others else ())
+        return [lease.tenant_id not in full and next(stored) for lease, _ in fills]
+
     def _pack(self, key: str, stamp: Stamp, write: Write, now: int) -> bytes:
         flags, payload = self._codec.encode(key, write.value)
         soft_ms = now + write.soft_ttl_ms if write.soft_ttl_ms else 0
         hard_ms = now + write.ttl_ms if write.ttl_ms else 0
-        return entry.pack(stamp, payload, MSGPACK, flags, write.tags, soft_ms, hard_ms, write.load_us)
+        return entry.pack(
+            stamp, payload, MSGPACK, flags, write.tags, soft_ms, hard_ms, write.load_us, write.turn
+        )
 
     def renew(self, leases: Sequence[Lease]) -> Operation[None]:
         yield from self._spread(leases, _name_of, lambda shard, page: shard.renew(page, self._lease_ms))
@@ -338,6 +362,10 @@ class RedisBackend:
         yield from self._spread(leases, _name_of, Shard.release)
 
     def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> Operation[list[bool]]:
+        if (yield from self._refusals.refused((tenant_id,))):
+            self._counters.over_quota += len(writes)
+            yield from together([self.delete(tenant_id, key) for key, _ in writes])  # it is not true any more
+            return [False] * len(writes)
         now = now_ms()
         items = [
             ((tenant_id, key), self._pack(key, _NO_STAMP, write, now), write.ttl_ms) for key, write in writes
@@ -409,15 +437,24 @@ class RedisBackend:
         return sweep.sweep_steps(self, batch, cursor)
 
     def evict_steps(
-        self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None
+        self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None, stay: float
     ) -> Steps[EvictReport]:
-        return evict.evict_steps(self, self._config, now_ms, target_bytes, batch, cursor)
+        return evict.evict_steps(self, self._config, now_ms, target_bytes, batch, cursor, stay)
 
     def entries_by_shard(self) -> Operation[dict[int, int]]:
         return scan.count(self, _PAGE)
 
     def usage(self) -> Operation[Usage]:
         return redis_usage(self)
+
+    def node(self) -> Operation[Node]:
+        return pressure.node()
+
+    def makeup(self, wanted: int) -> Operation[Makeup]:
+        return pressure.makeup(self, wanted)
+
+    def tell_quotas(self, quotas: Quotas, full: Sequence[str], kept_ms: int) -> Operation[None]:
+        return write_quotas(self.quotas_key, Copy(quotas, tuple(full)), kept_ms)
 
     def add_traffic(self, unflushed: Unflushed) -> Operation[None]:
         return traffic.flush(self._traffic_key, self._samples_key, unflushed)

@@ -50,7 +50,7 @@ def _with_canary(system: System, key: str) -> Iterator[Finding]:
         yield error(
             "the server has no memory left to store one small entry",
             "maxmemory is reached, and nothing is evicted",
-            "more maxmemory, maxmemory-policy volatile-lru, or shorter TTLs",
+            "more maxmemory, maxmemory-policy volatile-lfu, or shorter TTLs",
         )
         return
     if system.run(backend.read(TENANT, key)) is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from stoker.worker import memory_settings
 from stoker.worker.doctor.check import Finding, note, ok, warning
 from stoker.worker.doctor.system import System
 
@@ -23,7 +24,21 @@ def check(system: System) -> Iterator[Finding]:
     else:
         yield from _share(system, f"{told}, {usage['usage_percent']:.0f}% of {_mib(limit)}", used / limit)
     yield from _fragmentation(server.facts)
-    if system.settings.default_ttl is None and server.policy.startswith("volatile"):
+    yield from _whose(system)
+
+
+def _whose(system: System) -> Iterator[Finding]:
+    """Keys that the server's policy treats as nobody would want."""
+    server, settings = system.cache_server, system.settings
+    found = memory_settings.facts(server.client, server.facts, settings.namespace, with_broker=False)
+    told = [
+        problem
+        for problem in memory_settings.problems(found, settings.beat.evict_every)
+        if problem.about in ("other data", "endless entries")
+    ]
+    for problem in told:
+        yield warning(problem.seen, problem.cause, problem.remedy)
+    if not told and settings.default_ttl is None and server.policy.startswith("volatile"):
         yield note(
             "STOKER_DEFAULT_TTL is none",
             f"entries without a TTL are not evicted under {server.policy}; only stoker.evict drops them",

@@ -73,7 +73,7 @@ def _why_cold(system: System) -> tuple[str, str]:
         return (
             f"the server evicted {facts['evicted_keys']:,} keys under {system.cache_server.policy}, control records "
             "among them",
-            "CONFIG SET maxmemory-policy volatile-lru; or more maxmemory",
+            "CONFIG SET maxmemory-policy volatile-lfu; or more maxmemory",
         )
     uptime = int(facts.get("uptime_in_seconds", 0))
     return (

@@ -45,7 +45,7 @@ def _last_eviction(system: System) -> Iterator[Finding]:
         )
         return
     report = job.report
-    dropped = sum(int(report.get(name) or 0) for name in ("dead", "stale", "unread"))
+    dropped = sum(int(report.get(name) or 0) for name in ("dead", "stale", "over_quota", "least_worth"))
     yield note(
         f"the last eviction, {system.now - job.created_at:.0f} s ago, is {job.state} and dropped {dropped:,} entries",
         str(job.error or report.get("reason") or "it is not over"),

@@ -117,7 +117,7 @@ def _name(command: tuple[Any, ...]) -> str:
 def _policy(server: Server, evict_every: float | None) -> Finding:
     policy = server.policy
     told = f"maxmemory-policy is {policy}"
-    remedy = "CONFIG SET maxmemory-policy volatile-lru, and the same in the server's configuration"
+    remedy = "CONFIG SET maxmemory-policy volatile-lfu, and the same in the server's configuration"
     if policy.startswith("allkeys-"):
         return warning(
             told,

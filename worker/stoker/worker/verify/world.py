@@ -37,6 +37,7 @@ COUNTS: tuple[str, ...] = (
     "job_sweeps",
     "duplicates",
     "retired",
+    "evicted",
     "tokens_stored",
     "tokens_refused",
     "unavailable",

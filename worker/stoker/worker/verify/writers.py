@@ -7,7 +7,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict
 
-from stoker.cache import AsyncCache, Cache, CacheConfig, CacheUnavailable, InvalidationNotAcknowledged
+from stoker.cache import (
+    AsyncCache,
+    Cache,
+    CacheConfig,
+    CacheMonitor,
+    CacheUnavailable,
+    InvalidationNotAcknowledged,
+)
+from stoker.cache.quotas import Quota, Quotas
 from stoker.worker.verify.post import Desk, Post, in_threads
 from stoker.worker.verify.source import TTL_S, load, often_the_same
 from stoker.worker.verify.world import (
@@ -27,6 +35,10 @@ PAUSE_S = 0.09
 _BOUND_S = CacheConfig().near_bound
 """After it copies of what was changed without a barrier are stale."""
 SWEEP_PAUSE_S = 0.1
+EVICTS, EVICTED_BYTES = 0.3, 20_000
+"""How often a sweep is followed by an eviction, and how much that is to free."""
+FILLS_UP = 0.02
+"""How often, by the statement that a tenant is full."""
 
 Versions = dict[int, int]
 """Versions by places in KEYS."""
@@ -218,7 +230,7 @@ def _compute(cache: Cache, desk: Desk) -> None:
 
 
 def sweep(post: Post) -> None:
-    """Sweep over and over, so that bans retire under everybody's feet."""
+    """Sweep over and over, so that bans retire under everybody's feet; evict some, and let tenants be full."""
     with post.cache() as cache:
 
         def sweep_once(desk: Desk) -> None:
@@ -226,8 +238,19 @@ def sweep(post: Post) -> None:
                 report = cache.sweep()
                 desk.judge.add("sweeps")
                 desk.judge.add("retired", report.retired)
+                _make_room(cache, desk)
             except CacheUnavailable:
                 desk.judge.add("unavailable")
             time.sleep(SWEEP_PAUSE_S)
 
         in_threads(post, sweep_once)
+
+
+def _make_room(cache: Cache, desk: Desk) -> None:
+    monitor = CacheMonitor(cache)
+    if desk.chance.random() < EVICTS:
+        report = cache.evict(target_bytes=max(0, monitor.get_node().used_bytes - EVICTED_BYTES))
+        desk.judge.add("evicted", report.dropped)
+    if desk.chance.random() < FILLS_UP:
+        full = desk.chance.choice(TENANTS[1:])
+        monitor.tell_quotas(Quotas(Quota(soft=0.01)), [full], kept=1.0)

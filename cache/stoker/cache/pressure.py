@@ -1,0 +1,158 @@
+"""How full a cache is and what fills it: the figures of its server or process, and a sample of its entries.
+
+For the monitor, and through it for `stoker.tasks`, which adds what needs a past: slopes, rates and the time to full.
+"""
+
+import os
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from stoker.cache import memory_use, sampling
+from stoker.cache.memory_use import whole
+from stoker.cache.scan import Link
+from stoker.cache.tenancy import tenant_of
+from stoker.cache.traffic import family_of
+from stoker.cache.wire import Operation
+
+G = TypeVar("G", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One server, or for the memory backend this process.
+
+    Attributes:
+        used_bytes: What counts against the limit (the memory backend: estimated sizes of its entries).
+        limit_bytes: `maxmemory` or `max_bytes`; 0: none.
+        policy: The server's `maxmemory-policy`; the memory backend's `eviction`.
+        rss_bytes: What the process takes of the machine; 0 where it does not tell.
+        fragmentation: That by what it uses; 0 where it does not tell.
+        client_bytes: Buffers of its clients.
+        keys: Entries and all else that it holds.
+        evicted, expired: Since it started.
+    """
+
+    used_bytes: int
+    limit_bytes: int
+    policy: str
+    rss_bytes: int
+    fragmentation: float
+    client_bytes: int
+    keys: int
+    evicted: int
+    expired: int
+
+    @property
+    def share(self) -> float:
+        """Of the limit; 0 without one."""
+        return self.used_bytes / self.limit_bytes if self.limit_bytes else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one tenant or family of keys takes, by a sample.
+
+    Attributes:
+        bytes, entries: Estimates.
+        share: Of the bytes of all entries, 0 to 1.
+        error: Half the width of the share's 95 % interval: the share is within it 19 times out of 20.
+        load_us: Mean cost of a load; 0: nothing was loaded.
+    """
+
+    bytes: int
+    entries: int
+    share: float
+    error: float
+    load_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Makeup:
+    """What the entries are, by a sample.
+
+    Attributes:
+        sampled: Entries looked at.
+        entries, bytes: Estimates of all.
+        tenants: Tenant to his part; None is the shared key space.
+        families: The beginning of keys up to their first ':' to its part.
+    """
+
+    sampled: int
+    entries: int
+    bytes: int
+    tenants: Mapping[str | None, Part]
+    families: Mapping[str, Part]
+
+
+def node() -> Operation[Node]:
+    """Ask the server. Two round trips in one, no key is touched."""
+    answer = yield (("INFO", "memory", "stats"), ("DBSIZE",))
+    found = memory_use.facts(answer.reply(0))
+    use = memory_use.of(found)
+    return Node(
+        use.used,
+        use.limit,
+        use.policy,
+        whole(found, "used_memory_rss"),
+        float(found.get("mem_fragmentation_ratio", 0)),
+        whole(found, "mem_clients_normal") + whole(found, "mem_clients_slaves"),
+        int(answer.reply(1)),
+        whole(found, "evicted_keys"),
+        whole(found, "expired_keys"),
+    )
+
+
+class Looked(NamedTuple):
+    """One entry of a sample, with the bytes it takes and what its load cost (0: not known)."""
+
+    tenant_id: str | None
+    key: str
+    size: int
+    load_us: int
+
+
+def makeup(link: Link, wanted: int) -> Operation[Makeup]:
+    """Draw a sample and see what it is made of."""
+    use = yield from memory_use.read()
+    sample = yield from sampling.draw(link, wanted, counted=use.counted)
+    looked = [
+        Looked(tenant_of(one.tenant), one.seen.name.key, one.size, one.seen.meta.load_us)
+        for one in sample.weighed
+    ]
+    return of_sample(looked, sample.entries)
+
+
+def of_sample(looked: Sequence[Looked], entries: float) -> Makeup:
+    """What a sample of so many entries is made of."""
+    each = entries / len(looked) if looked else 0.0
+    size = round(each * sum(one.size for one in looked))
+    tenants = _parts(looked, each, lambda one: one.tenant_id)
+    return Makeup(
+        len(looked), round(entries), size, tenants, _parts(looked, each, lambda one: family_of(one.key))
+    )
+
+
+def _parts(looked: Sequence[Looked], each: float, group_of: Callable[[Looked], G]) -> dict[G, Part]:
+    groups: dict[G, list[Looked]] = {}
+    for one in looked:
+        groups.setdefault(group_of(one), []).append(one)
+    sizes = {name: [one.size for one in group] for name, group in groups.items()}
+    return {
+        name: Part(*share, load_us=_mean([one.load_us for one in groups[name] if one.load_us]))
+        for name, share in sampling.shares(sizes, each).items()
+    }
+
+
+def _mean(costs: Sequence[int]) -> int:
+    return round(sum(costs) / len(costs)) if costs else 0
+
+
+def rss_bytes() -> int:
+    """What this process takes of the machine's memory; 0 where that is not told."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,85 @@
+"""`stoker pressure` and `stoker quotas`: what they show, and what they change."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from stoker.cache.quotas import Quota, Quotas
+from stoker.config import Settings, open_cache
+from stoker.tasks import runtime
+from stoker.tasks.pressure import look
+from stoker.tasks.pressure_store import Point
+from stoker.worker import cli
+from stoker.worker.app import make_app
+
+
+@pytest.fixture(autouse=True)
+def _environment(
+    cache_server: str, broker_server: str, namespace: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STOKER_CACHE_URL", cache_server)
+    monkeypatch.setenv("STOKER_BROKER_URL", broker_server)
+    monkeypatch.setenv("STOKER_NAMESPACE", namespace)
+    make_app(Settings())
+    yield
+    runtime.current().close()
+
+
+def stoker(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.cli, arguments, env={"COLUMNS": "200"})
+
+
+def test_before_the_first_look_it_says_who_looks() -> None:
+    assert "stoker beat" in stoker("pressure").output
+
+
+def test_it_draws_what_was_seen_and_tells_whose_the_entries_are() -> None:
+    here = runtime.current()
+    with open_cache(here.settings) as app:
+        app.set_many({f"user:{n}": "x" * 500 for n in range(50)}, "ac\x1bme")
+    for second in range(5):
+        at, share = time.time() - 50 + 10 * second, 0.1 + 0.2 * second
+        slope = 0.02 * 2**20
+        point = Point(at, round(share * 2**20), 2**20, 2**21, 1.2, 0, 100, 0, 0, slope, pressed=share > 0.85)
+        here.pressure.add(point, None)
+    shown = stoker("pressure").output
+    assert "▁" in shown
+    assert "█" in shown
+    assert "full in 5 s" in shown
+    assert "warm plans wait" in shown
+    look(here)
+    shown = stoker("pressure").output
+    assert "ac\\x1bme" in shown
+    assert "user:*" in shown
+    assert "±" in shown
+    found = json.loads(stoker("pressure", "--json").output)
+    assert len(found["points"]) == 6
+    assert found["composition"]["tenants"][0]["bytes"] > 0
+
+
+def test_quotas_are_listed_set_and_dropped() -> None:
+    assert "no tenant has a quota" in stoker("quotas").output
+    assert stoker("quotas", "set", "acme", "--soft", "10%", "--hard", "200MB").exit_code == 0
+    assert stoker("quotas", "set", "--default", "--soft", "5%").exit_code == 0
+    assert runtime.current().pressure.quotas() == Quotas(
+        Quota(soft=0.05), {"acme": Quota(soft=0.1, hard=200_000_000)}
+    )
+    shown = stoker("quotas").output
+    assert "10.00%" in shown
+    assert "200,000,000 bytes" in shown
+    assert json.loads(stoker("quotas", "--json").output)["tenants"]["acme"]["hard"] == 200_000_000
+    assert stoker("quotas", "drop", "acme").exit_code == 0
+    assert stoker("quotas", "drop", "acme").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("set", "acme"), ("set", "--soft", "10%"), ("set", "acme", "--default", "--soft", "1%"), ("drop",)],
+)
+def test_what_is_not_clear_is_refused(arguments: tuple[str, ...]) -> None:
+    assert stoker("quotas", *arguments).exit_code == 2
