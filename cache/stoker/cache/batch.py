@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
+from stoker.cache import entry
+from stoker.cache.codec import MSGPACK
 from stoker.cache.entry import Stamp
 from stoker.cache.protocol import Chunk, Filling, Lease, Name, Shard, new_secret
 from stoker.cache.wire import Command, Operation, not_known
@@ -88,14 +90,15 @@ def lease_absent(shard: Shard, number: int, names: Sequence[Name], lease_ms: int
     return Batch(number, names, entries, leases, secret, view.stamp)
 
 
-def fill(
-    shard: Shard,
-    batch: Batch,
-    blobs: Sequence[bytes],
-    ttls_ms: Sequence[int],
-    tags: Sequence[tuple[str, ...]],
-) -> Operation[list[bool]]:
-    """Store an entry for each key of the batch; tells which were stored and live on."""
+def fill(shard: Shard, values: BatchFill, payloads: Sequence[bytes], now_ms: int) -> Operation[list[bool]]:
+    """Store an entry with its payload for each key of the batch; tells which were stored and live on."""
+    batch = values.batch
+    kept = [
+        (soft_ms and now_ms + soft_ms, hard_ms and now_ms + hard_ms, tags)
+        for (hard_ms, soft_ms), tags in zip(values.lifetimes, values.tags, strict=True)
+    ]
+    blobs = entry.pack_all(batch.stamp, payloads, MSGPACK, kept, values.load_us, values.turn)
+    ttls_ms = [hard_ms for hard_ms, _ in values.lifetimes]
 
     def chunk(page: slice) -> Chunk:
         columns = batch.entries[page], batch.leases[page], blobs[page], ttls_ms[page]
@@ -103,7 +106,7 @@ def fill(
         return Chunk(call, len(columns[0]), batch.stamp, lambda: fillings(page))
 
     def fillings(page: slice) -> list[Filling]:
-        parts = zip(list(batch)[page], blobs[page], ttls_ms[page], tags[page], strict=True)
+        parts = zip(list(batch)[page], blobs[page], ttls_ms[page], values.tags[page], strict=True)
         return [Filling(*part) for part in parts]
 
     return (yield from shard.filled([chunk(page) for page in _pages(len(batch))]))

@@ -2,7 +2,7 @@
 
 import os
 import weakref
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -10,32 +10,26 @@ from typing import Any, Self, TypeVar
 from stoker.cache import transport
 from stoker.cache.backends.memory import MemoryBackend
 from stoker.cache.backends.redis import RedisBackend
-from stoker.cache.budget import Budget, Limit
 from stoker.cache.cached import CachedDecorator, CachedFunction, cached_by
 from stoker.cache.copies import ABSENT
 from stoker.cache.core import Core
-from stoker.cache.evict import EvictReport
+from stoker.cache.engine_verbs import Verbs
 from stoker.cache.loaders import Registry, default_registry
 from stoker.cache.near_channel import channel_of
 from stoker.cache.options import CacheConfig, Hooks, Seconds
 from stoker.cache.requests import Token
 from stoker.cache.stats import CacheStats
-from stoker.cache.steps import Step, last_report
-from stoker.cache.sweep import SweepReport
 from stoker.cache.tenancy import check_key
 from stoker.cache.threads import Threads
 from stoker.cache.transport import Transport
-from stoker.cache.warm import Keys
-from stoker.cache.warm_report import WarmReport
 from stoker.cache.wire import Operation, finished
-from stoker.cache.work import Work
 from stoker.cache.worth import EvictWhen
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Cache:
+class Cache(Verbs):
     """A cache in this process or on Redis, with the same semantics.
 
     Threads may share one; a forked child may go on with its parent's (it opens connections of its own). The
@@ -250,92 +244,6 @@ class Cache:
             wrap, self._core.registry, template, ttl=ttl, soft_ttl=soft_ttl, tags=tuple(tags), evict=evict
         )
         return decorator
-
-    # -- the long verbs ----------------------------------------------------------------------------------------
-
-    def warm(
-        self, keys: Keys, tenant_id: str | None = None, *, batch: int = 500, lanes: int = 2
-    ) -> WarmReport:
-        """Load and store those keys that are not fresh, by their registered loaders.
-
-        Args:
-            keys: Keys of the tenant, or a dict of tenant to keys. May be an iterator of any length.
-            batch: Keys of one round trip and one call of a batch loader.
-            lanes: Batches that are warmed at once, each in a thread of its own.
-
-        Raises:
-            CacheUnavailable: The server cannot be asked.
-        """
-        return last_report(self.warm_steps(keys, tenant_id, batch=batch, lanes=lanes))
-
-    def warm_steps(
-        self,
-        keys: Keys,
-        tenant_id: str | None = None,
-        *,
-        batch: int = 500,
-        lanes: int = 2,
-        work: Work | None = None,
-        budget: Budget | None = None,
-        limits: Sequence[Limit] = (),
-    ) -> Generator[Step[WarmReport], None, None]:
-        """As `warm`, yielding how it stands several times a second. Closed early, it ends after the batches under way.
-
-        Args:
-            work: Where it stands and what is left, if others share it or it is to go on later; None: this warm's own.
-            budget: Asked before each batch; None: as fast as the loaders are.
-            limits: Of this warm, besides those of its loaders; for the budget.
-        """
-        warmer = self._core.warmer(self._threads.under_way, work, budget, limits)
-        return self._threads.steps(warmer.steps(keys, tenant_id, batch, lanes))
-
-    def help_warm_steps(
-        self, work: Work, *, lanes: int = 2, budget: Budget | None = None, limits: Sequence[Limit] = ()
-    ) -> Generator[Step[WarmReport], None, None]:
-        """Warm what another warm with the same `work` deals, until nothing is left; steps as of `warm_steps`."""
-        warmer = self._core.warmer(self._threads.under_way, work, budget, limits)
-        return self._threads.steps(warmer.help(lanes))
-
-    def sweep(self) -> SweepReport:
-        """Unlink what invalidations have killed, and shorten the ban log.
-
-        Raises:
-            CacheUnavailable: The server cannot be asked.
-        """
-        return last_report(self.sweep_steps())
-
-    def sweep_steps(
-        self, *, batch: int = 500, cursor: dict[str, Any] | None = None
-    ) -> Generator[Step[SweepReport], None, None]:
-        """As `sweep`, yielding after each batch."""
-        return self._threads.steps(self._core.backend.sweep_steps(batch, cursor))
-
-    def evict(self, *, target_bytes: int | None = None) -> EvictReport:
-        """Make room at the least cost in loads, down to the low watermark.
-
-        Dead entries go first, then those past their soft expiry, then what tenants have above their quotas, then those
-        whose loads save least (reads times load cost by size; see docs/pressure.md). On the memory backend what its
-        `eviction` names goes instead.
-
-        Acts only above the high watermark of the server's `maxmemory`, unless `target_bytes` says where to stop. On
-        the memory backend the watermarks are shares of `max_bytes`; where that is not set, of `max_size`, and
-        `target_bytes` counts entries.
-
-        Raises:
-            CacheUnavailable: The server cannot be asked.
-        """
-        return last_report(self.evict_steps(target_bytes=target_bytes))
-
-    def evict_steps(
-        self,
-        *,
-        target_bytes: int | None = None,
-        batch: int = 500,
-        cursor: dict[str, Any] | None = None,
-        stay: float = 0.0,
-    ) -> Generator[Step[EvictReport], None, None]:
-        """As `evict`, yielding after each batch; then it looks on for `stay` seconds, while memory rises fast."""
-        return self._threads.steps(self._core.evict_steps(target_bytes, batch, cursor, stay))
 
     # -- for diagnosis -------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from stoker.cache import batch, entry, evict, keys, pressure, scan, sweep, traffic
-from stoker.cache.backends import Write
+from stoker.cache.backends import Write, explain
 from stoker.cache.bans import Rule, View
 from stoker.cache.batch import Batch, BatchFill
 from stoker.cache.caps import BanNews, ManyBans
@@ -326,13 +326,7 @@ class RedisBackend:
             payloads = self._codec.encode_all(one.values)
             if payloads is None:
                 return None
-            kept = [
-                (soft_ms and now + soft_ms, hard_ms and now + hard_ms, tags)
-                for (hard_ms, soft_ms), tags in zip(one.lifetimes, one.tags, strict=True)
-            ]
-            blobs = entry.pack_all(one.batch.stamp, payloads, MSGPACK, kept, one.load_us, one.turn)
-            ttls_ms = [hard_ms for hard_ms, _ in one.lifetimes]
-            asked.append(batch.fill(self.shards[one.batch.shard], one.batch, blobs, ttls_ms, one.tags))
+            asked.append(batch.fill(self.shards[one.batch.shard], one, payloads, now))
         names = [name for one in fills for name in one.batch.names]
         return [ok for part in (yield from self._changing(names, together(asked))) for ok in part]
 
@@ -395,42 +389,11 @@ class RedisBackend:
         yield from together([shard.shorten(length) for shard, length in long])
 
     def explain(self, tenant_id: str | None, key: str) -> Operation[dict[str, Any]]:
-        shard = self.shard_of((tenant_id, key))
-        view = yield from shard.catch_up()
-        name, lease = shard.keys.entry(tenant_id, key), shard.keys.lease(tenant_id, key)
-        answer = yield (("GET", name), ("PTTL", name), ("PTTL", lease), ("MEMORY", "USAGE", name))
-        blob, ttl_ms, lease_ms, size = (answer.reply(i) for i in range(4))
-        facts: dict[str, Any] = {
-            "redis_key": name.decode(),
-            "shard": self.shards.index(shard),
-            "state": "absent",
-            "lease_ms": lease_ms if lease_ms >= 0 else None,
-            "incarnation": view.control.incarnation.hex(),
-            "head": view.control.head,
-            "floor": view.control.floor,
-            "bans": len(view.bans),
-            "near": "off" if self.near is None else self.near.state_of((tenant_id, key)),
-        }
-        meta = entry.unpack(blob) if blob is not None else None
-        if blob is not None and meta is None:
-            facts["state"] = "unreadable"
-        elif meta is not None:
-            alive = shard.judge(view, (tenant_id, key), blob) is not None
-            facts.update(
-                state="live"
-                if alive
-                else "banned"
-                if meta.incarnation == view.control.incarnation
-                else "outdated",
-                seq=meta.seq,
-                tags=list(meta.tags),
-                ttl_ms=ttl_ms if ttl_ms >= 0 else None,
-                soft_ms=meta.soft_ms or None,
-                load_us=meta.load_us,
-                payload_bytes=meta.payload_len,
-                memory_bytes=size,
-                compressed=bool(meta.flags & 1),
-            )
+        name = tenant_id, key
+        shard = self.shard_of(name)
+        facts = yield from explain.facts(shard, name)
+        facts["shard"] = self.shards.index(shard)
+        facts["near"] = "off" if self.near is None else self.near.state_of(name)
         return facts
 
     def sweep_steps(self, batch: int, cursor: dict[str, Any] | None) -> Steps[SweepReport]:
