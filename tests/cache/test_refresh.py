@@ -35,7 +35,7 @@ def test_the_chance_of_an_early_refresh_is_that_of_xfetch(
     left_ms: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """P(refresh) = exp(-left / (beta * load cost)), here with beta 2 and 10 ms."""
-    monkeypatch.setattr("stoker.cache.loading.random", random.Random(SEED))
+    monkeypatch.setattr("stoker.cache.loading.CHANCE", random.Random(SEED))
     early = loading(early_refresh=2)
     hit = Hit("value", stale=False, left_ms=left_ms, load_us=10_000)
     share = sum(early.wants_refresh(hit) for _ in range(20_000)) / 20_000

@@ -140,7 +140,9 @@ def test_a_tenant_over_his_soft_quota_goes_first_down_to_it(cache: Cache, plain:
     CacheMonitor(cache).tell_quotas(Quotas(tenants={"noisy": Quota(soft=700_000)}), (), 60)
     report = cache.evict(target_bytes=used(cache) - 500_000)
     assert report.over_quota == 2000 - left(cache, "k", 2000, "noisy")
-    assert report.least_worth < 300  # a sample of 1,000 may be wrong by 5 % of all 4,000, in one of 1,000 cases
+    assert (
+        report.least_worth < 300
+    )  # a sample of 1,000 may be wrong by 5 % of all 4,000, in one of 1,000 cases
     cache.evict(target_bytes=used(cache) - 700_000)
     assert left(cache, "k", 2000, "noisy") == pytest.approx(1000, rel=0.3)  # not below the quota
     assert left(cache, "k", 2000, "quiet") < 2000

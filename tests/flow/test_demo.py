@@ -22,6 +22,8 @@ def figure(output: str, name: str) -> int:
     return int(found[1].replace(",", ""))
 
 
+@pytest.mark.slow
+@pytest.mark.soak
 def test_the_demo_warms_real_data_and_reads_nothing_stale(tmp_path: Path) -> None:
     # Given a user whose own settings lead elsewhere
     (tmp_path / ".env").write_text("STOKER_CACHE_URL=redis://127.0.0.1:1/0\nSTOKER_NAMESPACE=mine\n")

@@ -62,6 +62,8 @@ def left_by_the_doctor(cache_url: str) -> list[bytes]:
         return [name for name in client.scan_iter() if TENANT.encode() in name]
 
 
+@pytest.mark.slow
+@pytest.mark.soak
 def test_the_doctor_finds_nothing_while_all_is_well_and_each_part_as_it_breaks(
     deployment: Deployment, cache_server: str, broker_server: str
 ) -> None:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import pytest
 import redis
 from kombu import Connection, Producer
 
@@ -24,6 +25,8 @@ HEADERS: list[dict[str, Any]] = [
 NO_TASKS = [*((body, {}) for body in BODIES), *((BODY, headers) for headers in HEADERS)]
 
 
+@pytest.mark.slow
+@pytest.mark.soak
 def test_a_worker_outlives_what_is_no_message_and_what_is_no_tasks(deployment: Deployment) -> None:
     worker = deployment.worker()
     queue = names.queue(deployment.settings.namespace, "invalidate")

@@ -92,6 +92,8 @@ def test_a_warm_whose_worker_is_killed_goes_on_from_its_cursor_on_another(
     assert 400 <= deployment.loads() <= 400 + deployment.settings.job.batch
 
 
+@pytest.mark.slow
+@pytest.mark.soak
 def test_a_sweep_whose_worker_is_killed_goes_on_on_another_and_deletes_all(
     deployment: Deployment, other_cache: Cache
 ) -> None:
@@ -128,6 +130,8 @@ def test_a_job_whose_process_alone_is_killed_goes_on_in_the_same_worker(deployme
     assert deployment.loads() <= 400 + deployment.settings.job.batch
 
 
+@pytest.mark.slow
+@pytest.mark.soak
 def test_a_job_longer_than_its_time_limit_goes_on_in_another_run_under_the_same_id(
     deployment: Deployment,
 ) -> None:

@@ -54,6 +54,8 @@ def test_an_idle_worker_ends_at_once_when_it_is_told_to(deployment: Deployment) 
     assert deployment.end(deployment.worker()) == 0
 
 
+@pytest.mark.slow
+@pytest.mark.soak
 def test_a_job_of_a_worker_that_is_told_to_end_goes_on_on_another_at_once(deployment: Deployment) -> None:
     # Given leases and locks that would outlive this test
     patient = {"STOKER_WORKER__VISIBILITY_TIMEOUT": "600", "STOKER_JOB__LOCK_TTL": "600"}

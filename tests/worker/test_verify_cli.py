@@ -140,6 +140,8 @@ def test_a_run_for_programs_is_one_json_object() -> None:
     assert (told["plan"]["seed"], told["problems"], told["totals"]["stale"]) == (5, [], 0)
 
 
+@pytest.mark.slow
+@pytest.mark.soak
 def test_a_server_that_runs_already_is_left_as_it_was(cache_server: str) -> None:
     with redis.Redis.from_url(cache_server) as client:
         before = set(client.scan_iter())

@@ -20,17 +20,19 @@ is little-endian and 56 bytes long:
 
 from collections.abc import Sequence
 from itertools import groupby
-from random import getrandbits
 from struct import Struct, error
 from typing import NamedTuple
 
 from msgspec import Struct as Record
+
+from stoker.cache.chance import CHANCE
 
 _HEADER = Struct("<2sBBHH8sQQQQII")
 HEADER_BYTES = _HEADER.size
 _GLANCE = Struct("<6sH8sQ8xQQII")
 """The header again: what is the same in most entries in one piece, and without the uid."""
 _pack = _HEADER.pack
+_random_bits = CHANCE.getrandbits
 _pack_size = Struct("<I").pack
 _MOST_US = 2**32 - 1
 MAGIC = b"Sk"
@@ -92,7 +94,7 @@ def pack(
         len(tag_block),
         stamp.incarnation,
         stamp.seq,
-        getrandbits(64),
+        _random_bits(64),
         soft_ms,
         hard_ms,
         load_us if 0 <= load_us <= _MOST_US else _MOST_US * (load_us > 0),
@@ -114,7 +116,7 @@ def pack_all(
     Args:
         kept: soft_ms, hard_ms and tags of each; what is equal in a row costs less.
     """
-    uid = getrandbits(64)  # one for all: it tells apart what is stored for one key
+    uid = _random_bits(64)  # one for all: it tells apart what is stored for one key
     load_us = min(load_us, _MOST_US)
     blobs: list[bytes] = []
     for (soft_ms, hard_ms, tags), same in groupby(kept):

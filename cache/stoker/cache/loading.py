@@ -5,7 +5,6 @@ Programs for `core`: `flight` says in which order these steps are taken, `thread
 
 import logging
 import math
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from stoker.cache.backends import Backend, Write
+from stoker.cache.chance import CHANCE
 from stoker.cache.errors import CacheUnavailable, LoaderError, ValueNotSerializable
 from stoker.cache.flight import Flights, Hit, load_once
 from stoker.cache.leases import HeldLeases
@@ -74,7 +74,7 @@ class Loading:
         scale_ms = hit.load_us * self._config.early_refresh / 1000
         if not 0 < hit.left_ms < scale_ms * 40:  # the clocks differ; or it is less likely than 1 in e**40
             return False
-        return hit.left_ms < -scale_ms * math.log(1 - random.random())
+        return hit.left_ms < -scale_ms * math.log(1 - CHANCE.random())
 
     def refresh(self, request: Request, under_way: UnderWay, seen: Hit) -> Program[None]:
         """Load a key's value anew beside the caller; once at a time, and not again soon after a failure."""

@@ -1,12 +1,12 @@
 """What callers ask for, checked: keys, tenants, lifetimes, tags, loaders. The engine acts on nothing else."""
 
-import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from stoker.cache.backends import Write
+from stoker.cache.chance import CHANCE
 from stoker.cache.codec import check_type
 from stoker.cache.errors import ConfigError, LoaderError
 from stoker.cache.loaders import Loader, LoadKey, Registry
@@ -113,7 +113,7 @@ class Requests:
 
 def _jittered(hard: int, soft: int, jitter: float) -> tuple[int, int]:
     """Shorter by up to that share, so that what was loaded together does not expire together."""
-    share = 1 - random.random() * jitter
+    share = 1 - CHANCE.random() * jitter
     return (max(1, round(hard * share)) if hard else 0, max(1, round(soft * share)) if soft else 0)
 
 
