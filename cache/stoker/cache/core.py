@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from stoker.cache import invalidate
 from stoker.cache.backends import Backend, Write
+from stoker.cache.backends.cluster import ClusterBackend
 from stoker.cache.backends.memory import MemoryBackend
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.bans import Rule
@@ -59,7 +60,8 @@ class Core:
         if config.backend == "memory":
             self.backend = self.memory = MemoryBackend(config, self.counters, traffic=self.traffic)
         else:
-            self.backend = RedisBackend(config, self.counters, self._tell)
+            backend = ClusterBackend if config.cluster else RedisBackend
+            self.backend = backend(config, self.counters, self._tell)
         self._hooks = hooks
         self._loading = Loading(config, self.backend, self.counters, registry, hooks.on_refresh)
         _CORES.add(self)

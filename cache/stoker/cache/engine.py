@@ -5,13 +5,14 @@ import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
-from stoker.cache import transport
+from stoker.cache import topology, transport
 from stoker.cache.backends.memory import MemoryBackend
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.budget import Budget, Limit
 from stoker.cache.cached import CachedDecorator, CachedFunction, cached_by
+from stoker.cache.cluster_transport import ClusterTransport
 from stoker.cache.core import Core
 from stoker.cache.evict import EvictReport
 from stoker.cache.loaders import Registry, default_registry
@@ -57,7 +58,7 @@ class Cache:
         self._memory = self._core.memory
         self._peek = None if self._memory is None else self._memory.peek
         self._update = None if self._memory is None else self._memory.update
-        self._transport = Transport(self.config) if self.config.backend == "redis" else None
+        self._transport = _transport(self.config)
         run = finished if self._transport is None else self._transport.run
         self._threads = Threads(self.config, run, self._core.backend.renew if self._transport else None)
         self._do = self._threads.perform
@@ -319,10 +320,10 @@ class Cache:
         raise AttributeError("_store: a cache on Redis keeps its entries on the server; see _client")
 
     @property
-    def _client(self) -> transport.Client:
-        """A plain client of the server."""
+    def _client(self) -> Any:
+        """A plain client of the server, or of the cluster (which connects at once)."""
         if isinstance(self._core.backend, RedisBackend):
-            return transport.client(self.config)
+            return topology.client(self.config) if self.config.cluster else transport.client(self.config)
         raise AttributeError("_client: a memory cache has no server; see _store")
 
     def _namespaced_key(self, key: str, tenant_id: str | None = None) -> str:
@@ -380,6 +381,14 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
+
+
+def _transport(config: CacheConfig) -> Transport | None:
+    if config.backend == "memory":
+        return None
+    if config.cluster:
+        return cast("Transport", ClusterTransport(config))  # which has the same methods
+    return Transport(config)
 
 
 def _last(steps: Iterator[Step[R]]) -> R:

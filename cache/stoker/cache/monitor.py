@@ -98,7 +98,7 @@ class CacheMonitor:
             CacheUnavailable: The server cannot be asked.
         """
         backend = self._cache._core.backend
-        return self._cache._run(lives(backend.shards)) if isinstance(backend, RedisBackend) else Lives()
+        return lives(self._cache._run(backend.views())) if isinstance(backend, RedisBackend) else Lives()
 
     def check_memory_pressure(self) -> bool:
         """Whether usage is above the high mark.

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
-from stoker.cache import entry, evict, keys, scan, sweep, traffic
+from stoker.cache import entry, evict, hot, keys, scan, sweep, traffic
 from stoker.cache.backends import Write
 from stoker.cache.bans import Rule, View
 from stoker.cache.caps import BanNews, ManyBans
@@ -37,7 +37,7 @@ Item = TypeVar("Item")
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 _NO_STAMP = Stamp(b"\0" * 8, 0)
-_PAGE = 1000
+PAGE = 1000
 """Most keys of one round trip, so that no single command holds the server for long."""
 _AS_A_RULE = entry.beginning(MSGPACK, 0)
 _FILL_PAGE = 128
@@ -45,13 +45,15 @@ _FILL_PAGE = 128
 
 
 class RedisBackend:
-    """All shards on one server.
+    """All shards on one server. `cluster.ClusterBackend` is the same with shards on many.
 
     Args:
         config: With `redis_url`.
         counters: Of the cache that this backend serves.
         on_event: Told `cache.cold` with its reason when this process began a new incarnation.
     """
+
+    default_shards = 1
 
     def __init__(
         self, config: CacheConfig, counters: Counters, on_event: Callable[[str, Mapping[str, Any]], None]
@@ -63,7 +65,7 @@ class RedisBackend:
         self._lease_ms = round(config.lease * 1000)
         self._traffic_key = keys.traffic(config.namespace)
         self._samples_key = keys.samples(config.namespace)
-        self._place(Placement())
+        self._place(Placement(self.default_shards))
 
     def stored_name(self, tenant_id: str | None, key: str) -> str:
         return self.shard_of((tenant_id, key)).keys.entry(tenant_id, key).decode()
@@ -99,7 +101,10 @@ class RedisBackend:
     def _cold(self, shard: int, reason: str, incarnation: str) -> None:
         level = logging.INFO if reason == "missing" else logging.WARNING
         namespace = self._config.namespace
-        log.log(level, "namespace %s begins cold (%s): what was stored before is a miss", namespace, reason)
+        what = (
+            f"namespace {namespace}" if len(self.shards) == 1 else f"shard {shard} of namespace {namespace}"
+        )
+        log.log(level, "%s begins cold (%s): what was stored before is a miss", what, reason)
         facts = {"namespace": namespace, "shard": shard, "reason": reason, "incarnation": incarnation}
         self._on_event("cache.cold", facts)
 
@@ -128,7 +133,7 @@ class RedisBackend:
         items: Sequence[Item],
         name_of: Callable[[Item], Name],
         operation: Callable[[Shard, Sequence[Item]], Operation[list[T]]],
-        most: int = _PAGE,
+        most: int = PAGE,
     ) -> Operation[list[T]]:
         """An operation over items of many shards, in pages, all shards of a page in the same round trips."""
         if len(self.shards) == 1 and len(items) <= most:
@@ -169,8 +174,8 @@ class RedisBackend:
         self, shard: Shard, tenant_id: str | None, keys: Sequence[str], type: Any
     ) -> Operation[dict[str, Hit]]:
         hits: dict[str, Hit] = {}
-        for first in range(0, len(keys), _PAGE):
-            page = keys[first : first + _PAGE]
+        for first in range(0, len(keys), PAGE):
+            page = keys[first : first + PAGE]
             view, blobs = yield from shard.look(shard.keys.entries(tenant_id, page))
             hits.update(self._hits(shard, view, tenant_id, page, blobs, type))
         return hits
@@ -331,7 +336,7 @@ class RedisBackend:
         return evict.evict_steps(self, self._config, now_ms, target_bytes, batch, cursor)
 
     def entries_by_shard(self) -> Operation[dict[int, int]]:
-        return scan.count(self, _PAGE)
+        return scan.count(self, PAGE)
 
     def usage(self) -> Operation[Usage]:
         return redis_usage(self)
@@ -341,6 +346,14 @@ class RedisBackend:
 
     def traffic(self) -> Operation[dict[Group, Counts]]:
         return traffic.fleet(self._traffic_key)
+
+    def reports(self, most: int) -> Operation[list[bytes]]:
+        """Take samples of the keys that processes have read."""
+        return hot.collect(self._samples_key, most)
+
+    def views(self) -> Operation[list[View]]:
+        """What is known of each shard's ban log, as new as its control record is now."""
+        return together([shard.catch_up() for shard in self.shards])
 
     def ping(self) -> Operation[bool]:
         return bool((yield (("PING",),)).reply() == b"PONG")
