@@ -8,6 +8,7 @@ from typing import Any
 from redis.exceptions import NoPermissionError
 
 from stoker.cache.keys import ShardKeys, traffic
+from stoker.config import Settings
 from stoker.worker.doctor.check import Finding, error, note, ok, warning
 from stoker.worker.doctor.server import LEAST_REDIS, LEAST_VALKEY, Server, replica
 from stoker.worker.doctor.system import TENANT, System
@@ -16,7 +17,11 @@ SLOW_PING_MS = 5.0
 
 
 def check(system: System) -> Iterator[Finding]:
-    server = system.cache_server
+    return check_server(system.cache_server, system.settings)
+
+
+def check_server(server: Server, settings: Settings) -> Iterator[Finding]:
+    """The same of any server, such as a node of a cluster."""
     yield from _answers(server)
     if server.too_old:
         yield error(
@@ -27,8 +32,8 @@ def check(system: System) -> Iterator[Finding]:
     if server.is_replica:
         yield replica(server)
         return
-    yield from _rights(server, system.settings.namespace)
-    yield _policy(server, system.settings.beat.evict_every)
+    yield from _rights(server, settings.namespace, settings.cache_cluster)
+    yield _policy(server, settings.beat.evict_every)
 
 
 def _answers(server: Server) -> Iterator[Finding]:
@@ -44,10 +49,10 @@ def _answers(server: Server) -> Iterator[Finding]:
         )
 
 
-def _rights(server: Server, namespace: str) -> Iterator[Finding]:
+def _rights(server: Server, namespace: str, clustered: bool) -> Iterator[Finding]:
     """Try every command that the cache needs, in a form without effect."""
     pipeline = server.client.pipeline(transaction=False)
-    commands = _harmless(namespace)
+    commands = [*_harmless(namespace), *(_OF_A_CLUSTER if clustered else ())]
     for command in commands:
         pipeline.execute_command(*command)
     replies = pipeline.execute(raise_on_error=False)
@@ -67,6 +72,9 @@ def _rights(server: Server, namespace: str) -> Iterator[Finding]:
         + " ".join(f"+{name}" for name in sorted(refused))
         + "; 'Least ACL' in docs/operations.md lists them all",
     )
+
+
+_OF_A_CLUSTER = [("CLUSTER", "INFO"), ("CLUSTER", "SLOTS")]
 
 
 def _harmless(namespace: str) -> list[tuple[Any, ...]]:
@@ -109,7 +117,7 @@ def _harmless(namespace: str) -> list[tuple[Any, ...]]:
 
 
 def _name(command: tuple[Any, ...]) -> str:
-    two_words = command[0] in ("MEMORY", "OBJECT")
+    two_words = command[0] in ("CLUSTER", "MEMORY", "OBJECT")
     return "|".join(command[: 2 if two_words else 1]).lower()
 
 
