@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from stoker.worker.embedded import embedded_server
+from stoker.worker.embedded_cluster import EmbeddedCluster, embedded_cluster
 
 _numbers = itertools.count()
 
@@ -43,6 +44,13 @@ def broker_server() -> Iterator[str]:
         return
     with embedded_server("broker") as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def cache_cluster() -> Iterator[EmbeddedCluster]:
+    """A cluster of three nodes for the whole session. Tests that harm one start their own."""
+    with embedded_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture

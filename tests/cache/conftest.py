@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ from stoker.cache import Cache, CacheConfig, loaders
 from stoker.cache.loaders import Registry
 from stoker.cache.threads import Threads
 from stoker.cache.wire import finished
+from stoker.worker.embedded_cluster import EmbeddedCluster
 from tests.cache.awaited import Awaited
 
 MakeCache = Callable[..., Cache]
@@ -30,17 +31,32 @@ def client(cache_server: str) -> Iterator[Any]:
 
 @pytest.fixture
 def make_redis(cache_server: str, namespace: str, client: Any) -> Iterator[MakeCache]:
-    """Make caches on Redis that share this test's namespace, each as another process would have it.
+    """Make caches on Redis that share this test's namespace, each as another process would have it."""
+    with _made(namespace, client, redis_url=cache_server) as make:
+        yield make
 
-    Afterwards no key of the namespace is without a TTL, except control state and entries that are kept for ever.
-    """
+
+@pytest.fixture
+def make_clustered(cache_cluster: EmbeddedCluster, namespace: str) -> Iterator[MakeCache]:
+    """As `make_redis`, on a cluster."""
+    url = cache_cluster.url
+    with (
+        redis.RedisCluster.from_url(url) as client,
+        _made(namespace, client, redis_url=url, cluster=True) as make,
+    ):
+        yield make
+
+
+@contextmanager
+def _made(namespace: str, client: Any, **where: object) -> Iterator[MakeCache]:
+    """Makes caches; afterwards no key is without a TTL, except control state and entries that are kept for ever."""
     for_ever = False
     with ExitStack() as stack:
 
         def make(how: How = Cache, **fields: object) -> Cache:
             nonlocal for_ever
             for_ever = for_ever or fields.get("default_ttl", 1) is None
-            config = {"backend": "redis", "redis_url": cache_server, "namespace": namespace, **fields}
+            config = {"backend": "redis", "namespace": namespace, **where, **fields}
             return stack.enter_context(how(CacheConfig(**config)))  # type: ignore[arg-type]
 
         yield make
@@ -67,7 +83,11 @@ def how(request: pytest.FixtureRequest) -> Iterator[How]:
         yield make
 
 
-@pytest.fixture(params=["memory", "redis", "async memory", "async redis", "async redis on uvloop"])
+BACKENDS = ["memory", "redis", "async memory", "async redis", "async redis on uvloop"]
+ON_A_CLUSTER = [pytest.param(name, marks=pytest.mark.slow) for name in ("cluster", "async cluster")]
+
+
+@pytest.fixture(params=[*BACKENDS, *ON_A_CLUSTER])
 def make_cache(request: pytest.FixtureRequest) -> Iterator[MakeCache]:
     """Make a cache on each backend in turn, to be called and to be awaited."""
     with ExitStack() as stack:
@@ -78,8 +98,10 @@ def make_cache(request: pytest.FixtureRequest) -> Iterator[MakeCache]:
             return cast("Cache", cache)
 
         how = awaited if "async" in request.param else Cache
-        if "redis" in request.param:
-            make: MakeCache = request.getfixturevalue("make_redis")
+        if "memory" not in request.param:
+            make: MakeCache = request.getfixturevalue(
+                "make_redis" if "redis" in request.param else "make_clustered"
+            )
             yield partial(make, how)
         else:
             yield lambda **fields: how(CacheConfig(**fields))

@@ -44,10 +44,10 @@ class Up:
         return not any(alive(pid) for pid in self.children) and not any(self.directory.parent.iterdir())
 
 
-def start(directory: Path) -> Up:
+def start(directory: Path, *options: str) -> Up:
     """Run it with a temporary directory of its own, and return when it says that all is ready."""
     process = subprocess.Popen(
-        [*_STOKER, "up"],
+        [*_STOKER, "up", *options],
         env={**os.environ, "TMPDIR": str(directory)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -105,6 +105,30 @@ def test_up_runs_the_whole_of_it_and_ctrl_c_leaves_nothing_behind(
     assert (up.process.returncode, output, errors) == (0, "Stopped.\n", "")
     assert len(up.children) >= 6
     assert up.is_gone()
+
+
+@pytest.mark.slow
+def test_the_cache_may_be_on_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = start(tmp_path, "--cluster", "3")
+    try:
+        for name in ("STOKER_CACHE_URL", "STOKER_CACHE_CLUSTER", "STOKER_BROKER_URL"):
+            monkeypatch.setenv(name, running.said(f"export {name}=(.+)"))
+        configure(Settings())
+        cache = runtime.current().cache
+        values = {f"user:{n}": n for n in range(100)}
+        cache.set_many(values, tenant_id="acme")
+        assert len({cache.explain(key, "acme")["shard"] for key in values}) > 30
+        send.invalidate_pattern("user:*", tenant_id="acme").wait(timeout=10)
+        assert cache.get_many(values, tenant_id="acme") == {}
+        send.sweep().wait(timeout=20)
+        runtime.current().close()
+        running.process.send_signal(signal.SIGINT)
+        output, errors = running.process.communicate(timeout=30)
+        assert (running.process.returncode, output, errors) == (0, "Stopped.\n", "")
+        assert running.is_gone()
+    finally:
+        running.process.kill()
+        running.process.communicate()
 
 
 def test_a_killed_up_leaves_no_process_and_no_directory(up: Up) -> None:

@@ -6,10 +6,11 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 from stoker.cache.aio_transport import AioTransport
 from stoker.cache.cached import AsyncCachedDecorator, AsyncCachedFunction, cached_by
+from stoker.cache.cluster_transport import AioClusterTransport
 from stoker.cache.copies import ABSENT
 from stoker.cache.core import Core
 from stoker.cache.engine import Cache
@@ -89,7 +90,7 @@ class AsyncCache:
             if self.backend == "memory":
                 here = _Here(Loop(self.config, _run_at_once, None), None)
             else:
-                transport = AioTransport(self.config)
+                transport = _transport(self.config)
                 here = _Here(Loop(self.config, transport.run, self._core.backend.renew), transport)
             self._by_loop[loop] = here
         return here
@@ -314,6 +315,12 @@ class AsyncCache:
 
     def __repr__(self) -> str:
         return f"AsyncCache({self.config!r})"
+
+
+def _transport(config: CacheConfig) -> AioTransport:
+    if config.cluster:
+        return cast("AioTransport", AioClusterTransport(config))  # which has the same methods
+    return AioTransport(config)
 
 
 _CACHES: "weakref.WeakSet[AsyncCache]" = weakref.WeakSet()

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from stoker.cache import invalidate
 from stoker.cache.backends import Backend, Write
+from stoker.cache.backends.cluster import ClusterBackend
 from stoker.cache.backends.memory import MemoryBackend
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.bans import Rule
@@ -67,10 +68,11 @@ class Core:
         if config.backend == "memory":
             self.backend = self.memory = MemoryBackend(config, self.counters, traffic=self.traffic)
         else:
-            self.backend = RedisBackend(
+            backend = ClusterBackend if config.cluster else RedisBackend
+            self.backend = found = backend(
                 config, self.counters, self._tell, self._near_keeps, self._near_served
             )
-            self.near = self.backend.near
+            self.near = found.near
         self._hooks = hooks
         self._loading = Loading(config, self.backend, self.counters, registry, hooks.on_refresh)
         _CORES.add(self)

@@ -5,12 +5,13 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sized
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
-from stoker.cache import transport
+from stoker.cache import topology, transport
 from stoker.cache.backends.memory import MemoryBackend
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.cached import CachedDecorator, CachedFunction, cached_by
+from stoker.cache.cluster_transport import ClusterTransport
 from stoker.cache.copies import ABSENT
 from stoker.cache.core import Core
 from stoker.cache.engine_verbs import Verbs
@@ -55,7 +56,7 @@ class Cache(Verbs):
         self._memory = self._core.memory
         self._peek = None if self._memory is None else self._memory.peek
         self._update = None if self._memory is None else self._memory.update
-        self._transport = Transport(self.config) if self.config.backend == "redis" else None
+        self._transport = _transport(self.config)
         self._near = None if self._core.near is None else self._core.near.get
         self._channel = channel_of(self, self._core.near, self.config)
         run = finished if self._transport is None else self._transport.run
@@ -255,10 +256,10 @@ class Cache(Verbs):
         raise AttributeError("_store: a cache on Redis keeps its entries on the server; see _client")
 
     @property
-    def _client(self) -> transport.Client:
-        """A plain client of the server."""
+    def _client(self) -> Any:
+        """A plain client of the server, or of the cluster (which connects at once)."""
         if isinstance(self._core.backend, RedisBackend):
-            return transport.client(self.config)
+            return topology.client(self.config) if self.config.cluster else transport.client(self.config)
         raise AttributeError("_client: a memory cache has no server; see _store")
 
     def _namespaced_key(self, key: str, tenant_id: str | None = None) -> str:
@@ -318,3 +319,11 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
+
+
+def _transport(config: CacheConfig) -> Transport | None:
+    if config.backend == "memory":
+        return None
+    if config.cluster:
+        return cast("Transport", ClusterTransport(config))  # which has the same methods
+    return Transport(config)

@@ -1,7 +1,7 @@
 """What the fleet has sampled of its reads, collected from the cache's server: for `stoker.tasks`, which learns from it
 which keys are hot. How the samples are taken is `hot`'s business."""
 
-from stoker.cache import hot, keys
+from stoker.cache import hot
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.engine import Cache
 from stoker.cache.hot import Reads
@@ -15,11 +15,11 @@ def collect(cache: Cache) -> list[Reads]:
     Raises:
         CacheUnavailable: The server cannot be asked.
     """
-    if not isinstance(cache._core.backend, RedisBackend):
+    backend = cache._core.backend
+    if not isinstance(backend, RedisBackend):
         return []  # nobody reports to a cache in one process
-    key = keys.samples(cache.config.namespace)
     packed: list[bytes] = []
-    while more := cache._run(hot.collect(key, _AT_ONCE)):
+    while more := cache._run(backend.reports(_AT_ONCE)):
         packed += more
         if len(more) < _AT_ONCE or len(packed) >= hot.MOST_REPORTS:
             break

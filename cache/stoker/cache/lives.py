@@ -1,11 +1,10 @@
 """Which lives of the ban log rule now, for those who want to notice a change. Changes nothing itself: a shard without a
 good control record begins anew here as in any other operation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stoker.cache.protocol import Shard
-from stoker.cache.wire import Operation, together
+from stoker.cache.bans import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +20,8 @@ class Lives:
     servers: frozenset[str] = frozenset()
 
 
-def lives(shards: Sequence[Shard]) -> Operation[Lives]:
-    """Ask for the control record of every shard."""
-    views = yield from together([shard.catch_up() for shard in shards])
+def lives(views: Iterable[View]) -> Lives:
+    """What these views, one of each shard, say."""
     controls = [view.control for view in views]
     servers = {boot.decode() for control in controls for boot in control.boots}
     return Lives(tuple(control.incarnation.hex() for control in controls), frozenset(servers - {"-"}))

@@ -109,7 +109,7 @@ class CacheMonitor:
             CacheUnavailable: The server cannot be asked.
         """
         backend = self._cache._core.backend
-        return self._cache._run(lives(backend.shards)) if isinstance(backend, RedisBackend) else Lives()
+        return lives(self._cache._run(backend.views())) if isinstance(backend, RedisBackend) else Lives()
 
     def get_node(self) -> Node:
         """How full the server is (on the memory backend this process), and what it has evicted by itself.

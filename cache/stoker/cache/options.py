@@ -52,7 +52,10 @@ class CacheConfig:
         max_bytes: Estimated bytes of entries, keys included, that it holds at most; None: no bound. 1024 or more.
         eviction: Which entries the memory backend drops first: `"lru"`, the least recently used; `"s3fifo"`, those of
             little use, which keeps more of the hot ones when many are read only once.
-        redis_url: `redis://`, `rediss://` or `unix://` URL; required by the redis backend.
+        redis_url: `redis://`, `rediss://` or `unix://` URL; required by the redis backend. Of a cluster: that of any
+            node, or of a name that leads to several, in case one is down.
+        cluster: Whether the server is a node of a Redis or Valkey Cluster; the others are found through it. What is
+            said of a server (connections, breaker, watermarks) then holds for each node.
         namespace: Prefix of every key in Redis; 1 to 64 of `A-Z a-z 0-9 _ . -`.
         lease: Seconds for which one process may load a key before another may try. 0.1 to `max_load`.
         max_load: Seconds after which a load is no longer waited for or stored. 0.1 to 3600.
@@ -86,6 +89,7 @@ class CacheConfig:
     max_bytes: int | None = None
     eviction: Eviction = "lru"
     redis_url: str | None = None
+    cluster: bool = False
     namespace: str = "stoker"
     lease: float = 10.0
     max_load: float = 60.0
@@ -160,6 +164,19 @@ class CacheConfig:
         )
         self._check(isinstance(self.near_all, bool), "near_all", "give True or False")
         self._check_url()
+        self._check_cluster()
+
+    def _check_cluster(self) -> None:
+        self._check(isinstance(self.cluster, bool), "cluster", "choose True or False")
+        if not self.cluster:
+            return
+        self._check(not self.near_size, "near_size", "is not there on a cluster yet; leave it 0")
+        self._check(self.redis_url is not None, "cluster", "give the URL of one of its nodes as redis_url")
+        parts = urlsplit(self.redis_url or "")
+        good = parts.scheme != "unix" and parts.path.strip("/") in ("", "0") and "db=" not in parts.query
+        remedy = "a cluster's nodes have database 0 only and no unix sockets; such as redis://localhost:7000"
+        if not good:
+            raise ConfigError("redis_url", masked_url(self.redis_url or ""), remedy)
 
     def _check_url(self) -> None:
         if self.redis_url is None:

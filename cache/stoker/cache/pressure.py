@@ -3,6 +3,7 @@
 For the monitor, and through it for `stoker.tasks`, which adds what needs a past: slopes, rates and the time to full.
 """
 
+import math
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -131,6 +132,41 @@ def of_sample(looked: Sequence[Looked], entries: float) -> Makeup:
     tenants = _parts(looked, each, lambda one: one.tenant_id)
     return Makeup(
         len(looked), round(entries), size, tenants, _parts(looked, each, lambda one: family_of(one.key))
+    )
+
+
+def added_up(many: Sequence[Makeup]) -> Makeup:
+    """What is stored on several nodes."""
+    size = sum(one.bytes for one in many)
+    return Makeup(
+        sum(one.sampled for one in many),
+        sum(one.entries for one in many),
+        size,
+        _sums([one.tenants for one in many], size),
+        _sums([one.families for one in many], size),
+    )
+
+
+def _sums(many: Sequence[Mapping[G, Part]], size: int) -> dict[G, Part]:
+    return {
+        name: _sum([parts[name] for parts in many if name in parts], size)
+        for name in {name: None for parts in many for name in parts}
+    }
+
+
+def _sum(parts: Sequence[Part], size: int) -> Part:
+    """The part of several nodes; their errors are independent of each other."""
+    taken, entries = sum(one.bytes for one in parts), sum(one.entries for one in parts)
+    wholes = [one.bytes / one.share if one.share else 0.0 for one in parts]
+    error = math.hypot(*(one.error * whole for one, whole in zip(parts, wholes, strict=True)))
+    cost = sum(one.load_us * one.entries for one in parts if one.load_us)
+    known = sum(one.entries for one in parts if one.load_us)
+    return Part(
+        taken,
+        entries,
+        taken / size if size else 0.0,
+        error / size if size else 0.0,
+        round(cost / known) if known else 0,
     )
 
 

@@ -150,11 +150,15 @@ class Refusals:
         self._due = 0.0
         self._full: frozenset[str] = frozenset()
 
+    @property
+    def due(self) -> bool:
+        """Whether that is to be looked up."""
+        return time.monotonic() >= self._due
+
     def refused(self, tenants: Iterable[str | None]) -> Operation[frozenset[str | None]]:
         """Those of the tenants that are full. A server that does not tell refuses nobody."""
-        now = time.monotonic()
-        if now >= self._due:
-            self._due = now + LOOK_EVERY_S
+        if self.due:
+            self._due = time.monotonic() + LOOK_EVERY_S
             try:
                 self._full = frozenset((yield from read(self._key)).full)
             except CacheUnavailable:

@@ -21,7 +21,11 @@ class Link(Protocol):
 
     shards: list[Shard]
     names: EntryNames
-    quotas_key: bytes
+
+    @property
+    def quotas_key(self) -> bytes | None:
+        """Where tenants' quotas are, if on the same server."""
+        ...
 
 
 class Name(NamedTuple):

@@ -18,6 +18,9 @@ from stoker.cache.errors import CacheUnavailable, ConfigError, PlacementMismatch
 
 _VERSION = 1
 MOST_SHARDS = 1024
+CLUSTER_SHARDS = 64
+"""On a cluster, unless another number is given: enough to be spread evenly over some ten nodes, and each invalidation
+but of single keys goes to all of them."""
 
 
 _LIFE = re.compile("[0-9a-f]{8}").fullmatch
@@ -95,7 +98,12 @@ class Map:
     @cached_property
     def fingerprint(self) -> bytes:
         """Eight hex digits that tell these settings from others."""
-        return hashlib.sha256(self.render("")).hexdigest()[:8].encode()
+        return fingerprint(self.render(""))
+
+
+def fingerprint(rendered: bytes) -> bytes:
+    """That of a map rendered without a life."""
+    return hashlib.sha256(rendered).hexdigest()[:8].encode()
 
 
 class Agreement:
@@ -127,7 +135,7 @@ class Agreement:
         """
         if stored and stored == self.ruling[0]:
             return
-        theirs = _parsed(stored)
+        theirs = parsed(stored)
         ours = json.loads(self.map.render(""))
         for name, wanted in ours.items():
             if name != "life" and theirs.get(name) != wanted:
@@ -144,7 +152,12 @@ class Agreement:
             )
 
 
-def _parsed(stored: bytes) -> dict[str, Any]:
+def parsed(stored: bytes) -> dict[str, Any]:
+    """What a stored map says.
+
+    Raises:
+        CacheUnavailable: It cannot be read.
+    """
     try:
         found = json.loads(stored)
         if _LIFE(found["life"]):

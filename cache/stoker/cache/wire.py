@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from msgspec import Struct
+from redis.exceptions import AskError, MovedError
 
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.scripts import Script
@@ -78,6 +79,8 @@ def finished(operation: Operation[T]) -> T:
 def refusal(error: Exception) -> CacheUnavailable:
     """The server's error as ours, with what to do where that is known."""
     text = str(error)
+    if isinstance(error, MovedError | AskError):
+        text += "; the server is a node of a cluster: say so with cluster=True"
     if "NOPERM" in text or "no permissions" in text.lower():
         text += "; the user's ACL must allow the commands listed in docs/operations.md"
     return CacheUnavailable("redis", text)

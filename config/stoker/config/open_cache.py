@@ -4,6 +4,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from stoker.cache import Cache, CacheSharder, CacheShardingConfig, ConfigError, Hooks
+from stoker.cache.shards import CLUSTER_SHARDS
 from stoker.config.settings import Settings
 
 
@@ -14,8 +15,9 @@ def open_cache(settings: Settings, hooks: Hooks | None = None) -> Cache:
         ConfigError: `shard_key_func` cannot be imported, or returns no int.
     """
     cache = Cache(settings.cache_config(), hooks=hooks)
-    if settings.num_shards > 1:
-        sharding = CacheShardingConfig(True, settings.num_shards, _function(settings.shard_key_func))
+    shards = settings.num_shards or (CLUSTER_SHARDS if settings.cache_cluster else 1)
+    if shards > 1 or settings.cache_cluster:
+        sharding = CacheShardingConfig(True, shards, _function(settings.shard_key_func))
         CacheSharder(cache, sharding)
     return cache
 

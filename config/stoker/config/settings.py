@@ -45,6 +45,7 @@ _CACHE = CacheConfig()
 
 _CACHE_FIELDS = {  # the setting -> its field of CacheConfig
     "cache_url": "redis_url",
+    "cache_cluster": "cluster",
     "namespace": "namespace",
     "default_ttl": "default_ttl",
     "max_size": "max_size",
@@ -94,6 +95,10 @@ class Settings(BaseSettings):
         default=None,
         repr=False,
         description="The cache server's redis://, rediss:// or unix:// URL; none: memory only.",
+    )
+    cache_cluster: bool = Field(
+        default=_CACHE.cluster,
+        description="Whether that server is a node of a cluster, through which the others are found.",
     )
     namespace: str = Field(
         default=_CACHE.namespace,
@@ -179,11 +184,11 @@ class Settings(BaseSettings):
         description="Whether all keys are copied, or only those of loaders with near=True.",
     )
 
-    num_shards: int = Field(
-        default=1,
+    num_shards: int | None = Field(
+        default=None,
         ge=1,
         le=MOST_SHARDS,
-        description="Shards that keys are spread over; 1 to 1024, 1: not sharded.",
+        description="Shards that keys are spread over; 1 to 1024, none: 1, and 64 on a cluster.",
     )
     shard_key_func: str | None = Field(
         default=None,

@@ -31,6 +31,7 @@ from stoker.worker import (
     up,
 )
 from stoker.worker import flower as flower_options
+from stoker.worker.embedded_cluster import LEAST_NODES, MOST_NODES
 
 MOST_JOBS = 50
 
@@ -86,9 +87,18 @@ def flower() -> None:
 
 
 @cli.command(name="up")
-def up_() -> None:
+def up_(
+    cluster: Annotated[
+        int | None,
+        typer.Option(
+            min=LEAST_NODES,
+            max=MOST_NODES,
+            help="Nodes of a cluster as the cache's server; a single one if none.",
+        ),
+    ] = None,
+) -> None:
     """Run everything on this machine: servers (unless their URLs are set), worker, beat and Flower. For developing."""
-    raise typer.Exit(up.up())
+    raise typer.Exit(up.up(cluster or 0))
 
 
 @cli.command()

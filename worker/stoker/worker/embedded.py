@@ -10,7 +10,7 @@ safe; it would turn the whole cache into misses.) The broker's server has `noevi
 """
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -45,24 +45,39 @@ class Server:
         return f"redis://127.0.0.1:{self.port}/0"
 
 
-def start_server(processes: Processes, role: Role, *, cache_bytes: int = CACHE_BYTES) -> Server:
+def start_server(
+    processes: Processes,
+    role: Role,
+    *,
+    cache_bytes: int = CACHE_BYTES,
+    name: str = "",
+    options: Callable[[], Mapping[str, str]] = dict,
+) -> Server:
     """Start a server on a free port and wait until it answers.
 
     Args:
         cache_bytes: `maxmemory` of a cache's server. A broker's has no limit.
+        name: Of its log; by default the role.
+        options: Makes more options of its configuration, anew for each port that is tried.
 
     Raises:
         ChildEnded: The server, or another of these processes, has ended.
         NotReady: It did not answer within 10 s.
         ConfigError: There is no binary for this machine.
     """
+
+    def start() -> Server:
+        port = free_port()
+        given = {**_options(role, port, processes, cache_bytes), **options()}
+        return _start_on(port, processes, name or role, given)
+
     for _ in range(_PORT_TRIES - 1):
         try:
-            return _start_on(free_port(), processes, role, cache_bytes)
+            return start()
         except ChildEnded as ended:
             if "Address already in use" not in ended.log:
                 raise
-    return _start_on(free_port(), processes, role, cache_bytes)
+    return start()
 
 
 @contextmanager
@@ -79,8 +94,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _start_on(port: int, processes: Processes, role: Role, cache_bytes: int) -> Server:
-    child = processes.start(role, _command(role, port, processes, cache_bytes))
+def _start_on(port: int, processes: Processes, name: str, options: Mapping[str, str]) -> Server:
+    words = (word for option, value in options.items() for word in (f"--{option}", value))
+    child = processes.start(name, [_binary(), *words])
     try:
         processes.wait_until(lambda: _answers(port, child.pid), child, _READY_WITHIN_S)
     except BaseException:
@@ -89,8 +105,8 @@ def _start_on(port: int, processes: Processes, role: Role, cache_bytes: int) -> 
     return Server(child, port)
 
 
-def _command(role: Role, port: int, processes: Processes, cache_bytes: int) -> list[str]:
-    options = {
+def _options(role: Role, port: int, processes: Processes, cache_bytes: int) -> dict[str, str]:
+    return {
         "bind": "127.0.0.1",
         "port": str(port),
         "dir": str(processes.directory),
@@ -99,10 +115,6 @@ def _command(role: Role, port: int, processes: Processes, cache_bytes: int) -> l
         "maxmemory": str(cache_bytes if role == "cache" else 0),
         "maxmemory-policy": _POLICY[role],
     }
-    return [
-        _binary(),
-        *(word for name, value in options.items() for word in (f"--{name}", value)),
-    ]
 
 
 def _answers(port: int, pid: int) -> bool:

@@ -19,10 +19,12 @@ from dataclasses import dataclass, field
 from celery import Celery
 from rich.console import Console
 
+from stoker.cache import ConfigError
 from stoker.cache.options import masked_url
 from stoker.config import Settings
 from stoker.worker import commands
 from stoker.worker.embedded import free_port, start_server
+from stoker.worker.embedded_cluster import start_cluster
 from stoker.worker.processes import ChildEnded, NotReady, Processes
 
 GRACE_S = 10.0
@@ -49,20 +51,32 @@ class Stack:
     env: dict[str, str] = field(repr=False)
 
 
-def start_stack(processes: Processes, settings: Settings) -> Stack:
+def start_stack(processes: Processes, settings: Settings, cluster: int = 0) -> Stack:
     """Start everything and return when the worker and beat answer a ping and Flower answers over HTTP.
 
     Args:
         processes: What ends it all; the caller's `with`.
         settings: As this process's environment says, which the children inherit. The URLs and Flower's host, port
             and password are taken where they are set.
+        cluster: Nodes of a cluster that is started as the cache's server; 0: a single server.
 
     Raises:
+        ConfigError: A cluster was asked for, and `cache_url` is set.
         ChildEnded: One of them has ended; NotReady: one was not ready after a minute.
     """
-    cache_url = settings.cache_url or start_server(processes, "cache").url
+    if cluster and settings.cache_url:
+        raise ConfigError(
+            "STOKER_CACHE_URL", masked_url(settings.cache_url), "leave it out, or leave out --cluster"
+        )
+    if cluster:
+        cache_url = start_cluster(processes, cluster).url
+    else:
+        cache_url = settings.cache_url or start_server(processes, "cache").url
     broker_url = settings.broker_url or start_server(processes, "broker").url
     env = {"STOKER_CACHE_URL": cache_url, "STOKER_BROKER_URL": broker_url}
+    if cluster:
+        env["STOKER_CACHE_CLUSTER"] = "true"
+        settings = settings.model_copy(update={"cache_url": cache_url, "cache_cluster": True})
     stack = Stack(
         cache_url,
         broker_url,
@@ -75,14 +89,14 @@ def start_stack(processes: Processes, settings: Settings) -> Stack:
     return stack
 
 
-def up() -> int:
+def up(cluster: int = 0) -> int:
     """Run the stack until Ctrl-C, SIGTERM or SIGHUP; return the exit code of the command."""
     stop_on_signals()
     out, err = Console(soft_wrap=True, highlight=False), Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         with Processes(GRACE_S) as processes:
             settings = Settings()
-            _show(out, settings, start_stack(processes, settings), processes)
+            _show(out, settings, start_stack(processes, settings, cluster), processes)
             while True:
                 processes.check()
                 time.sleep(_LOOK_EVERY_S)
@@ -162,7 +176,7 @@ def _show(out: Console, settings: Settings, stack: Stack, processes: Processes) 
         f"  Flower  {stack.flower_url}  {login}",
         f"  logs    {processes.directory}",
         "For your app:",
-        *(f"  export {name}={value}" for name, value in stack.env.items() if new[name]),
+        *(f"  export {name}={value}" for name, value in stack.env.items() if new.get(name, True)),
         "Ctrl-C stops everything.",
     ]
     out.print("\n".join(lines), markup=False)

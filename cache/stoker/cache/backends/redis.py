@@ -7,12 +7,12 @@ no I/O: `transport` and `aio_transport` drive what is made here.
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
-from stoker.cache import batch, entry, evict, keys, pressure, scan, sweep, traffic
+from stoker.cache import batch, entry, evict, hot, keys, pressure, scan, sweep, traffic
 from stoker.cache.backends import Write, explain
 from stoker.cache.bans import Rule, View
 from stoker.cache.batch import Batch, BatchFill
@@ -42,7 +42,7 @@ Item = TypeVar("Item")
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 _NO_STAMP = Stamp(b"\0" * 8, 0)
-_PAGE = 1000
+PAGE = 1000
 """Most keys of one round trip, so that no single command holds the server for long."""
 _AS_A_RULE = entry.beginning(MSGPACK, 0)
 _FILL_PAGE = batch.PAGE
@@ -50,7 +50,7 @@ _FILL_PAGE = batch.PAGE
 
 
 class RedisBackend:
-    """All shards on one server.
+    """All shards on one server. `cluster.ClusterBackend` is the same with shards on many.
 
     Args:
         config: With `redis_url`.
@@ -61,6 +61,8 @@ class RedisBackend:
     Attributes:
         near: The copies in this process, if there are to be any.
     """
+
+    default_shards = 1
 
     def __init__(
         self,
@@ -82,7 +84,7 @@ class RedisBackend:
             self.near = Near(config, counters, self._codec, near_keeps, near_served)
         self.quotas_key = keys.quotas(config.namespace)
         self._refusals = Refusals(self.quotas_key)
-        self._place(Placement())
+        self._place(Placement(self.default_shards))
 
     def stored_name(self, tenant_id: str | None, key: str) -> str:
         return self.shard_of((tenant_id, key)).keys.entry(tenant_id, key).decode()
@@ -121,7 +123,10 @@ class RedisBackend:
     def _cold(self, shard: int, reason: str, incarnation: str) -> None:
         level = logging.INFO if reason == "missing" else logging.WARNING
         namespace = self._config.namespace
-        log.log(level, "namespace %s begins cold (%s): what was stored before is a miss", namespace, reason)
+        what = (
+            f"namespace {namespace}" if len(self.shards) == 1 else f"shard {shard} of namespace {namespace}"
+        )
+        log.log(level, "%s begins cold (%s): what was stored before is a miss", what, reason)
         facts = {"namespace": namespace, "shard": shard, "reason": reason, "incarnation": incarnation}
         self._on_event("cache.cold", facts)
 
@@ -150,7 +155,7 @@ class RedisBackend:
         items: Sequence[Item],
         name_of: Callable[[Item], Name],
         operation: Callable[[Shard, Sequence[Item]], Operation[list[T]]],
-        most: int = _PAGE,
+        most: int = PAGE,
     ) -> Operation[list[T]]:
         """An operation over items of many shards, in pages, all shards of a page in the same round trips."""
         if len(self.shards) == 1 and len(items) <= most:
@@ -168,6 +173,14 @@ class RedisBackend:
                 placed.update(zip(group, part, strict=True))
             results += [placed[index] for index in range(len(page))]
         return results
+
+    def _refused(self, tenants: Iterable[str | None]) -> Operation[frozenset[str | None]]:
+        """Those of the tenants that are above their hard quotas."""
+        return self._refusals.refused(tenants)
+
+    def _of_shards(self, asked: Sequence[tuple[int, Callable[[], Operation[T]]]]) -> Operation[list[T]]:
+        """Operations of shards, by their numbers, all in the same round trips."""
+        return together([begin() for _, begin in asked])
 
     def _by_shard(self, names: Sequence[Name]) -> dict[int, list[int]]:
         """The places of the names among them, by the shard they live in."""
@@ -204,8 +217,8 @@ class RedisBackend:
         self, shard: Shard, tenant_id: str | None, keys: Sequence[str], type: Any
     ) -> Operation[dict[str, Hit]]:
         hits: dict[str, Hit] = {}
-        for first in range(0, len(keys), _PAGE):
-            page = keys[first : first + _PAGE]
+        for first in range(0, len(keys), PAGE):
+            page = keys[first : first + PAGE]
             view, blobs = yield from shard.look(shard.keys.entries(tenant_id, page))
             hits.update(self._hits(shard, view, tenant_id, page, blobs, type))
         return hits
@@ -277,7 +290,7 @@ class RedisBackend:
         return self.shard_of((tenant_id, key)).snapshot(tenant_id, key, hold_ms)
 
     def fill(self, fills: Sequence[tuple[Lease, Write]]) -> Operation[list[bool]]:
-        full = yield from self._refusals.refused({lease.tenant_id for lease, _ in fills})
+        full = yield from self._refused({lease.tenant_id for lease, _ in fills})
         if full:
             return (yield from self._fill_others(fills, full))
         now = now_ms()
@@ -299,11 +312,12 @@ class RedisBackend:
     def lease_absent(self, names: Sequence[Name]) -> Operation[list[Batch] | None]:
         """Lease keys of which none is there and none is leased, in a batch for each shard; else None, and none is."""
         groups = self._by_shard(names) if len(self.shards) > 1 else {0: range(len(names))}
-        asked = [
-            batch.lease_absent(self.shards[n], n, [names[i] for i in group], self._lease_ms)
-            for n, group in groups.items()
-        ]
-        taken = yield from together(asked)
+        taken = yield from self._of_shards(
+            [
+                (n, partial(batch.lease_absent, self.shards[n], n, [names[i] for i in group], self._lease_ms))
+                for n, group in groups.items()
+            ]
+        )
         batches = [one for one in taken if one is not None]
         if len(batches) == len(taken):
             return batches
@@ -318,17 +332,18 @@ class RedisBackend:
             None: Nothing was sent; one of the values needs a look of its own, by `fill`.
         """
         tenants = {tenant_id for one in fills for tenant_id, _ in one.batch.names}
-        if (yield from self._refusals.refused(tenants)):
+        if (yield from self._refused(tenants)):
             return None
         now = now_ms()
-        asked: list[Operation[list[bool]]] = []
+        asked: list[tuple[int, Callable[[], Operation[list[bool]]]]] = []
         for one in fills:
             payloads = self._codec.encode_all(one.values)
             if payloads is None:
                 return None
-            asked.append(batch.fill(self.shards[one.batch.shard], one, payloads, now))
+            number = one.batch.shard
+            asked.append((number, partial(batch.fill, self.shards[number], one, payloads, now)))
         names = [name for one in fills for name in one.batch.names]
-        return [ok for part in (yield from self._changing(names, together(asked))) for ok in part]
+        return [ok for part in (yield from self._changing(names, self._of_shards(asked))) for ok in part]
 
     def _fill_others(
         self, fills: Sequence[tuple[Lease, Write]], full: frozenset[str | None]
@@ -356,7 +371,7 @@ class RedisBackend:
         yield from self._spread(leases, _name_of, Shard.release)
 
     def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> Operation[list[bool]]:
-        if (yield from self._refusals.refused((tenant_id,))):
+        if (yield from self._refused((tenant_id,))):
             self._counters.over_quota += len(writes)
             yield from together([self.delete(tenant_id, key) for key, _ in writes])  # it is not true any more
             return [False] * len(writes)
@@ -405,7 +420,7 @@ class RedisBackend:
         return evict.evict_steps(self, self._config, now_ms, target_bytes, batch, cursor, stay)
 
     def entries_by_shard(self) -> Operation[dict[int, int]]:
-        return scan.count(self, _PAGE)
+        return scan.count(self, PAGE)
 
     def usage(self) -> Operation[Usage]:
         return redis_usage(self)
@@ -424,6 +439,14 @@ class RedisBackend:
 
     def traffic(self) -> Operation[dict[Group, Counts]]:
         return traffic.fleet(self._traffic_key)
+
+    def reports(self, most: int) -> Operation[list[bytes]]:
+        """Take samples of the keys that processes have read."""
+        return hot.collect(self._samples_key, most)
+
+    def views(self) -> Operation[list[View]]:
+        """What is known of each shard's ban log, as new as its control record is now."""
+        return together([shard.catch_up() for shard in self.shards])
 
     def ping(self) -> Operation[bool]:
         return bool((yield (("PING",),)).reply() == b"PONG")

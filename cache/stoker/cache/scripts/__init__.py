@@ -27,11 +27,14 @@ def _load(name: str) -> Script:
     return Script(name, f"{shebang}\n{prelude}\n{body}".encode())
 
 
+ADMIT = _load("admit")
 ASK = _load("ask")
 BAN = _load("ban")
+CHARTER = _load("charter")
 CLOSE = _load("close")
 DELETE = _load("delete")
 DROP = _load("drop")
+END = _load("end")
 FENCE = _load("fence")
 FILL = _load("fill")
 FILL_MANY = _load("fill_many")

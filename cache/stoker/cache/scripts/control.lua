@@ -23,6 +23,8 @@ local function accepts(c, boot, digest)
   return c.digest == digest and string.find(',' .. c.boots .. ',', ',' .. boot .. ',', 1, true) ~= nil
 end
 
+local function draft_of(boot) return '?' .. boot end
+
 local function sentinel_of(c) return 'i|' .. c.inc end
 
 local function now_ms()

@@ -8,6 +8,7 @@ from typing import Any
 from redis.exceptions import NoPermissionError
 
 from stoker.cache.keys import ShardKeys, traffic
+from stoker.config import Settings
 from stoker.worker.doctor.check import Finding, error, note, ok, warning
 from stoker.worker.doctor.server import LEAST_REDIS, LEAST_VALKEY, Server, replica
 from stoker.worker.doctor.system import TENANT, System
@@ -17,7 +18,11 @@ _OF_NEAR_CACHE = (("ROLE",), ("CLIENT", "TRACKINGINFO"), ("CLIENT", "TRACKING", 
 
 
 def check(system: System) -> Iterator[Finding]:
-    server = system.cache_server
+    return check_server(system.cache_server, system.settings)
+
+
+def check_server(server: Server, settings: Settings) -> Iterator[Finding]:
+    """The same of any server, such as a node of a cluster."""
     yield from _answers(server)
     if server.too_old:
         yield error(
@@ -28,8 +33,10 @@ def check(system: System) -> Iterator[Finding]:
     if server.is_replica:
         yield replica(server)
         return
-    yield from _rights(server, system.settings.namespace, near=bool(system.settings.near_size))
-    yield _policy(server, system.settings.beat.evict_every)
+    yield from _rights(
+        server, settings.namespace, near=bool(settings.near_size), clustered=settings.cache_cluster
+    )
+    yield _policy(server, settings.beat.evict_every)
 
 
 def _answers(server: Server) -> Iterator[Finding]:
@@ -45,10 +52,14 @@ def _answers(server: Server) -> Iterator[Finding]:
         )
 
 
-def _rights(server: Server, namespace: str, *, near: bool) -> Iterator[Finding]:
+def _rights(server: Server, namespace: str, *, near: bool, clustered: bool) -> Iterator[Finding]:
     """Try every command that the cache needs, in a form without effect."""
     pipeline = server.client.pipeline(transaction=False)
-    commands = [*_harmless(namespace), *(_OF_NEAR_CACHE if near else ())]
+    commands = [
+        *_harmless(namespace),
+        *(_OF_NEAR_CACHE if near else ()),
+        *(_OF_A_CLUSTER if clustered else ()),
+    ]
     for command in commands:
         pipeline.execute_command(*command)
     replies = pipeline.execute(raise_on_error=False)
@@ -68,6 +79,9 @@ def _rights(server: Server, namespace: str, *, near: bool) -> Iterator[Finding]:
         + " ".join(f"+{name}" for name in sorted(refused))
         + "; 'Least ACL' in docs/operations.md lists them all",
     )
+
+
+_OF_A_CLUSTER = [("CLUSTER", "INFO"), ("CLUSTER", "SLOTS")]
 
 
 def _harmless(namespace: str) -> list[tuple[Any, ...]]:
@@ -110,7 +124,7 @@ def _harmless(namespace: str) -> list[tuple[Any, ...]]:
 
 
 def _name(command: tuple[Any, ...]) -> str:
-    two_words = command[0] in ("MEMORY", "OBJECT", "CLIENT")
+    two_words = command[0] in ("CLIENT", "CLUSTER", "MEMORY", "OBJECT")
     return "|".join(command[: 2 if two_words else 1]).lower()
 
 

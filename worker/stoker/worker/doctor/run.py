@@ -16,6 +16,7 @@ from stoker.tasks import TaskError
 from stoker.worker.doctor import (
     beat,
     broker,
+    cluster,
     events,
     flower,
     invalidation,
@@ -57,6 +58,16 @@ CHECKS: dict[str, Check] = {  # from the ground up: what later ones need is judg
 }
 
 
+def _not_on_a_cluster(_: System) -> Iterator[Finding]:
+    yield note("not looked at: the cache is on a cluster, and this looks at one server")
+
+
+ON_A_CLUSTER: dict[str, Check] = {
+    "redis": cluster.check,
+    **dict.fromkeys(cluster.UNLIKE_ON_A_CLUSTER, _not_on_a_cluster),
+}
+
+
 def diagnose(settings: Settings, only: Collection[str] = ()) -> Iterator[Finding]:
     """Run the checks, or only those named, and yield what they find, check by check. Never raises for what it meets.
 
@@ -64,8 +75,9 @@ def diagnose(settings: Settings, only: Collection[str] = ()) -> Iterator[Finding
     """
     deadline = time.monotonic() + WHOLE_RUN_S
     told: set[Finding] = set()
+    checks = {**CHECKS, **ON_A_CLUSTER} if settings.cache_cluster else CHECKS
     with _quiet(), System(settings) as system:
-        for name, check in CHECKS.items():
+        for name, check in checks.items():
             if not only or name in only:
                 seconds = min(ONE_CHECK_S, deadline - time.monotonic())
                 found = _bounded(check, system, seconds, told)

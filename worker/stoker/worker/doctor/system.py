@@ -6,7 +6,9 @@ from functools import cached_property
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from stoker.cache import Cache, CacheMonitor, ConfigError, PlacementMismatch
+from redis.exceptions import RedisClusterException
+
+from stoker.cache import Cache, CacheMonitor, ConfigError, PlacementMismatch, topology
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.keys import EntryNames, ShardKeys
 from stoker.cache.wire import Operation
@@ -97,7 +99,7 @@ class System:
     @property
     def backend_unopened(self) -> RedisBackend:
         """The cache's backend. A read or write would open a namespace that nobody has opened, and settle its map."""
-        if self.cache_server.is_replica:
+        if self.cache_server.is_replica and not self.settings.cache_cluster:
             raise CannotCheck(replica(self.cache_server))
         backend = self._cache._core.backend
         assert isinstance(backend, RedisBackend)
@@ -106,8 +108,30 @@ class System:
     @property
     def map(self) -> bytes | None:
         """What the processes of the namespace agree on, as it is stored; None: nobody has opened it."""
-        stored: bytes | None = self.cache_server.client.get(ShardKeys(self.settings.namespace).map)
+        name = ShardKeys(self.settings.namespace).map
+        if self.settings.cache_cluster:
+            with self.cluster() as client:
+                found: bytes | None = client.get(name)
+                return found
+        stored: bytes | None = self.cache_server.client.get(name)
         return stored
+
+    def cluster(self) -> Any:
+        """A plain client of the cluster."""
+        try:
+            return self._cache._client
+        except (RedisClusterException, OSError) as failure:
+            raise CannotCheck(
+                error(
+                    f"the cluster cannot be asked: {failure}",
+                    "STOKER_CACHE_CLUSTER is true, and the server is no node of a cluster or knows no other",
+                    "correct STOKER_CACHE_URL, or leave out STOKER_CACHE_CLUSTER",
+                )
+            ) from failure
+
+    def url_of(self, node: str) -> str:
+        """The URL of a node of the cluster."""
+        return topology.url_of(self._cache.config, node)
 
     @property
     def num_shards(self) -> int:

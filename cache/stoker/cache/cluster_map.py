@@ -1,0 +1,220 @@
+"""The map on a cluster, where no script can look at it and at a shard's control record at once (rule 5), without I/O.
+
+The map names the server process that it was written on. One that is found on another has come from a replica, a dump or
+a move: it may be older than one that has ruled since, and rules again only if no control record of another stands.
+
+*A map begins* closed. Under a closed map no record can be begun; then the records of all shards that any map may have
+are deleted, and when all nodes have said so the map is opened. Whoever finds a closed map goes on with it.
+
+*A record begins* as a draft, which no server accepts. Then the map is read once more; if it still rules, the draft is
+admitted. So a record of a map that is gone was deleted, or its draft was written after the deletion, hence after the
+other map, which is what the second look finds.
+
+Only `cluster` uses it. docs/decisions.md says what goes stale without each of these steps.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+from redis.crc import key_slot
+
+from stoker.cache import scripts
+from stoker.cache.bans import Control, View
+from stoker.cache.control import ATTEMPTS
+from stoker.cache.errors import CacheUnavailable
+from stoker.cache.keys import ShardKeys
+from stoker.cache.parts import Part, at_once
+from stoker.cache.protocol import Shard
+from stoker.cache.shards import MOST_SHARDS, Agreement, fingerprint, parsed
+from stoker.cache.wire import Call, Command, Operation, once
+
+DRAFT = b"?"
+"""What the name of a draft's server begins with."""
+
+
+class ClusterShard(Shard):
+    """A shard whose map may be on another node: its operations end with `Unmended` where they would need it."""
+
+    def _agree(self) -> Operation[None]:
+        return
+        yield ()
+
+    def fence(
+        self, unusable: bytes, reason: str, backwards: bytes = b""
+    ) -> Operation[tuple[bytes, bytes, View]]:
+        raise Unmended(self, unusable, reason, backwards)
+        yield ()
+
+    def began(self, reason: str, raw: bytes) -> None:
+        """This process began the incarnation of this record."""
+        control = Control.parse(raw)
+        if control is not None:
+            self._on_cold(reason, control.incarnation.hex())
+
+
+class Unmended(Exception):
+    """A shard's control record is not good, or of a map that is not known; arguments as of `BanLog.fence`."""
+
+    def __init__(self, shard: ClusterShard, unusable: bytes, reason: str, backwards: bytes) -> None:
+        super().__init__(shard, unusable, reason, backwards)
+        self.shard = shard
+        self.unusable = unusable
+        self.reason = reason
+        self.backwards = backwards
+
+    def only_unknown(self, digest: bytes) -> bool:
+        """Whether the record is of this map, which was not known before."""
+        control = Control.parse(self.unusable)
+        return self.reason == "placement" and control is not None and control.digest == digest
+
+
+class Charter(NamedTuple):
+    """The map as it was found: nothing, or its bytes and what they say; and by which server process."""
+
+    raw: bytes | None
+    settings: dict[str, Any]
+    server: bytes
+
+    @property
+    def open(self) -> bool:
+        """Whether records may be begun under it, as far as it says itself."""
+        return self.settings.get("open") is True
+
+    @property
+    def native(self) -> bool:
+        """Whether the server process that has it is the one it names."""
+        return self.settings.get("boot") == self.server.decode()
+
+    @property
+    def digest(self) -> bytes:
+        """What control records under it carry."""
+        names = self.settings.keys() - {"open", "boot"}
+        plain = {name: self.settings[name] for name in names} | {"life": ""}
+        return fingerprint(_rendered(plain)) + str(self.settings["life"]).encode()
+
+
+def mend(unmended: Sequence[Unmended]) -> Operation[None]:
+    """Go by the map that rules, and begin new records for shards that have no good one.
+
+    Raises:
+        CacheUnavailable: A node that has to be asked did not answer, or all keeps changing.
+        PlacementMismatch: The namespace is open with other settings.
+    """
+    keys, agreement = unmended[0].shard.keys, unmended[0].shard.agreement
+    for _ in range(ATTEMPTS):
+        yield from _agree(keys, agreement)
+        digest = agreement.ruling[1]
+        bad = [one for one in unmended if not one.only_unknown(digest)]
+        found = yield from at_once(
+            _part(one.shard.keys, one.shard.keys.ctl, partial(_draft, one, digest)) for one in bad
+        )
+        drafts = [(one, raw) for one, (raw, is_draft) in zip(bad, found, strict=True) if is_draft]
+        if not drafts:
+            return
+        if not (yield from still_rules(keys, digest)):
+            continue
+        admitted = yield from at_once(
+            _part(one.shard.keys, one.shard.keys.ctl, partial(_admit, one.shard.keys, digest, raw))
+            for one, raw in drafts
+        )
+        for (one, raw), done in zip(drafts, admitted, strict=True):
+            if done:
+                one.shard.began(one.reason, raw)
+        return
+    raise CacheUnavailable("redis", "the namespace's map keeps changing; try again")
+
+
+def still_rules(keys: ShardKeys, digest: bytes) -> Operation[bool]:
+    """Whether records of this digest may be admitted: the second look. Apart so that tests can take it away."""
+    charter = yield from _look(keys)
+    return charter.open and charter.native and charter.digest == digest
+
+
+def _agree(keys: ShardKeys, agreement: Agreement) -> Operation[None]:
+    """Go by the map that rules; if none does, see that one does."""
+    for _ in range(ATTEMPTS):
+        charter = yield from _look(keys)
+        if charter.raw is not None and charter.open and charter.native:
+            agreement.accept(charter.raw)
+            return
+        if charter.raw is not None and charter.native:
+            yield from end_all(keys, charter.digest)
+            settings = charter.settings | {"open": True}
+        else:
+            settings = yield from _successor(keys, agreement, charter)
+        yield from at_once((_part(keys, keys.map, partial(_put, keys, charter, settings)),))
+    raise CacheUnavailable("redis", "the namespace's map keeps changing; try again")
+
+
+def _successor(keys: ShardKeys, agreement: Agreement, charter: Charter) -> Operation[dict[str, Any]]:
+    """What follows a map that is gone, or has come from elsewhere: the same if it alone rules, or another, closed."""
+    here = {"boot": charter.server.decode()}
+    strangers = yield from others(keys, charter)
+    if charter.open and not strangers:
+        return charter.settings | here
+    for control in strangers:
+        if not any(boot.startswith(DRAFT) for boot in control.boots):
+            agreement.check_standing(control.digest)
+    return parsed(agreement.propose()) | here | {"open": False}
+
+
+def others(keys: ShardKeys, charter: Charter) -> Operation[list[Control]]:
+    """Control records, drafts too, of any other map than this one. Apart so that tests can take it away."""
+    own = charter.digest if charter.raw is not None else b""
+    raws = yield from _every_record(keys, lambda name: ("GET", name))
+    return [control for raw in raws if (control := Control.parse(raw)) is not None and control.digest != own]
+
+
+def end_all(keys: ShardKeys, digest: bytes) -> Operation[None]:
+    """Delete the records of all shards that any map but this may have. Apart so that tests can take it away."""
+    yield from _every_record(keys, lambda name: Call(scripts.END, (name,), (digest,)))
+
+
+def _every_record(keys: ShardKeys, command: Callable[[bytes], Command]) -> Operation[list[Any]]:
+    names = keys.every_ctl(MOST_SHARDS)
+    return (yield from at_once(_part(keys, name, partial(_asked, command(name))) for name in names))
+
+
+def _part(keys: ShardKeys, key: bytes, begin: Any) -> Part:
+    return Part(key_slot(key), begin, key.decode().removesuffix(":ctl") if key != keys.map else "the map")
+
+
+def _asked(command: Command) -> Operation[Any]:
+    return (yield from once(command)).reply()
+
+
+def _look(keys: ShardKeys) -> Operation[Charter]:
+    [charter] = yield from at_once((_part(keys, keys.map, partial(_found, keys)),))
+    return cast("Charter", charter)
+
+
+def _found(keys: ShardKeys) -> Operation[Charter]:
+    answer = yield (("GET", keys.map),)
+    raw = answer.reply()
+    return Charter(raw, parsed(raw) if raw is not None else {}, answer.server)
+
+
+def _put(keys: ShardKeys, charter: Charter, settings: dict[str, Any]) -> Operation[bool]:
+    """Put a map in the place of one that was found."""
+    args = (charter.digest if charter.raw is not None else b"0", charter.raw or b"", _rendered(settings))
+    answer = yield (Call(scripts.CHARTER, (keys.map,), (*args, settings["boot"])),)
+    return bool(answer.reply())
+
+
+def _draft(one: Unmended, digest: bytes) -> Operation[tuple[bytes, bool]]:
+    """The record that stands, and whether it is a draft."""
+    keys = one.shard.keys
+    args = (digest, one.unusable, one.backwards.hex(), os.urandom(12).hex())
+    raw, is_draft = (yield (Call(scripts.FENCE, (keys.ctl, keys.bans, keys.marks), args),)).reply()
+    return raw, bool(is_draft)
+
+
+def _admit(keys: ShardKeys, digest: bytes, draft: bytes) -> Operation[bool]:
+    return bool((yield (Call(scripts.ADMIT, (keys.ctl,), (digest, draft)),)).reply())
+
+
+def _rendered(settings: dict[str, Any]) -> bytes:
+    return json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()

@@ -1,0 +1,8 @@
+#!lua flags=allow-oom
+-- end.lua: delete a control record, unless it is of the map that is about to begin (in a cluster).
+-- KEYS[1] ctl
+-- ARGV[1] server   ARGV[2] digest
+-- Returns how many were deleted. One of that map says that it has begun meanwhile: whoever comes late ends nothing.
+local c = parse(redis.call('GET', KEYS[1]))
+if c and c.digest == ARGV[2] then return 0 end
+return redis.call('DEL', KEYS[1])

@@ -1,0 +1,138 @@
+"""What happens to a cluster under load: primaries die, replicas lag, slots move. Nothing stale is served."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+import redis
+from redis.crc import key_slot
+
+from stoker.cache import Cache, CacheConfig
+from stoker.worker.embedded_cluster import EmbeddedCluster, start_cluster
+from stoker.worker.processes import Processes
+from tests.cache.cluster_load import KEYS, Load
+from tests.cache.cluster_nodes import VALUES, Move, admin, migrate, move_by_keys, owner, shard_of, slots_of
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.slow
+SEED = int(os.environ.get("STOKER_TEST_SEED", "1"))
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[tuple[EmbeddedCluster, Processes]]:
+    """A cluster with replicas that a test may harm."""
+    with Processes() as processes:
+        yield start_cluster(processes, replicas=True, node_timeout_s=1.0), processes
+
+
+def settled(cache: Cache) -> float:
+    """Seconds until every node answers."""
+    began = time.monotonic()
+    wait_until(cache.ping, 30)
+    return time.monotonic() - began
+
+
+def fall_behind(cluster: EmbeddedCluster, node: int) -> None:
+    """What happens on a primary from now on its replica does not learn."""
+    with admin(cluster, node) as primary:
+        primary.execute_command("ACL SETUSER default -sync -psync -replconf")
+        primary.client_kill_filter(_type="replica")
+
+
+def lose_a_primary(
+    own_cluster: tuple[EmbeddedCluster, Processes], config: CacheConfig, node: int, quiet: Cache
+) -> Load:
+    """Kill a primary under load, whose replica lags; returns what the load saw when all is well again."""
+    cluster, processes = own_cluster
+    load = Load(SEED)
+    with load.on(lambda: Cache(config)):
+        wait_until(lambda: load.count["acks"] > 100)
+        fall_behind(cluster, node)
+        wait_until(lambda: load.count["acks"] > 300)
+        processes.stop([cluster.primaries[node].child], 0)
+        seconds = settled(quiet)
+        acks = load.count["acks"]
+        wait_until(lambda: load.count["acks"] > acks + 200)
+    sys.stdout.write(f"recovered in {seconds:.1f} s; {len(load.stale)} stale; {dict(load.count)}\n")
+    return load
+
+
+@pytest.mark.parametrize("victim", ["the map's", "another"])
+def test_a_primary_is_killed_under_load_and_its_lagging_replica_takes_over(
+    own_cluster: tuple[EmbeddedCluster, Processes], victim: str
+) -> None:
+    cluster, _ = own_cluster
+    config = CacheConfig(backend="redis", redis_url=cluster.url, cluster=True, namespace="over", timeout=0.5)
+    with Cache(config) as quiet:
+        kept = {f"kept:{n}": n for n in range(300)}
+        assert quiet.set_many(kept, "quiet")
+        with_map = owner(cluster, key_slot(b"{over}:map"))
+        node = with_map if victim == "the map's" else (with_map + 1) % 3
+        its = {n for n, slot in enumerate(slots_of(quiet)) if owner(cluster, slot) == node}
+        load = lose_a_primary(own_cluster, config, node, quiet)
+        found = quiet.get_many(kept, "quiet")
+        assert load.stale == []
+        assert {shard_of(quiet, key, "quiet") for key in kept.keys() - found.keys()} == its
+        assert {shard_of(quiet, key, "quiet") for key in found}.isdisjoint(its)
+
+
+@pytest.mark.parametrize(("fence", "served"), [("run_id", {}), ("off", {"k": "old"})])
+def test_what_a_lagging_replica_has_is_not_served_for_the_boot_fence(
+    own_cluster: tuple[EmbeddedCluster, Processes], fence: str, served: dict[str, str]
+) -> None:
+    cluster, processes = own_cluster
+    config = {"backend": "redis", "redis_url": cluster.url, "cluster": True, "boot_fence": fence}
+    with Cache(CacheConfig(**config)) as cache:  # type: ignore[arg-type]
+        cache.set("k", "old")
+        node = owner(cluster, slots_of(cache)[shard_of(cache, "k")])
+        with admin(cluster, node) as primary:
+            primary.execute_command("WAIT", 1, 5000)
+        fall_behind(cluster, node)
+        assert cache.delete("k") is True
+    processes.stop([cluster.primaries[node].child], 0)
+    left = cluster.primaries[(node + 1) % 3]
+    with Cache(CacheConfig(**{**config, "redis_url": left.url})) as fresh:  # type: ignore[arg-type]
+        settled(fresh)
+        assert fresh.get_many(["k"]) == served
+
+
+@pytest.mark.parametrize("move", [migrate, move_by_keys])
+def test_slots_are_moved_under_load_and_nothing_stale_is_served(
+    own_cluster: tuple[EmbeddedCluster, Processes], move: Move
+) -> None:
+    cluster, _ = own_cluster
+    config = CacheConfig(backend="redis", redis_url=cluster.url, cluster=True, namespace="move")
+    with Cache(config) as quiet, Load(SEED).on(lambda: Cache(config)) as load:
+        wait_until(lambda: load.count["acks"] > 100)
+        for slot in [*slots_of(quiet)[:12], key_slot(b"{move}:map")]:
+            move(cluster, slot, (owner(cluster, slot) + 1) % 3)
+        acks = load.count["acks"]
+        wait_until(lambda: load.count["acks"] > acks + 100)
+        assert quiet.set_many(dict.fromkeys(KEYS, 10**9), "quiet")
+        assert len(quiet.get_many(KEYS, "quiet")) == len(KEYS)
+        report = quiet.sweep()
+    sys.stdout.write(f"{dict(load.count)} {report}\n")
+    assert load.stale == []
+
+
+def test_a_replica_is_never_read(own_cluster: tuple[EmbeddedCluster, Processes]) -> None:
+    cluster, _ = own_cluster
+    config = CacheConfig(backend="redis", redis_url=cluster.url, cluster=True)
+    with Cache(config) as cache:
+        before = [_calls(replica.port) for replica in cluster.replicas]
+        for n in range(20):
+            cache.set_many(VALUES)
+            cache.get_many(VALUES)
+            cache.get(f"k{n}")
+        assert [_calls(replica.port) for replica in cluster.replicas] == before
+
+
+def _calls(port: int) -> int:
+    """How many reads of entries a server has had."""
+    with redis.Redis(port=port) as client:
+        return sum(
+            client.info("commandstats").get(f"cmdstat_{name}", {}).get("calls", 0)
+            for name in ("mget", "scan")
+        )

@@ -1,0 +1,35 @@
+"""What the doctor says of a cache on a cluster."""
+
+from stoker.cache import Cache, CacheConfig
+from stoker.config import Settings
+from stoker.worker.doctor.check import Finding, Severity
+from stoker.worker.doctor.run import diagnose
+from stoker.worker.embedded import Server
+from stoker.worker.embedded_cluster import EmbeddedCluster
+from tests.worker.doctor.asking import ERROR, NOTE
+
+
+def asked(url: str, namespace: str, *checks: str) -> list[Finding]:
+    return list(diagnose(Settings(cache_url=url, cache_cluster=True, namespace=namespace), checks))
+
+
+def test_each_node_is_looked_at_and_checks_of_one_server_say_that_they_are_left_out(
+    cache_cluster: EmbeddedCluster, namespace: str
+) -> None:
+    url = cache_cluster.url
+    with Cache(CacheConfig(backend="redis", redis_url=url, cluster=True, namespace=namespace)) as cache:
+        cache.set("k", 1)
+    findings = asked(url, namespace, "redis", "misses", "memory", "latency", "sharding")
+    assert {f.severity for f in findings if f.check in ("redis", "latency")} == {Severity.OK}
+    for server in cache_cluster.primaries:
+        address = f"127.0.0.1:{server.port}"
+        assert len([f for f in findings if f.seen.startswith(f"{address} has 5,46")]) == 1
+        assert any(f" at {address} answers in" in f.seen for f in findings)
+    left_out = [(f.check, f.severity) for f in findings if "on a cluster" in f.seen]
+    assert left_out == [("misses", NOTE), ("memory", NOTE), ("sharding", NOTE)]
+
+
+def test_a_server_that_is_no_node_of_a_cluster_is_an_error(cache_server: Server, namespace: str) -> None:
+    [finding] = asked(cache_server.url, namespace, "redis")
+    assert (finding.check, finding.severity) == ("redis", ERROR)
+    assert "STOKER_CACHE_CLUSTER" in str(finding.remedy)
