@@ -153,9 +153,9 @@ def _batch(
     report = replace(
         report,
         scanned=report.scanned + len(names),
-        dead=report.dead + (yield from scan.drop(dead)),
-        stale=report.stale + (yield from scan.drop(stale)),
-        unread=report.unread + (yield from scan.drop(unread)),
+        dead=report.dead + (yield from scan.drop(dead)).entries,
+        stale=report.stale + (yield from scan.drop(stale)).entries,
+        unread=report.unread + (yield from scan.drop(unread)).entries,
     )
     used, _ = yield from used_memory()
     return replace(walk, scan=page.cursor.decode(), idle=tuple(idle)), replace(report, after_bytes=used)

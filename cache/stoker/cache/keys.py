@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 from stoker.cache.tenancy import tenant_field
 
+_escaped = re.compile(r"[*?\[\]\\]").sub
+
 
 class ShardKeys:
     """The keys of one shard, with their types beside them."""
@@ -97,6 +99,10 @@ class EntryNames:
         self._parse = re.compile(
             rf"\{{{re.escape(namespace)}:(\d{{1,4}})\}}:e:([^:]*):(.+)", re.DOTALL
         ).fullmatch
+
+    def going_on(self, begin: str) -> str:
+        """The pattern of those whose encoded tenant, ':' and key begin so."""
+        return self.pattern[:-1] + _escaped(r"\\\g<0>", begin) + "*"
 
     def split(self, name: bytes) -> tuple[int, str, str] | None:
         """The (shard, encoded tenant, key) of an entry's name; None for what only looks like one."""
