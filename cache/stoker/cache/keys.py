@@ -49,10 +49,10 @@ class ShardKeys:
         """String, PX as the entry's TTL: header, tags, payload."""
         return f"{self.entry_prefix}{tenant_field(tenant_id)}:{key}".encode()
 
-    def entries(self, tenant_id: str | None, keys: Sequence[str]) -> list[bytes]:
-        """`entry` of each key of a tenant."""
-        begin = f"{self.entry_prefix}{tenant_field(tenant_id)}:".encode()
-        return [begin + key.encode() for key in keys]
+    def entries(self, tenant_id: str | None, keys: Sequence[str]) -> list[str]:
+        """`entry` of each key of a tenant, to be encoded when it is sent."""
+        begin = f"{self.entry_prefix}{tenant_field(tenant_id)}:"
+        return [begin + key for key in keys]
 
     def lease(self, tenant_id: str | None, key: str) -> bytes:
         """String, PX at most `max_load`: the token of whoever may fill the entry."""

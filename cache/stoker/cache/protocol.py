@@ -99,7 +99,7 @@ class Shard(BanLog):
         view, blobs = yield from self.look([self.keys.entry(*name) for name in names])
         return [self.judge(view, name, blob) for name, blob in zip(names, blobs, strict=True)]
 
-    def look(self, entries: Sequence[bytes]) -> Operation[tuple[View, list[bytes | None]]]:
+    def look(self, entries: Sequence[bytes] | Sequence[str]) -> Operation[tuple[View, list[bytes | None]]]:
         """What is stored under these names, and a view that may judge it."""
         look: Command = ("MGET", *entries, self.keys.ctl)
         for _ in range(ATTEMPTS):

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from stoker.cache import batch, entry, evict, keys, scan, sweep, traffic
-from stoker.cache.backends import Write
+from stoker.cache.backends import Values, Write
 from stoker.cache.bans import Rule, View
 from stoker.cache.batch import Batch, BatchFill
 from stoker.cache.caps import BanNews, ManyBans
@@ -42,8 +42,29 @@ _NO_STAMP = Stamp(b"\0" * 8, 0)
 _PAGE = 1000
 """Most keys of one round trip, so that no single command holds the server for long."""
 _AS_A_RULE = entry.beginning(MSGPACK, 0)
+_NOWHERE = 2**62
 _FILL_PAGE = batch.PAGE
 """The same of keys to be leased or filled, which take the server longer."""
+
+
+class _Seen(NamedTuple):
+    """Live values; of each (soft_ms, hard_ms, load_us); and when they were looked at."""
+
+    values: dict[str, Any]
+    times: dict[str, tuple[int, int, int]]
+    now: int
+
+    def stale(self) -> int:
+        """How many are past their soft expiry."""
+        return len([0 for soft_ms, _, _ in self.times.values() if soft_ms and soft_ms <= self.now])
+
+    def hits(self) -> dict[str, Hit]:
+        """Each with all that is known of it."""
+        now = self.now
+        return {
+            key: Hit(self.values[key], 0 < soft_ms <= now, hard_ms - now if hard_ms else math.inf, load_us)
+            for key, (soft_ms, hard_ms, load_us) in self.times.items()
+        }
 
 
 class RedisBackend:
@@ -176,8 +197,24 @@ class RedisBackend:
         if self.near is not None:
             [found] = yield from self._read(shard, ((tenant_id, key),))
             return self._hit(found, type)
-        view, blobs = yield from shard.look((shard.keys.entry(tenant_id, key),))
-        return self._hits(shard, view, tenant_id, (key,), blobs, type).get(key)
+        view, [blob] = yield from shard.look((shard.keys.entry(tenant_id, key),))
+        if blob is None:
+            return None
+        return self._at_once(view, blob, type) or self._hit(shard.judge(view, (tenant_id, key), blob), type)
+
+    def _at_once(self, view: View, blob: bytes, type: Any) -> Hit | None:
+        """As `_seen`, of one entry; None if that takes all care."""
+        try:
+            begin, soft_ms, hard_ms, load_us, size = entry.glance(blob)
+            at = _payload_at(view, begin)
+            if len(blob) - at != size or size > self._codec.max_bytes:
+                return None
+            if at != entry.HEADER_BYTES and not blob[entry.HEADER_BYTES : at].isascii():
+                return None
+            value, now = self._codec.decoder(type)(blob[at:]), now_ms()
+        except Exception:  # what is wrong, the careful way says
+            return None
+        return Hit(value, 0 < soft_ms <= now, hard_ms - now if hard_ms else math.inf, load_us)
 
     def _read(self, shard: Shard, names: Sequence[Name]) -> Operation[list[Found | None]]:
         found = yield from shard.read(names)
@@ -189,23 +226,35 @@ class RedisBackend:
         self, tenant_id: str | None, keys: Sequence[str], type: Any = None
     ) -> Operation[dict[str, Hit]]:
         if len(self.shards) == 1 and self.near is None:
-            return (yield from self._read_pages(self.shards[0], tenant_id, keys, type))
+            pages = yield from self._read_pages(self.shards[0], tenant_id, keys, type)
+            return {key: hit for page in pages for key, hit in page.hits().items()}
         names = [(tenant_id, key) for key in keys]
         found = yield from self._spread(names, _itself, self._read)
         hits = ((key, self._hit(one, type)) for key, one in zip(keys, found, strict=True))
         return {key: hit for key, hit in hits if hit is not None}
 
+    def read_values(self, tenant_id: str | None, keys: Sequence[str], type: Any = None) -> Operation[Values]:
+        if len(self.shards) > 1 or self.near is not None:
+            hits = yield from self.read_many(tenant_id, keys, type)
+            return Values(
+                {key: hit.value for key, hit in hits.items()}, sum(hit.stale for hit in hits.values())
+            )
+        first, *pages = yield from self._read_pages(self.shards[0], tenant_id, keys, type)
+        for page in pages:
+            first.values.update(page.values)
+        return Values(first.values, sum(page.stale() for page in (first, *pages)))
+
     def _read_pages(
         self, shard: Shard, tenant_id: str | None, keys: Sequence[str], type: Any
-    ) -> Operation[dict[str, Hit]]:
-        hits: dict[str, Hit] = {}
+    ) -> Operation[list[_Seen]]:
+        pages = []
         for first in range(0, len(keys), _PAGE):
             page = keys[first : first + _PAGE]
             view, blobs = yield from shard.look(shard.keys.entries(tenant_id, page))
-            hits.update(self._hits(shard, view, tenant_id, page, blobs, type))
-        return hits
+            pages.append(self._seen(shard, view, tenant_id, page, blobs, type))
+        return pages
 
-    def _hits(
+    def _seen(
         self,
         shard: Shard,
         view: View,
@@ -213,38 +262,36 @@ class RedisBackend:
         keys: Sequence[str],
         blobs: Sequence[bytes | None],
         type: Any,
-    ) -> dict[str, Hit]:
-        """The hits among entries that the view may judge.
+    ) -> _Seen:
+        """The values of entries that the view lets live.
 
-        Nearly all can be served after one look at their header: it is of the ruling incarnation, and no ban is newer
-        than its seq, so none is to be asked. Whatever is different in any way is judged and decoded with all care.
+        Nearly all can be served after one look at their header, see `_payload_at`. Whatever is different in any way
+        is judged and decoded with all care.
         """
-        hits: dict[str, Hit] = {}
-        incarnation, head, newest = view.control.incarnation, view.control.head, view.bans.newest
-        decode, most, now = self._codec.decoder(type), self._codec.max_bytes, now_ms()
-        glance, header_bytes, as_a_rule = entry.glance, entry.HEADER_BYTES, _AS_A_RULE
+        seen = _Seen({}, {}, now_ms())
+        values, times = seen.values, seen.times
+        decode, most = self._codec.decoder(type), self._codec.max_bytes
+        glance, header_bytes = entry.glance, entry.HEADER_BYTES
+        known, at = b"", _NOWHERE
         for key, blob in zip(keys, blobs, strict=True):
             if blob is None:
                 continue
             try:
-                beginning, tags_len, of, seq, soft_ms, hard_ms, load_us, size = glance(blob)
-                at = header_bytes + tags_len
-                if (
-                    beginning == as_a_rule
-                    and of == incarnation
-                    and newest <= seq <= head
-                    and len(blob) == at + size <= at + most
-                    and (not tags_len or blob[header_bytes:at].isascii())
-                ):
-                    left_ms = hard_ms - now if hard_ms else math.inf
-                    hits[key] = Hit(decode(blob[at:]), 0 < soft_ms <= now, left_ms, load_us)
+                begin, soft_ms, hard_ms, load_us, size = glance(blob)
+                if begin != known:
+                    known, at = begin, _payload_at(view, begin)
+                if len(blob) - at == size <= most and (at == header_bytes or blob[header_bytes:at].isascii()):
+                    values[key] = decode(blob[at:])
+                    times[key] = soft_ms, hard_ms, load_us
                     continue
             except Exception:  # what is wrong, the careful way says
                 pass
-            hit = self._hit(shard.judge(view, (tenant_id, key), blob), type)
-            if hit is not None:
-                hits[key] = hit
-        return hits
+            found = shard.judge(view, (tenant_id, key), blob)
+            hit = self._hit(found, type)
+            if found is not None and hit is not None:
+                values[key] = hit.value
+                times[key] = found.meta.soft_ms, found.meta.hard_ms, found.meta.load_us
+        return seen
 
     def _hit(self, found: Found | None, type: Any) -> Hit | None:
         if found is None:
@@ -439,6 +486,19 @@ class RedisBackend:
 
     def __len__(self) -> int:
         raise TypeError("len() of a cache on Redis would have to visit every key; stats() has counts")
+
+
+def _payload_at(view: View, begin: bytes) -> int:
+    """Where the payload is, if entries that begin so are of the ruling incarnation, and no ban is newer; none is asked.
+
+    Else where no entry has one, so that its size is not what it should be.
+    """
+    beginning, tags_len, of, seq = entry.common(begin)
+    control = view.control
+    as_a_rule = (
+        beginning == _AS_A_RULE and of == control.incarnation and view.bans.newest <= seq <= control.head
+    )
+    return entry.HEADER_BYTES + tags_len if as_a_rule else _NOWHERE
 
 
 def now_ms() -> int:
