@@ -23,7 +23,6 @@ from stoker.cache.scan import Dropped, Link, Page
 from stoker.cache.steps import Step
 from stoker.cache.wire import Call, Operation, together
 
-SLOW = 2
 LEAST_REST_S, LONGEST_REST_S = 0.002, 0.1
 """Pauses, gathered until they are worth a sleep."""
 MOST_RESTARTS = 3
@@ -77,7 +76,6 @@ class _Judged(NamedTuple):
     """A page whose dead are still there: they go together with the look at the next one. It is in no cursor."""
 
     following: str
-    names: int
     passed: int
     drop: Callable[[], Operation[Dropped]]
 
@@ -98,7 +96,7 @@ def sweep_steps(link: Link, batch: int, cursor: dict[str, Any] | None) -> Steps[
                 yield _step(replace(report, complete=True), None, last=True)
                 return
         if judged is None:
-            judged = _Judged(walk.scan, 0, 0, partial(scan.drop, ()))
+            judged = _Judged(walk.scan, 0, partial(scan.drop, ()))
         began = time.monotonic()
         walk, judged, report = yield _batch(link, walk, judged, report, batch)
         if walk is not None and judged is None:
@@ -114,10 +112,10 @@ def sweep_steps(link: Link, batch: int, cursor: dict[str, Any] | None) -> Steps[
                 yield _step(report, None, last=True)
                 return
         yield _step(report, walk, last=False)
-        # A batch that takes far longer than the quickest did has waited for others: they come first.
+        # What a batch took longer than the quickest did it has waited for others, as a rule: they come first.
         took = time.monotonic() - began
         quickest = min(quickest, took)
-        owed += max(0.0, took - SLOW * quickest)
+        owed += took - quickest
         if owed >= LEAST_REST_S:
             yield Sleep(min(owed, LONGEST_REST_S))
             owed = 0.0
@@ -187,8 +185,6 @@ def _batch(
 
     Returns no pass if it is not of the same ban logs and server any more.
     """
-    if not walk.every and before.names <= batch // 4:
-        batch *= 2  # what the server leaves out costs it little
     # In one round trip, and in this order: a view that is read later is as new as any entry of the page.
     asked: list[Operation[Any]] = [before.drop(), _page(link, walk, before.following, batch), *_looks(link)]
     dropped, page, *_ = yield from together(asked)
@@ -205,7 +201,7 @@ def _batch(
         return walk, None, _counted(report, (yield from drop()), passed)
     return (
         replace(walk, scan=before.following),
-        _Judged(page.cursor.decode(), page.names, passed, drop),
+        _Judged(page.cursor.decode(), passed, drop),
         report,
     )
 
