@@ -236,12 +236,16 @@ def test_no_page_is_passed_before_its_dead_are_gone(
     cache = aged(make_redis)
     cache.set_many({f"user:{i}": i for i in range(400)})
     cache.invalidate_pattern(pattern)
-    cursor, last = None, False
-    while not last:
+
+    def go_on(cursor: Any) -> Any:
         steps = cache.sweep_steps(batch=20, cursor=cursor)
-        passed = list(itertools.islice(steps, 2))[-1]
+        *_, reached = itertools.islice(steps, 2)
         steps.close()
-        cursor, last = passed.cursor, passed.last
+        return reached
+
+    passed = go_on(None)
+    while not passed.last:
+        passed = go_on(passed.cursor)
     assert passed.report.complete
     assert not [name for name in names(client, namespace) if ":user:" in name]
 
@@ -255,11 +259,9 @@ def test_who_goes_on_with_anothers_pass_looks_for_all_that_it_retires(
     cache.invalidate_pattern("a:*")
     late.get("a:1")
     cache.invalidate_pattern("b:*")
-    for _ in range(2):  # the first notes where the log stands, the second finds that old enough
-        steps = cache.sweep_steps(batch=10)
-        first = next(iter(steps))
-        steps.close()
-        time.sleep(0.15)
+    next(iter(cache.sweep_steps(batch=10)))  # notes where the log stands, which the next one finds old enough
+    time.sleep(0.15)
+    first = next(iter(cache.sweep_steps(batch=10)))
     *_, last = late.sweep_steps(batch=10_000, cursor=first.cursor)
     assert (last.report.retired, last.report.complete) == (2, True)
     assert not [name for name in names(client, namespace) if not name.endswith(":k")]
