@@ -52,9 +52,14 @@ def tag_of(key: str) -> str:
     return f"group {int(key[-1]) % 3}"
 
 
-def some_rules(chance: random.Random, tenant: str | None) -> tuple[list[Rule], list[str]]:
+def some_rules(
+    chance: random.Random, tenant: str | None, prefixes: bool = False
+) -> tuple[list[Rule], list[str]]:
     """An invalidation, and the keys that it names."""
     kind = chance.random()
+    if prefixes:
+        pattern = chance.choice(["user:1*", "user:2*", "user:3*", "us*"]) if kind > 0.1 else "*"
+        return [pattern_rule(pattern, tenant)], [key for key in KEYS if compile_pattern(pattern)(key)]
     if kind < _SHARE_OF_TENANT_BANS:
         return [tenant_rule(tenant)], list(KEYS)
     if kind < 0.3:
@@ -115,12 +120,14 @@ class Stage:
     Attributes:
         stale: Reads of a value that an invalidation acknowledged before them had killed.
         losses: Whether control keys are lost now and then.
+        prefixes: Whether all bans are prefixes, or of whole tenants.
     """
 
     url: str
     namespace: str
     seed: int
     losses: bool = False
+    prefixes: bool = False
     stale: list[str] = field(default_factory=list)
     news: list[BanNews] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
@@ -212,7 +219,7 @@ class Stage:
 
     def _write(self, shard: Shard) -> Turns:
         tenant = self.chance.choice(TENANTS)
-        rules, keys = some_rules(self.chance, tenant)
+        rules, keys = some_rules(self.chance, tenant, self.prefixes)
         for key in keys:
             self._truth[tenant, key] += 1
         written = {key: self._truth[tenant, key] for key in keys}
@@ -229,6 +236,8 @@ class Stage:
         with sweeper(self.url, self.namespace) as cache:
             for step in cache.sweep_steps(batch=10):
                 yield None
+                if (step.cursor or {}).get("walk") and not step.cursor["walk"]["every"]:
+                    self._count("pages judged by name")
                 if step.last:
                     self._count("retired", step.report.retired)
         enough = self.counts.get("bans", 0) + self.chance.randrange(8)

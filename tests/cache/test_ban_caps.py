@@ -254,24 +254,23 @@ def attack(server: str, client: Any, monkeypatch: pytest.MonkeyPatch) -> Callabl
     monkeypatch.setattr(BanLog, "caps", TINY)
     monkeypatch.setattr(control, "_PAGE", 4)
     monkeypatch.setattr(sweep, "least_mark_age_ms", lambda _: 15)
-    monkeypatch.setattr(sweep, "REST", 0.0)
+    monkeypatch.setattr(sweep, "LONGEST_REST_S", 0.0)
 
-    def play(seed: int, turns: int, losses: bool = False) -> Stage:
+    def play(seed: int, turns: int, losses: bool = False, prefixes: bool = False) -> Stage:
         client.flushdb()
-        stage = Stage(server, "caps", seed, losses)
+        stage = Stage(server, "caps", seed, losses, prefixes)
         stage.play(turns)
         return stage
 
     return play
 
 
-def without(monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
-    """Take a guard of the script that prunes away."""
-    source = scripts.PRUNE.source
-    assert old.encode() in source
-    monkeypatch.setattr(
-        scripts, "PRUNE", Script("prune without a guard", source.replace(old.encode(), new.encode()))
-    )
+def without(monkeypatch: pytest.MonkeyPatch, name: str, old: str, new: str) -> None:
+    """Take a guard of a script away."""
+    script: Script = getattr(scripts, name)
+    assert old.encode() in script.source
+    weaker = Script(f"{script.name} without a guard", script.source.replace(old.encode(), new.encode()))
+    monkeypatch.setattr(scripts, name, weaker)
 
 
 COMPARED = "tonumber(page[i + 1]) <= banned_at(tenant)"
@@ -296,14 +295,30 @@ def test_no_order_of_steps_brings_back_what_was_invalidated(
 def test_the_attack_notices_that_a_rule_is_pruned(
     attack: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch, old: str, new: str
 ) -> None:
-    without(monkeypatch, old, new)
+    without(monkeypatch, "PRUNE", old, new)
     seed = random.randrange(2**32)
     assert any(attack(seed + n, 6_000).stale for n in range(5))
+
+
+def test_no_order_of_steps_brings_back_what_a_sweep_judges_on_the_server(
+    attack: Callable[..., Stage],
+) -> None:
+    stage = attack(random.randrange(2**32), 6_000, prefixes=True)
+    assert stage.stale == [], str(stage)
+    assert min(stage.counts[what] for what in ("hits", "retired", "pages judged by name")) > 3, str(stage)
+
+
+def test_the_attack_notices_what_such_a_sweep_passes_by(
+    attack: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, "DROP_PAGE", "elseif seq < newest then", "elseif false then")
+    seed = random.randrange(2**32)
+    assert any(attack(seed + n, 6_000, prefixes=True).stale for n in range(10))
 
 
 @pytest.mark.slow
 def test_no_order_of_steps_brings_back_what_was_invalidated_for_long(attack: Callable[..., Stage]) -> None:
     seed = random.randrange(2**32)
     for n in range(20):
-        stage = attack(seed + n, 6_000, n % 2 == 1)
+        stage = attack(seed + n, 6_000, n % 2 == 1, n % 4 > 1)
         assert stage.stale == [], str(stage)

@@ -41,7 +41,7 @@ def test_an_entry_replaced_under_the_sweep_stays(make_redis: MakeCache) -> None:
     names = scan.parsed(link, cache._run(scan.page(link, "0", 10)).raws)
     seen = cache._run(scan.look(names))
     cache.set("k", "new")
-    assert cache._run(scan.drop(seen)) == 0
+    assert cache._run(scan.drop(seen)).entries == 0
     assert cache.get("k") == "new"
 
 
@@ -186,3 +186,82 @@ def test_a_cache_without_anything_dead_is_not_scanned(make_redis: MakeCache) -> 
     cache.set("k", 1)
     wait_until(lambda: cache.sweep().scanned == 0)
     assert cache.sweep().complete
+
+
+def aged(make_redis: MakeCache, **settings: Any) -> Cache:
+    """A cache whose first sweep was long enough ago that names alone tell what is dead, where no tags are banned."""
+    cache = make_redis(max_load=0.1, lease=0.1, **settings)
+    cache.set("k", 1)
+    wait_until(lambda: cache.sweep().retired >= 0 and cache.explain("k")["floor"] > 0)
+    return cache
+
+
+def test_what_begins_as_a_ban_says_is_judged_on_the_server(
+    make_redis: MakeCache, client: Any, namespace: str
+) -> None:
+    cache, keys = aged(make_redis), ShardKeys(namespace)
+    for tenant in (None, "acme", "other"):
+        cache.set_many({f"user:{i}": "old" for i in range(300)}, tenant)
+    cache.set_many({"user:*\\[a]:1": 1, "user:*\\[a]": 2, "user:xx[a]:1": 3})
+    for n, broken in enumerate((b"", b"no header", client.get(keys.entry(None, "user:1"))[:55])):
+        client.set(keys.entry(None, f"user:1:broken{n}"), broken)
+    client.rpush(keys.entry(None, "user:1:list"), 1)
+    cache.invalidate_pattern("user:1*")
+    cache.invalidate_pattern(r"user:\*\\\[a]:*")
+    cache.invalidate_tenant("acme")
+    cache.set("user:1", "new")
+    cache.set("user:2", "new", "acme")
+    report = cache.sweep()
+    assert report.deleted == 110 + 299 + 1 + 2, report  # an empty value has no first bytes: it may stay
+    assert report.freed_bytes > 0
+    left = names(client, namespace)
+    assert len(left) == 1 + (300 - 110) + 1 + 300 + 2 + 2
+    assert cache.get_many(
+        ["user:1", "user:2", "user:10", "user:*\\[a]:1", "user:*\\[a]", "user:xx[a]:1"]
+    ) == {
+        "user:1": "new",
+        "user:2": "old",
+        "user:*\\[a]": 2,
+        "user:xx[a]:1": 3,
+    }
+    assert cache.get("user:2", "acme") == "new"
+    client.delete(keys.entry(None, "user:1:broken0"), keys.entry(None, "user:1:list"))
+
+
+@pytest.mark.parametrize("pattern", ["user:*", "us?r:*"])
+def test_no_page_is_passed_before_its_dead_are_gone(
+    make_redis: MakeCache, client: Any, namespace: str, pattern: str
+) -> None:
+    """Each step is the last of its process; the next one begins where nothing dead is left behind."""
+    cache = aged(make_redis)
+    cache.set_many({f"user:{i}": i for i in range(400)})
+    cache.invalidate_pattern(pattern)
+
+    def go_on(cursor: Any) -> Any:
+        steps = cache.sweep_steps(batch=20, cursor=cursor)
+        *_, reached = itertools.islice(steps, 2)
+        steps.close()
+        return reached
+
+    passed = go_on(None)
+    while not passed.last:
+        passed = go_on(passed.cursor)
+    assert passed.report.complete
+    assert not [name for name in names(client, namespace) if ":user:" in name]
+
+
+def test_who_goes_on_with_anothers_pass_looks_for_all_that_it_retires(
+    make_redis: MakeCache, client: Any, namespace: str
+) -> None:
+    cache = aged(make_redis)
+    late = make_redis(max_load=0.1, lease=0.1)
+    cache.set_many({f"{kind}:{i}": i for i in range(200) for kind in "ab"})
+    cache.invalidate_pattern("a:*")
+    late.get("a:1")
+    cache.invalidate_pattern("b:*")
+    next(iter(cache.sweep_steps(batch=10)))  # notes where the log stands, which the next one finds old enough
+    time.sleep(0.15)
+    first = next(iter(cache.sweep_steps(batch=10)))
+    *_, last = late.sweep_steps(batch=10_000, cursor=first.cursor)
+    assert (last.report.retired, last.report.complete) == (2, True)
+    assert not [name for name in names(client, namespace) if not name.endswith(":k")]

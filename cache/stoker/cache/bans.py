@@ -251,6 +251,22 @@ class BanTable:
         ]
         return commonprefix(begins)  # noqa: RUF071 - these are no paths
 
+    def as_prefixes(self) -> list[tuple[str, int]] | None:
+        """The rules, if they are few, and all of whole tenants or prefixes: what names begin with, and the seqs."""
+        if self._length > _MOST_COMPARED:
+            return None
+        found: list[tuple[str, int]] = []
+        for tenant, bans in list(self._tenants.items()):
+            if bans.tags or bans.patterns:
+                return None
+            found.append((f"{tenant}:", bans.seq))
+            found += [
+                (f"{tenant}:{prefix}", seq)
+                for _, table in bans.prefixes
+                for prefix, seq in list(table.items())
+            ]
+        return found
+
     def has_tags(self) -> bool:
         """Whether any tag rule lives, so that names alone cannot tell what is dead."""
         return any(bans.tags for bans in list(self._tenants.values()))

@@ -105,19 +105,24 @@ class Core:
         names = check_keys(keys)
         if type is not None:
             check_type(type)
-        values = self._near_values(names, tenant_id, type)
-        read = [key for key in names if key not in values]
+        near = self._near_values(names, tenant_id, type)
+        read = [key for key in names if key not in near] if near else names
+        values: dict[str, Any] = {}
+        stale = 0
         try:
-            hits: dict[str, Hit] = (yield self.backend.read_many(tenant_id, read, type)) if read else {}
+            if read:
+                values, stale = yield self.backend.read_values(tenant_id, read, type)
         except CacheUnavailable as error:
             self._unavailable(error)
-            hits, read = {}, []
-        self.counters.hits += len(hits)
-        self.counters.misses += len(read) - len(hits)
-        self.counters.stale_hits += sum(hit.stale for hit in hits.values())
-        if self.traffic.note_many(tenant_id, read, hits):
+            return near
+        self.counters.hits += len(values)
+        self.counters.misses += len(read) - len(values)
+        self.counters.stale_hits += stale
+        if self.traffic.note_many(tenant_id, read, values):
             yield from self.flush_traffic()
-        values.update((key, hit.value) for key, hit in hits.items())
+        if not near:
+            return values
+        values.update(near)
         return {key: values[key] for key in names if key in values}
 
     def _near_values(self, names: Sequence[str], tenant_id: str | None, type: Any) -> dict[str, Any]:

@@ -29,8 +29,8 @@ from stoker.cache.chance import CHANCE
 
 _HEADER = Struct("<2sBBHH8sQQQQII")
 HEADER_BYTES = _HEADER.size
-_GLANCE = Struct("<6sH8sQ8xQQII")
-"""The header again: what is the same in most entries in one piece, and without the uid."""
+_GLANCE, _COMMON = Struct("<24s8xQQII"), Struct("<6sH8sQ")
+"""The header again, without the uid: what most entries of one answer have in common in one piece; and that piece."""
 _pack = _HEADER.pack
 _random_bits = CHANCE.getrandbits
 _pack_size = Struct("<I").pack
@@ -129,10 +129,12 @@ def pack_all(
 
 
 glance = _GLANCE.unpack_from
-"""The first six bytes of an entry, tags_len, incarnation, seq, soft_ms, hard_ms, load_us and payload_len.
+"""What entries of one kind and stamp have in common (see `common`), soft_ms, hard_ms, load_us and payload_len.
 
 Raises `error` if the header is short; whatever else is wrong with the entry is for `unpack` to find.
 """
+common = _COMMON.unpack
+"""The first six bytes of an entry, tags_len, incarnation and seq."""
 
 
 def beginning(codec: int, flags: int) -> bytes:

@@ -251,7 +251,8 @@ def _drop(
         if reason is not None:
             chosen[reason].append(one)
     groups = [[one.seen for one in chosen[reason]] for reason in REASONS]
-    counts = dict(zip(REASONS, (yield from together([scan.drop(group) for group in groups])), strict=True))
+    dropped = yield from together([scan.drop(group) for group in groups])
+    counts = {reason: one.entries for reason, one in zip(REASONS, dropped, strict=True)}
     gone = [(reason, one) for reason in REASONS for one in chosen[reason]]
     report = replace(
         report,

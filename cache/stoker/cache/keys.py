@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 from stoker.cache.tenancy import tenant_field
 
+_escaped = re.compile(r"[*?\[\]\\]").sub
+
 
 class ShardKeys:
     """The keys of one shard, with their types beside them."""
@@ -47,10 +49,10 @@ class ShardKeys:
         """String, PX as the entry's TTL: header, tags, payload."""
         return f"{self.entry_prefix}{tenant_field(tenant_id)}:{key}".encode()
 
-    def entries(self, tenant_id: str | None, keys: Sequence[str]) -> list[bytes]:
-        """`entry` of each key of a tenant."""
-        begin = f"{self.entry_prefix}{tenant_field(tenant_id)}:".encode()
-        return [begin + key.encode() for key in keys]
+    def entries(self, tenant_id: str | None, keys: Sequence[str]) -> list[str]:
+        """`entry` of each key of a tenant, to be encoded when it is sent."""
+        begin = f"{self.entry_prefix}{tenant_field(tenant_id)}:"
+        return [begin + key for key in keys]
 
     def lease(self, tenant_id: str | None, key: str) -> bytes:
         """String, PX at most `max_load`: the token of whoever may fill the entry."""
@@ -110,6 +112,10 @@ class EntryNames:
         self._parse = re.compile(
             rf"\{{{re.escape(namespace)}:(\d{{1,4}})\}}:e:([^:]*):(.+)", re.DOTALL
         ).fullmatch
+
+    def going_on(self, begin: str) -> str:
+        """The pattern of those whose encoded tenant, ':' and key begin so."""
+        return self.pattern[:-1] + _escaped(r"\\\g<0>", begin) + "*"
 
     def split(self, name: bytes) -> tuple[int, str, str] | None:
         """The (shard, encoded tenant, key) of an entry's name; None for what only looks like one."""

@@ -99,7 +99,7 @@ class Shard(BanLog):
         view, blobs = yield from self.look([self.keys.entry(*name) for name in names])
         return [self.judge(view, name, blob) for name, blob in zip(names, blobs, strict=True)]
 
-    def look(self, entries: Sequence[bytes]) -> Operation[tuple[View, list[bytes | None]]]:
+    def look(self, entries: Sequence[bytes] | Sequence[str]) -> Operation[tuple[View, list[bytes | None]]]:
         """What is stored under these names, and a view that may judge it."""
         look: Command = ("MGET", *entries, self.keys.ctl)
         for _ in range(ATTEMPTS):
@@ -202,7 +202,7 @@ class Shard(BanLog):
         """Fill all chunks in one round trip, as a rule; tells of each value whether it was stored and lives on."""
         known = self.view
         answer = yield tuple(chunk.call for chunk in chunks)
-        records: list[bytes | list[bytes | None]] = []
+        records: list[bytes | Sequence[bytes | None]] = []
         newest: bytes | None = None
         for index, chunk in enumerate(chunks):
             if out_of_memory(answer.replies[index]):
@@ -226,7 +226,7 @@ class Shard(BanLog):
             stored += self._live_on(view, chunk, found)
         return stored
 
-    def _live_on(self, view: View, chunk: Chunk, found: bytes | list[bytes | None]) -> list[bool]:
+    def _live_on(self, view: View, chunk: Chunk, found: bytes | Sequence[bytes | None]) -> list[bool]:
         """Of a chunk that met one control record, or for each value another or none: which values live."""
         raws = [found] * chunk.size if isinstance(found, bytes) else found
         if chunk.stamp == view.stamp:  # nothing was banned since

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from stoker.cache import entry, scripts
+from stoker.cache.bans import View
 from stoker.cache.entry import Meta
 from stoker.cache.keys import EntryNames
 from stoker.cache.protocol import Shard
@@ -57,19 +58,52 @@ class Seen(NamedTuple):
         return self.name.shard.view.kills(self.name.tenant, self.name.key, self.meta.tags, stamp)
 
 
+class Dropped(NamedTuple):
+    """How many entries were unlinked, and their size in bytes."""
+
+    entries: int = 0
+    bytes: int = 0
+
+
 class Page(NamedTuple):
-    """Keys that look like entries, the cursor of the next page (b"0" at the end), and the server process scanned."""
+    """Keys that look like entries, the cursor of the next page (b"0" at the end), and the server process scanned.
+
+    `names` is how many there were, those that were `dropped` at once included.
+    """
 
     raws: list[bytes]
     cursor: bytes
     process: bytes
+    names: int
+    dropped: Dropped = Dropped()
 
 
-def page(link: Link, cursor: str, batch: int) -> Operation[Page]:
-    """One page of about `batch` keys."""
-    answer = yield (("SCAN", cursor, "MATCH", link.names.pattern, "COUNT", batch),)
+def page(link: Link, cursor: str, batch: int, begin: str = "") -> Operation[Page]:
+    """One page of about `batch` keys, those left out whose encoded tenant, ':' and key do not begin so."""
+    answer = yield (("SCAN", cursor, "MATCH", link.names.going_on(begin), "COUNT", batch),)
     following, raws = answer.reply()
-    return Page(raws, following, answer.process)
+    return Page(raws, following, answer.process, len(raws))
+
+
+def drop_page(link: Link, cursor: str, batch: int, begin: str, view: View) -> Operation[Page]:
+    """The same, and what is older than a ban of this view is dropped; only what is to be looked at is on the page.
+
+    For a single shard, and bans that all are prefixes.
+    """
+    [shard] = link.shards
+    bans = (
+        word
+        for prefix, seq in view.bans.as_prefixes() or ()
+        for word in (shard.keys.entry_prefix + prefix, seq)
+    )
+    args = (shard.digest, cursor, link.names.going_on(begin), batch, view.control.incarnation, *bans)
+    answer = yield (
+        ("CLIENT", "NO-TOUCH", "ON"),
+        Call(scripts.DROP_PAGE, (shard.keys.ctl,), args),
+        ("CLIENT", "NO-TOUCH", "OFF"),
+    )
+    following, names, entries, size, others = answer.reply(1)
+    return Page(others, following, answer.process, names, Dropped(entries, size))
 
 
 def parsed(link: Link, raws: Iterable[bytes]) -> list[Name]:
@@ -141,15 +175,16 @@ def _bytes(reply: Any) -> bytes:
     raise refusal(reply)
 
 
-def drop(doomed: Sequence[Seen]) -> Operation[int]:
-    """Unlink the entries that still are what was seen; returns how many were."""
+def drop(doomed: Sequence[Seen]) -> Operation[Dropped]:
+    """Unlink the entries that still are what was seen."""
     by_shard: dict[int, list[Seen]] = {}
     for seen in doomed:
         by_shard.setdefault(id(seen.name.shard), []).append(seen)
     if not by_shard:
-        return 0
+        return Dropped()
     answer = yield tuple(_drop_call(group) for group in by_shard.values())
-    return sum(int(answer.reply(i)) for i in range(len(by_shard)))
+    gone = sum(int(answer.reply(i)) for i in range(len(by_shard)))
+    return Dropped(gone, sum(seen.size for seen in doomed))
 
 
 def _drop_call(group: Sequence[Seen]) -> Call:

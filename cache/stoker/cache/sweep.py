@@ -5,21 +5,26 @@ anywhere and run twice: each entry is unlinked only if its stamp still is the on
 after a complete pass over the same server, incarnation and boots.
 """
 
+import math
 import time
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from os.path import commonprefix
+from typing import Any, NamedTuple
+
+from msgspec import to_builtins
 
 from stoker.cache import scan, scripts
-from stoker.cache.bans import Control
+from stoker.cache.bans import Control, View
 from stoker.cache.programs import Sleep, Steps
 from stoker.cache.protocol import Shard
-from stoker.cache.scan import Link
+from stoker.cache.scan import Dropped, Link, Page
 from stoker.cache.steps import Step
 from stoker.cache.wire import Call, Operation, together
 
-REST = 0.5
-"""Pause after each batch, as a share of the time it took: foreground requests come first."""
-LONGEST_REST_S = 0.1
+LEAST_REST_S, LONGEST_REST_S = 0.002, 0.1
+"""Pauses, gathered until they are worth a sleep."""
 MOST_RESTARTS = 3
 
 
@@ -28,7 +33,7 @@ class SweepReport:
     """What a sweep did.
 
     Attributes:
-        scanned: Entries looked at by name.
+        scanned: Entries looked at by name; about as many, where the server left out those that no rule could name.
         deleted: Entries unlinked.
         freed_bytes: Their keys, headers and payloads; the server's own overhead comes on top.
         retired: Bans dropped from the ban log.
@@ -55,13 +60,24 @@ class _Log:
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """One walk over all shards: their logs, and how far it is. `every`: names alone do not tell what is dead."""
+    """One walk over all shards: their logs, and up to where what was dead is gone.
+
+    `every`: names alone do not tell what is dead.
+    """
 
     logs: tuple[_Log, ...]
     process: str
     every: bool
     total: int
     scan: str = "0"
+
+
+class _Judged(NamedTuple):
+    """A page whose dead are still there: they go together with the look at the next one. It is in no cursor."""
+
+    following: str
+    passed: int
+    drop: Callable[[], Operation[Dropped]]
 
 
 def sweep_steps(link: Link, batch: int, cursor: dict[str, Any] | None) -> Steps[SweepReport]:
@@ -71,15 +87,19 @@ def sweep_steps(link: Link, batch: int, cursor: dict[str, Any] | None) -> Steps[
         CacheUnavailable: The server cannot be asked; give the last step's cursor to go on later.
     """
     report, walk = _resume(cursor)
+    judged: _Judged | None = None
+    quickest, owed = math.inf, 0.0
     while True:
         if walk is None:
             walk = yield _begin(link, report)
             if walk is None:
                 yield _step(replace(report, complete=True), None, last=True)
                 return
+        if judged is None:
+            judged = _Judged(walk.scan, 0, partial(scan.drop, ()))
         began = time.monotonic()
-        walk, report = yield _batch(link, walk, report, batch)
-        if walk is not None and walk.scan == "0":
+        walk, judged, report = yield _batch(link, walk, judged, report, batch)
+        if walk is not None and judged is None:
             retired = yield _retire(link, walk)
             if retired >= 0:
                 report = replace(report, retired=report.retired + retired, complete=True)
@@ -92,7 +112,13 @@ def sweep_steps(link: Link, batch: int, cursor: dict[str, Any] | None) -> Steps[
                 yield _step(report, None, last=True)
                 return
         yield _step(report, walk, last=False)
-        yield Sleep(min((time.monotonic() - began) * REST, LONGEST_REST_S))
+        # What a batch took longer than the quickest did it has waited for others, as a rule: they come first.
+        took = time.monotonic() - began
+        quickest = min(quickest, took)
+        owed += took - quickest
+        if owed >= LEAST_REST_S:
+            yield Sleep(min(owed, LONGEST_REST_S))
+            owed = 0.0
 
 
 def _resume(cursor: dict[str, Any] | None) -> tuple[SweepReport, _Pass | None]:
@@ -105,7 +131,7 @@ def _resume(cursor: dict[str, Any] | None) -> tuple[SweepReport, _Pass | None]:
 
 
 def _step(report: SweepReport, walk: _Pass | None, *, last: bool) -> Step[SweepReport]:
-    cursor = {"report": asdict(report), "walk": asdict(walk) if walk else None}
+    cursor = {"report": to_builtins(report), "walk": to_builtins(walk)}
     total = max(walk.total, report.scanned) if walk else report.scanned if last else None
     return Step(report.scanned, total, 0, cursor, report, last)
 
@@ -147,40 +173,62 @@ def _looks(link: Link) -> list[Operation[Any]]:
     return [shard.catch_up() for shard in link.shards]
 
 
-def _concerned(link: Link, raws: list[bytes]) -> list[bytes]:
-    """Those names that begin as every rule says, which is seen before they are taken apart; of one shard only."""
-    if len(link.shards) > 1:
-        return raws
-    [shard] = link.shards
-    begin = shard.keys.entry_prefix + shard.view.bans.common_prefix()
-    return [raw for raw in raws if raw.startswith(begin.encode())]
-
-
 def least_mark_age_ms(max_load_ms: int) -> int:
     """How old a mark must be to be closed, so that no fill within its lease is refused. Safety does not rest on it."""
     return max_load_ms
 
 
 def _batch(
-    link: Link, walk: _Pass, report: SweepReport, batch: int
-) -> Operation[tuple[_Pass | None, SweepReport]]:
-    """One page. Returns no pass if it is not of the same ban logs and server any more."""
+    link: Link, walk: _Pass, before: _Judged, report: SweepReport, batch: int
+) -> Operation[tuple[_Pass | None, _Judged | None, SweepReport]]:
+    """Drop the dead of the page before, and judge the one that follows; after the last there is none.
+
+    Returns no pass if it is not of the same ban logs and server any more.
+    """
     # In one round trip, and in this order: a view that is read later is as new as any entry of the page.
-    page = (yield from together([scan.page(link, walk.scan, batch), *_looks(link)]))[0]
+    asked: list[Operation[Any]] = [before.drop(), _page(link, walk, before.following, batch), *_looks(link)]
+    dropped, page, *_ = yield from together(asked)
+    report = _counted(_counted(report, dropped, before.passed), page.dropped)
     if page.process.decode() != walk.process or not _same_logs(link, walk):
-        return None, report
-    names = scan.parsed(link, page.raws if walk.every else _concerned(link, page.raws))
+        return None, None, report
+    names = scan.parsed(link, page.raws)
     if not walk.every:
         names = [name for name in names if name.shard.view.bans.kills(name.tenant, name.key, (), -1)]
-    doomed = [seen for seen in (yield from scan.look(names)) if seen.dead()]
-    deleted = yield from scan.drop(doomed)
-    report = replace(
+    drop = partial(scan.drop, [seen for seen in (yield from scan.look(names)) if seen.dead()])
+    # The server may have passed others by that no rule can name.
+    passed = page.names if walk.every else max(page.names, min(batch, walk.total - report.scanned))
+    if page.cursor == b"0":  # at once, and on the same connection, that is, from the same process
+        return walk, None, _counted(report, (yield from drop()), passed)
+    return (
+        replace(walk, scan=before.following),
+        _Judged(page.cursor.decode(), passed, drop),
         report,
-        scanned=report.scanned + len(page.raws),
-        deleted=report.deleted + deleted,
-        freed_bytes=report.freed_bytes + sum(seen.size for seen in doomed),
     )
-    return replace(walk, scan=page.cursor.decode()), report
+
+
+def _counted(report: SweepReport, dropped: Dropped, passed: int = 0) -> SweepReport:
+    return replace(
+        report,
+        scanned=report.scanned + passed,
+        deleted=report.deleted + dropped.entries,
+        freed_bytes=report.freed_bytes + dropped.bytes,
+    )
+
+
+def _page(link: Link, walk: _Pass, cursor: str, batch: int) -> Operation[Page]:
+    """A page, with as much done on the server as can be: all judging if the bans are prefixes."""
+    views = [shard.view for shard in link.shards]
+    if walk.every or not all(map(_knows, views, walk.logs)):
+        return scan.page(link, cursor, batch)
+    begin = commonprefix([view.bans.common_prefix() for view in views])  # noqa: RUF071 - these are no paths
+    if len(views) > 1 or views[0].bans.as_prefixes() is None:
+        return scan.page(link, cursor, batch, begin)
+    return scan.drop_page(link, cursor, batch, begin, views[0])
+
+
+def _knows(view: View, log: _Log) -> bool:
+    """Whether the view has all that is to retire; that of a process which goes on with another's pass may not."""
+    return view.control.incarnation.hex() == log.incarnation and view.control.head >= int(log.mark)
 
 
 def _same_logs(link: Link, walk: _Pass) -> bool:

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from stoker.cache import hot
@@ -75,13 +75,18 @@ class Traffic:
             self._left += self._sample.add((tenant_id, key))
         return self._is_due()
 
-    def note_many(self, tenant_id: str | None, keys: Sequence[str], hits: Container[str]) -> bool:
-        """As `note`, of several reads of one tenant."""
-        family, counts = None, [0, 0]
-        for key in keys:
-            if (its := key.partition(":")[0]) != family:
-                family, counts = its, self.counts_of(tenant_id, key)
-            counts[0 if key in hits else 1] += 1
+    def note_many(self, tenant_id: str | None, keys: Sequence[str], hits: Collection[str]) -> bool:
+        """As `note`, of several reads of one tenant; `hits` are some of the keys."""
+        if not keys:
+            return False
+        family = f"{keys[0].partition(':')[0]}:"
+        if min(keys).startswith(family) and max(keys).startswith(family):  # so does what lies between them
+            counts = self.counts_of(tenant_id, family)
+            counts[0] += len(hits)
+            counts[1] += len(keys) - len(hits)
+        else:
+            for key in keys:
+                self.counts_of(tenant_id, key)[0 if key in hits else 1] += 1
         if not self._shared:
             return False
         at = max(self._left, 1) - 1

@@ -1,7 +1,7 @@
 """Where entries live. The engine talks to this interface; `memory` and `redis` implement it."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -34,6 +34,13 @@ class Write(Struct, frozen=True, gc=False):
     turn: Turn = Turn.NORMAL
 
 
+class Values(NamedTuple):
+    """Live values by key, and how many of them are past their soft expiry."""
+
+    values: dict[str, Any]
+    stale: int
+
+
 class Backend(Protocol):
     """Entries, leases and the ban log of one cache.
 
@@ -47,6 +54,10 @@ class Backend(Protocol):
     def read_many(
         self, tenant_id: str | None, keys: Sequence[str], type: Any = None
     ) -> Operation[dict[str, Hit]]: ...
+
+    def read_values(self, tenant_id: str | None, keys: Sequence[str], type: Any = None) -> Operation[Values]:
+        """As `read_many`, for who wants no more than the values, in the order asked."""
+        ...
 
     def acquire(
         self, names: Sequence[Name], type: Any = None

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from redis.crc import key_slot
 
 from stoker.cache import cluster_verbs, traffic
-from stoker.cache.backends.redis import PAGE, RedisBackend, now_ms
+from stoker.cache.backends.reading import now_ms
+from stoker.cache.backends.redis import PAGE, RedisBackend
 from stoker.cache.bans import Rule, View
 from stoker.cache.cluster_map import ClusterShard
 from stoker.cache.evict import EvictReport
@@ -122,8 +123,8 @@ class ClusterBackend(RedisBackend):
                 self._counters.unavailable += 1
                 log.warning("some of the cache is not available: %s", error)
                 answers = list(error.results.values())
-            for answer in answers:
-                hits.update(answer)
+            for seen in (seen for answer in answers for seen in answer):
+                hits.update(seen.hits())
         return {key: hits[key] for key in keys if key in hits}
 
     def snapshot(self, tenant_id: str | None, key: str, hold_ms: int) -> Operation[Lease]:

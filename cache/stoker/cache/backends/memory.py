@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from stoker.cache.backends import Write
+from stoker.cache.backends import Values, Write
 from stoker.cache.backends.eviction import Entries
 from stoker.cache.backends.sizes import entry_bytes
 from stoker.cache.backends.store import Store, expires, field_and_key, name_of, place_of, tags
@@ -92,6 +92,13 @@ class MemoryBackend:
         with self._lock:
             hits = {key: self._store.hit(place_of(tenant_id, key)) for key in keys}
         return {key: hit for key, hit in hits.items() if hit is not None}
+
+    @asking_nobody
+    def read_values(self, tenant_id: str | None, keys: Sequence[str], type: Any = None) -> Values:  # noqa: ARG002
+        with self._lock:
+            hits = [(key, self._store.hit(place_of(tenant_id, key))) for key in keys]
+        values = {key: hit.value for key, hit in hits if hit is not None}
+        return Values(values, sum(hit.stale for _, hit in hits if hit is not None))
 
     @asking_nobody
     def acquire(self, names: Sequence[Name], type: Any = None) -> list[tuple[Lease | Busy, Hit | None]]:  # noqa: ARG002

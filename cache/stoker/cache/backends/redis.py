@@ -5,19 +5,18 @@ no I/O: `transport` and `aio_transport` drive what is made here.
 """
 
 import logging
-import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
 from stoker.cache import batch, entry, evict, hot, keys, pressure, scan, sweep, traffic
-from stoker.cache.backends import Write, explain
+from stoker.cache.backends import Values, Write, explain
+from stoker.cache.backends.bulk import Bulk
+from stoker.cache.backends.reading import Reading, Seen, now_ms
 from stoker.cache.bans import Rule, View
-from stoker.cache.batch import Batch, BatchFill
 from stoker.cache.caps import BanNews, ManyBans
-from stoker.cache.codec import MSGPACK, Codec, Undecodable
+from stoker.cache.codec import MSGPACK, Codec
 from stoker.cache.entry import Stamp
 from stoker.cache.errors import ConfigError
 from stoker.cache.evict import EvictReport
@@ -44,12 +43,11 @@ log = logging.getLogger(__name__)
 _NO_STAMP = Stamp(b"\0" * 8, 0)
 PAGE = 1000
 """Most keys of one round trip, so that no single command holds the server for long."""
-_AS_A_RULE = entry.beginning(MSGPACK, 0)
 _FILL_PAGE = batch.PAGE
 """The same of keys to be leased or filled, which take the server longer."""
 
 
-class RedisBackend:
+class RedisBackend(Bulk):
     """All shards on one server. `cluster.ClusterBackend` is the same with shards on many.
 
     Args:
@@ -75,6 +73,7 @@ class RedisBackend:
         self._config = config
         self._counters = counters
         self._codec = Codec(compress_above=config.compress_above, max_value_bytes=config.max_value_bytes)
+        self._reading = Reading(self._codec, counters)
         self._on_event = on_event
         self._lease_ms = round(config.lease * 1000)
         self._traffic_key = keys.traffic(config.namespace)
@@ -193,9 +192,13 @@ class RedisBackend:
         shard = self.shard_of((tenant_id, key))
         if self.near is not None:
             [found] = yield from self._read(shard, ((tenant_id, key),))
-            return self._hit(found, type)
-        view, blobs = yield from shard.look((shard.keys.entry(tenant_id, key),))
-        return self._hits(shard, view, tenant_id, (key,), blobs, type).get(key)
+            return self._reading.hit(found, type)
+        view, [blob] = yield from shard.look((shard.keys.entry(tenant_id, key),))
+        if blob is None:
+            return None
+        return self._reading.at_once(view, blob, type) or self._reading.hit(
+            shard.judge(view, (tenant_id, key), blob), type
+        )
 
     def _read(self, shard: Shard, names: Sequence[Name]) -> Operation[list[Found | None]]:
         found = yield from shard.read(names)
@@ -207,76 +210,33 @@ class RedisBackend:
         self, tenant_id: str | None, keys: Sequence[str], type: Any = None
     ) -> Operation[dict[str, Hit]]:
         if len(self.shards) == 1 and self.near is None:
-            return (yield from self._read_pages(self.shards[0], tenant_id, keys, type))
+            pages = yield from self._read_pages(self.shards[0], tenant_id, keys, type)
+            return {key: hit for page in pages for key, hit in page.hits().items()}
         names = [(tenant_id, key) for key in keys]
         found = yield from self._spread(names, _itself, self._read)
-        hits = ((key, self._hit(one, type)) for key, one in zip(keys, found, strict=True))
+        hits = ((key, self._reading.hit(one, type)) for key, one in zip(keys, found, strict=True))
         return {key: hit for key, hit in hits if hit is not None}
+
+    def read_values(self, tenant_id: str | None, keys: Sequence[str], type: Any = None) -> Operation[Values]:
+        if len(self.shards) > 1 or self.near is not None:
+            hits = yield from self.read_many(tenant_id, keys, type)
+            return Values(
+                {key: hit.value for key, hit in hits.items()}, sum(hit.stale for hit in hits.values())
+            )
+        first, *pages = yield from self._read_pages(self.shards[0], tenant_id, keys, type)
+        for page in pages:
+            first.values.update(page.values)
+        return Values(first.values, sum(page.stale() for page in (first, *pages)))
 
     def _read_pages(
         self, shard: Shard, tenant_id: str | None, keys: Sequence[str], type: Any
-    ) -> Operation[dict[str, Hit]]:
-        hits: dict[str, Hit] = {}
+    ) -> Operation[list[Seen]]:
+        pages = []
         for first in range(0, len(keys), PAGE):
             page = keys[first : first + PAGE]
             view, blobs = yield from shard.look(shard.keys.entries(tenant_id, page))
-            hits.update(self._hits(shard, view, tenant_id, page, blobs, type))
-        return hits
-
-    def _hits(
-        self,
-        shard: Shard,
-        view: View,
-        tenant_id: str | None,
-        keys: Sequence[str],
-        blobs: Sequence[bytes | None],
-        type: Any,
-    ) -> dict[str, Hit]:
-        """The hits among entries that the view may judge.
-
-        Nearly all can be served after one look at their header: it is of the ruling incarnation, and no ban is newer
-        than its seq, so none is to be asked. Whatever is different in any way is judged and decoded with all care.
-        """
-        hits: dict[str, Hit] = {}
-        incarnation, head, newest = view.control.incarnation, view.control.head, view.bans.newest
-        decode, most, now = self._codec.decoder(type), self._codec.max_bytes, now_ms()
-        glance, header_bytes, as_a_rule = entry.glance, entry.HEADER_BYTES, _AS_A_RULE
-        for key, blob in zip(keys, blobs, strict=True):
-            if blob is None:
-                continue
-            try:
-                beginning, tags_len, of, seq, soft_ms, hard_ms, load_us, size = glance(blob)
-                at = header_bytes + tags_len
-                if (
-                    beginning == as_a_rule
-                    and of == incarnation
-                    and newest <= seq <= head
-                    and len(blob) == at + size <= at + most
-                    and (not tags_len or blob[header_bytes:at].isascii())
-                ):
-                    left_ms = hard_ms - now if hard_ms else math.inf
-                    hits[key] = Hit(decode(blob[at:]), 0 < soft_ms <= now, left_ms, load_us)
-                    continue
-            except Exception:  # what is wrong, the careful way says
-                pass
-            hit = self._hit(shard.judge(view, (tenant_id, key), blob), type)
-            if hit is not None:
-                hits[key] = hit
-        return hits
-
-    def _hit(self, found: Found | None, type: Any) -> Hit | None:
-        if found is None:
-            return None
-        meta, blob = found.meta, found.blob
-        try:
-            value = self._codec.decode(meta.codec, meta.flags, memoryview(blob)[meta.payload_at :], type)
-        except Undecodable as error:
-            self._counters.undecodable += 1
-            log.debug("an entry could not be decoded: %s", error)
-            return None
-        now = now_ms()
-        left_ms = meta.hard_ms - now if meta.hard_ms else math.inf
-        return Hit(value, 0 < meta.soft_ms <= now, left_ms, meta.load_us)
+            pages.append(self._reading.seen(shard, view, tenant_id, page, blobs, type))
+        return pages
 
     def acquire(
         self, names: Sequence[Name], type: Any = None
@@ -284,7 +244,7 @@ class RedisBackend:
         taken = yield from self._spread(
             names, _itself, lambda shard, page: shard.acquire(page, self._lease_ms), _FILL_PAGE
         )
-        return [(lease, self._hit(found, type)) for lease, found in taken]
+        return [(lease, self._reading.hit(found, type)) for lease, found in taken]
 
     def snapshot(self, tenant_id: str | None, key: str, hold_ms: int) -> Operation[Lease]:
         return self.shard_of((tenant_id, key)).snapshot(tenant_id, key, hold_ms)
@@ -308,42 +268,6 @@ class RedisBackend:
         finally:
             if self.near is not None:
                 self.near.forget(names)
-
-    def lease_absent(self, names: Sequence[Name]) -> Operation[list[Batch] | None]:
-        """Lease keys of which none is there and none is leased, in a batch for each shard; else None, and none is."""
-        groups = self._by_shard(names) if len(self.shards) > 1 else {0: range(len(names))}
-        taken = yield from self._of_shards(
-            [
-                (n, partial(batch.lease_absent, self.shards[n], n, [names[i] for i in group], self._lease_ms))
-                for n, group in groups.items()
-            ]
-        )
-        batches = [one for one in taken if one is not None]
-        if len(batches) == len(taken):
-            return batches
-        if batches:
-            yield from self.release([lease for one in batches for lease in one])
-        return None
-
-    def fill_batches(self, fills: Sequence[BatchFill]) -> Operation[list[bool] | None]:
-        """Store the values, those of a batch all in one round trip, as a rule; tells which were stored and live on.
-
-        Returns:
-            None: Nothing was sent; one of the values needs a look of its own, by `fill`.
-        """
-        tenants = {tenant_id for one in fills for tenant_id, _ in one.batch.names}
-        if (yield from self._refused(tenants)):
-            return None
-        now = now_ms()
-        asked: list[tuple[int, Callable[[], Operation[list[bool]]]]] = []
-        for one in fills:
-            payloads = self._codec.encode_all(one.values)
-            if payloads is None:
-                return None
-            number = one.batch.shard
-            asked.append((number, partial(batch.fill, self.shards[number], one, payloads, now)))
-        names = [name for one in fills for name in one.batch.names]
-        return [ok for part in (yield from self._changing(names, self._of_shards(asked))) for ok in part]
 
     def _fill_others(
         self, fills: Sequence[tuple[Lease, Write]], full: frozenset[str | None]
@@ -462,11 +386,6 @@ class RedisBackend:
 
     def __len__(self) -> int:
         raise TypeError("len() of a cache on Redis would have to visit every key; stats() has counts")
-
-
-def now_ms() -> int:
-    """Unix time in milliseconds, as headers hold it."""
-    return time.time_ns() // 1_000_000
 
 
 def _itself(name: Name) -> Name:

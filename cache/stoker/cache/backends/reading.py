@@ -1,0 +1,134 @@
+"""From what is stored to the values that may be served, for `redis`; as a rule by one look at a header.
+
+Holds no rule: whatever is different in any way goes to `protocol.Shard.judge`.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from stoker.cache import entry
+from stoker.cache.bans import View
+from stoker.cache.codec import MSGPACK, Codec, Undecodable
+from stoker.cache.flight import Hit
+from stoker.cache.protocol import Found, Shard
+from stoker.cache.stats import Counters
+
+log = logging.getLogger(__name__)
+_AS_A_RULE = entry.beginning(MSGPACK, 0)
+_NOWHERE = 2**62
+
+
+class Seen(NamedTuple):
+    """Live values; of each (soft_ms, hard_ms, load_us); and when they were looked at."""
+
+    values: dict[str, Any]
+    times: dict[str, tuple[int, int, int]]
+    now: int
+
+    def stale(self) -> int:
+        """How many are past their soft expiry."""
+        return len([0 for soft_ms, _, _ in self.times.values() if soft_ms and soft_ms <= self.now])
+
+    def hits(self) -> dict[str, Hit]:
+        """Each with all that is known of it."""
+        now = self.now
+        return {
+            key: Hit(self.values[key], 0 < soft_ms <= now, hard_ms - now if hard_ms else math.inf, load_us)
+            for key, (soft_ms, hard_ms, load_us) in self.times.items()
+        }
+
+
+class Reading:
+    """Reads entries of one cache."""
+
+    def __init__(self, codec: Codec, counters: Counters) -> None:
+        self._codec = codec
+        self._counters = counters
+
+    def at_once(self, view: View, blob: bytes, type: Any) -> Hit | None:
+        """As `seen`, of one entry; None if that takes all care."""
+        try:
+            begin, soft_ms, hard_ms, load_us, size = entry.glance(blob)
+            at = _payload_at(view, begin)
+            if len(blob) - at != size or size > self._codec.max_bytes:
+                return None
+            if at != entry.HEADER_BYTES and not blob[entry.HEADER_BYTES : at].isascii():
+                return None
+            value, now = self._codec.decoder(type)(blob[at:]), now_ms()
+        except Exception:  # what is wrong, the careful way says
+            return None
+        return Hit(value, 0 < soft_ms <= now, hard_ms - now if hard_ms else math.inf, load_us)
+
+    def seen(
+        self,
+        shard: Shard,
+        view: View,
+        tenant_id: str | None,
+        keys: Sequence[str],
+        blobs: Sequence[bytes | None],
+        type: Any,
+    ) -> Seen:
+        """The values of entries that the view lets live.
+
+        Nearly all can be served after one look at their header, see `_payload_at`. Whatever is different in any way
+        is judged and decoded with all care.
+        """
+        seen = Seen({}, {}, now_ms())
+        values, times = seen.values, seen.times
+        decode, most = self._codec.decoder(type), self._codec.max_bytes
+        glance, header_bytes = entry.glance, entry.HEADER_BYTES
+        known, at = b"", _NOWHERE
+        for key, blob in zip(keys, blobs, strict=True):
+            if blob is None:
+                continue
+            try:
+                begin, soft_ms, hard_ms, load_us, size = glance(blob)
+                if begin != known:
+                    known, at = begin, _payload_at(view, begin)
+                if len(blob) - at == size <= most and (at == header_bytes or blob[header_bytes:at].isascii()):
+                    values[key] = decode(blob[at:])
+                    times[key] = soft_ms, hard_ms, load_us
+                    continue
+            except Exception:  # what is wrong, the careful way says
+                pass
+            found = shard.judge(view, (tenant_id, key), blob)
+            hit = self.hit(found, type)
+            if found is not None and hit is not None:
+                values[key] = hit.value
+                times[key] = found.meta.soft_ms, found.meta.hard_ms, found.meta.load_us
+        return seen
+
+    def hit(self, found: Found | None, type: Any) -> Hit | None:
+        if found is None:
+            return None
+        meta, blob = found.meta, found.blob
+        try:
+            value = self._codec.decode(meta.codec, meta.flags, memoryview(blob)[meta.payload_at :], type)
+        except Undecodable as error:
+            self._counters.undecodable += 1
+            log.debug("an entry could not be decoded: %s", error)
+            return None
+        now = now_ms()
+        left_ms = meta.hard_ms - now if meta.hard_ms else math.inf
+        return Hit(value, 0 < meta.soft_ms <= now, left_ms, meta.load_us)
+
+
+def _payload_at(view: View, begin: bytes) -> int:
+    """Where the payload is, if entries that begin so are of the ruling incarnation, and no ban is newer; none is asked.
+
+    Else where no entry has one, so that its size is not what it should be.
+    """
+    beginning, tags_len, of, seq = entry.common(begin)
+    control = view.control
+    as_a_rule = (
+        beginning == _AS_A_RULE and of == control.incarnation and view.bans.newest <= seq <= control.head
+    )
+    return entry.HEADER_BYTES + tags_len if as_a_rule else _NOWHERE
+
+
+def now_ms() -> int:
+    """Unix time in milliseconds, as headers hold it."""
+    return time.time_ns() // 1_000_000
