@@ -160,7 +160,7 @@ def test_what_is_above_a_hard_quota_goes_without_pressure(cache: Cache, plain: A
     size = left(cache, "k", 2000, "noisy") * noisy.bytes / noisy.entries
     assert size == pytest.approx(0.8 / 0.9 * 700_000, rel=0.25)
     assert left(cache, "k", 2000, "quiet") == 2000
-    assert cache.evict().scanned == 0
+    assert cache.evict().over_quota < 300  # none, but for what samples leave open
 
 
 def test_equal_entries_go_by_halves_not_all_at_once(cache: Cache) -> None:

@@ -122,8 +122,7 @@ def test_a_sweep_does_not_go_on_with_the_cursor_of_a_server_that_has_restarted(
         cache.set(f"page:{n}", n)
     _with_a_ban_to_retire(place, cache)
     steps = cache.sweep_steps(batch=1)
-    cursor = next(steps).cursor
-    assert not cursor["walk"] or cursor["walk"]["scan"] != "0"
+    cursor = next(step.cursor for step in steps if step.cursor["walk"] and step.cursor["walk"]["scan"] != "0")
     place.server.admin.save()
     place.server.restart()  # its hash tables are in another order now
     wait_until(cache.ping)
