@@ -138,11 +138,9 @@ def test_a_tenant_over_his_soft_quota_goes_first_down_to_it(cache: Cache, plain:
     put(cache, "k", 2000, cost_us=10**6, tenant="noisy")
     put(cache, "k", 2000, tenant="quiet")
     CacheMonitor(cache).tell_quotas(Quotas(tenants={"noisy": Quota(soft=700_000)}), (), 60)
-    report = cache.evict(target_bytes=used(cache) - 500_000)
+    report = cache.evict(target_bytes=used(cache) - 300_000)  # less than what is above the quota
     assert report.over_quota == 2000 - left(cache, "k", 2000, "noisy")
-    assert (
-        report.least_worth < 300
-    )  # a sample of 1,000 may be wrong by 5 % of all 4,000, in one of 1,000 cases
+    assert report.least_worth < 100  # what a sample leaves open
     cache.evict(target_bytes=used(cache) - 700_000)
     assert left(cache, "k", 2000, "noisy") == pytest.approx(1000, rel=0.3)  # not below the quota
     assert left(cache, "k", 2000, "quiet") < 2000
@@ -152,15 +150,15 @@ def test_a_tenant_over_his_soft_quota_goes_first_down_to_it(cache: Cache, plain:
 def test_what_is_above_a_hard_quota_goes_without_pressure(cache: Cache, plain: Any, policy: str) -> None:
     plain.config_set("maxmemory-policy", policy)
     put(cache, "k", 2000, cost_us=10**6, tenant="noisy")
-    put(cache, "k", 2000, tenant="quiet")
+    put(cache, "k", 500, tenant="quiet")  # few: the larger a share, the better a sample knows it
     CacheMonitor(cache).tell_quotas(Quotas(Quota(hard=10**9), {"noisy": Quota(hard=700_000)}), (), 60)
     report = cache.evict()
     assert report.reason == "took from tenants what is above their quotas"
     noisy = CacheMonitor(cache).get_makeup().tenants["noisy"]
     size = left(cache, "k", 2000, "noisy") * noisy.bytes / noisy.entries
     assert size == pytest.approx(0.8 / 0.9 * 700_000, rel=0.25)
-    assert left(cache, "k", 2000, "quiet") == 2000
-    assert cache.evict().over_quota < 300  # none, but for what samples leave open
+    assert left(cache, "k", 500, "quiet") == 500
+    assert cache.evict().scanned == 0
 
 
 def test_equal_entries_go_by_halves_not_all_at_once(cache: Cache) -> None:

@@ -21,10 +21,14 @@ def test_each_node_is_looked_at_and_checks_of_one_server_say_that_they_are_left_
         cache.set("k", 1)
     findings = asked(url, namespace, "redis", "misses", "memory", "latency", "sharding")
     assert {f.severity for f in findings if f.check in ("redis", "latency")} == {Severity.OK}
+    slots: list[int] = []
     for server in cache_cluster.primaries:
         address = f"127.0.0.1:{server.port}"
-        assert len([f for f in findings if f.seen.startswith(f"{address} has ")]) == 1
+        [told] = [f.seen for f in findings if f.seen.startswith(f"{address} has ")]
+        slots.append(int(told.removeprefix(f"{address} has ").removesuffix(" slots").replace(",", "")))
         assert any(f" at {address} answers in" in f.seen for f in findings)
+    assert sum(slots) == 16_384  # other tests of this cluster move some
+    assert min(slots) > 5000
     left_out = [(f.check, f.severity) for f in findings if "on a cluster" in f.seen]
     assert left_out == [("misses", NOTE), ("memory", NOTE), ("sharding", NOTE)]
 
