@@ -19,7 +19,7 @@ from stoker.cache.invalidate import pattern_rule, tag_rules, tenant_rule
 from stoker.cache.keys import ShardKeys
 from stoker.cache.patterns import compile_pattern
 from stoker.cache.protocol import Filling, Found, Lease, Name, Shard
-from stoker.cache.shards import Agreement, Map
+from stoker.cache.shards import Agreement, Map, Placement
 from stoker.cache.transport import Transport
 from stoker.cache.wire import Answer, Call, Exchange, Operation
 
@@ -75,7 +75,7 @@ def connect(url: str, namespace: str) -> Transport:
 
 def a_shard(namespace: str, news: list[BanNews] | None = None) -> Shard:
     """A shard as a process of its own would have it."""
-    agreement = Agreement(Map(max_load_ms=MAX_LOAD_MS))
+    agreement = Agreement(Map(max_load_ms=MAX_LOAD_MS), Placement())
     return Shard(ShardKeys(namespace), agreement, lambda *_: None, (news if news is not None else []).append)
 
 

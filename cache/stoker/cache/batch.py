@@ -24,11 +24,11 @@ class Batch(Struct, frozen=True, gc=False):
     """Leases that were taken together: one token and one stamp for all; iterating makes them one by one.
 
     Attributes:
-        shard: Its number.
+        shard: Where they were taken.
         entries, leases: What they are called on the server.
     """
 
-    shard: int
+    shard: Shard
     names: Sequence[Name]
     entries: Sequence[bytes]
     leases: Sequence[bytes]
@@ -56,7 +56,7 @@ class BatchFill(NamedTuple):
     turn: Turn
 
 
-def lease_absent(shard: Shard, number: int, names: Sequence[Name], lease_ms: int) -> Operation[Batch | None]:
+def lease_absent(shard: Shard, names: Sequence[Name], lease_ms: int) -> Operation[Batch | None]:
     """Lease keys of which none is stored and none is leased; None, and nothing is leased, if that is not so.
 
     Rule 1: leases and control record are taken before any load begins.
@@ -71,7 +71,7 @@ def lease_absent(shard: Shard, number: int, names: Sequence[Name], lease_ms: int
     look: list[Command] = [("EXISTS", *entries[page]) for page in pages]
     answer = yield (*take, *look, ("GET", shard.keys.ctl))
     took, there = answer.replies[: len(pages)], answer.replies[len(pages) : -1]
-    batch = Batch(number, names, entries, leases, secret, known.stamp)
+    batch = Batch(shard, names, entries, leases, secret, known.stamp)
     if took.count(1) < len(pages) or there.count(0) < len(pages):
         shard.sets_together = not any(not_known(reply) for reply in (*took, *there))
         taken = [
@@ -87,12 +87,12 @@ def lease_absent(shard: Shard, number: int, names: Sequence[Name], lease_ms: int
     view = known
     if not known.current(raw, answer.server):
         view = yield from shard.sync(raw, answer.server, known)
-    return Batch(number, names, entries, leases, secret, view.stamp)
+    return Batch(shard, names, entries, leases, secret, view.stamp)
 
 
-def fill(shard: Shard, values: BatchFill, payloads: Sequence[bytes], now_ms: int) -> Operation[list[bool]]:
+def fill(values: BatchFill, payloads: Sequence[bytes], now_ms: int) -> Operation[list[bool]]:
     """Store an entry with its payload for each key of the batch; tells which were stored and live on."""
-    batch = values.batch
+    batch, shard = values.batch, values.batch.shard
     kept = [
         (soft_ms and now_ms + soft_ms, hard_ms and now_ms + hard_ms, tags)
         for (hard_ms, soft_ms), tags in zip(values.lifetimes, values.tags, strict=True)

@@ -16,6 +16,7 @@ from stoker.cache import cluster_map
 from stoker.cache.cluster_map import Unmended
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.parts import Displaced, Everywhere, Layout, Node, NotAll, Part, Parts
+from stoker.cache.shards import Resharded
 from stoker.cache.wire import Answer, Exchange, Operation
 
 T = TypeVar("T")
@@ -99,6 +100,8 @@ class Router:
             if unmended:
                 try:
                     yield from self.run(cluster_map.mend(list(unmended.values())))
+                except Resharded:
+                    raise
                 except CacheUnavailable as error:
                     failures.update(dict.fromkeys(unmended, error.reason))
                     unmended.clear()

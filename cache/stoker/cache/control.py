@@ -173,7 +173,7 @@ class BanLog:
             if control is not None:
                 self.agreement.check_standing(control.digest)
             names = (self.keys.map, *self.keys.every_ctl(MOST_SHARDS))
-            answer = yield (Call(scripts.OPEN, names, (self.digest, self.agreement.propose())),)
+            answer = yield (Call(scripts.OPEN, names, (self.digest, self.agreement.propose(), b"")),)
             stored = answer.reply()
         self.agreement.accept(stored)
 
