@@ -141,7 +141,7 @@ class World:
                 yield from what(backend, name)
             except CacheError:
                 self.refused += 1
-            yield
+            yield None
 
     def processes(self) -> list[Callable[[], Steps]]:
         """Who takes turns, each to be begun again when it was killed."""
@@ -158,9 +158,9 @@ class World:
             return
         [(lease, _)] = yield from self.drive(backend.acquire([name]))
         if isinstance(lease, Lease):
-            yield
+            yield None
             value = self.truth[name]
-            yield
+            yield None
             write = Write(value, 60_000, 0, (), 0)
             yield from self.drive(backend.fill([(lease, write)]))
 

@@ -1,11 +1,13 @@
 """Processes that go by the map, and one that changes where keys live, interleaved command by command.
 
-On a cluster of three nodes and on one server; with what else `cluster_world` lets happen. A tenant is pinned and unpinned.
+On a cluster of three nodes and on one server; with all else that `cluster_world` lets happen. A tenant is pinned and
+let go.
 """
 
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from stoker.cache import CacheError
 from stoker.cache.reshard import Change
@@ -29,24 +31,30 @@ class Resharding(World):
         return [*super().processes(), partial(self.change, Placement(default=SHARDS[0]))]
 
     def change(self, placement: Placement) -> Steps:
-        """Change the placement again and again; now and then end in the middle of it, and begin anew knowing nothing."""
+        """Change the placement again and again; now and then die in the middle, and begin anew knowing nothing."""
         while True:
             backend = self.backend(placement)
             for _ in range(self.chance.randrange(60)):
-                yield
+                yield None
             operation = self.drive(backend.change(self._any_change()))
             dies_at = self.chance.choice([None, self.chance.randrange(60)])
             with suppress(CacheError):
-                at = 0
-                for _ in operation:
-                    at += 1
+                for at, about in enumerate(operation):
                     if at == dies_at:
                         operation.close()
                         break
-                    yield
+                    yield about
                 else:
                     self.changes += 1
                     yield from self.drive(backend.tidy({}, 100))
+
+    def finish(self, steps: Steps) -> Any:
+        """Let a process do something to its end, alone."""
+        try:
+            while True:
+                next(steps)
+        except StopIteration as stop:
+            return stop.value
 
     def _any_change(self) -> Change:
         if self.chance.random() < 0.5:

@@ -10,10 +10,11 @@ import pytest
 
 from stoker.cache import CacheError, cluster_map
 from stoker.cache.keys import ShardKeys
-from stoker.cache.shards import Agreement, fingerprint, parsed
-from tests.cache.cluster_world import Stale, narrowed
+from stoker.cache.reshard import Change
+from stoker.cache.shards import Agreement, Placement, fingerprint, parsed
+from tests.cache.cluster_world import SHARDS, Stale, narrowed
+from tests.cache.reshard_world import TENANT, OnOneServer, Resharding
 from tests.cache.test_cluster_map import no_second_look
-from tests.cache.reshard_world import OnOneServer, Resharding
 
 SEED = int(os.environ.get("STOKER_TEST_SEED", "1"))
 STEPS = 1000
@@ -54,6 +55,45 @@ def test_nothing_stale_is_served_while_keys_come_to_live_elsewhere(
     play_all(kind, cache_server, namespace, 3)
 
 
+@pytest.mark.parametrize("kind", WORLDS)
+def test_a_change_that_was_killed_at_any_step_is_completed_or_has_not_begun(
+    kind: type[Resharding], cache_server: str, namespace: str
+) -> None:
+    step = 0
+    while not _killed_at(step, kind(cache_server, f"{namespace}.{step}", SEED)):
+        step += 1
+    assert step > 1  # it took that many commands
+
+
+def _killed_at(step: int, world: Resharding) -> bool:
+    """Kill the change before a command of that number; whether it was over by then."""
+    reader, other, changer = (world.backend(Placement(default=SHARDS[0])) for _ in range(3))
+    try:
+        for backend, name in itertools.product((reader, other), world.names):
+            world.finish(world.read(backend, name))
+        change = world.drive(changer.change(Change(SHARDS[1], {TENANT: 1})))
+        over = sum(1 for _ in itertools.islice(change, step)) < step
+        change.close()
+        # Whoever comes next reads what is true, and what it invalidates, no one reads any more
+        for backend, name in itertools.product((other, reader), world.names):
+            world.finish(world.invalidate(backend, name))
+            world.finish(world.read(backend, name))
+            world.finish(world.read(reader if backend is other else other, name))
+        assert reader.placement.facts() == other.placement.facts()
+        found = reader.placement.num_shards, dict(reader.placement.pins)
+        assert found in ((SHARDS[0], {}), (SHARDS[1], {TENANT: 1}))
+        # And the change can be made once more
+        again = world.finish(world.drive(changer.change(Change(SHARDS[1], {TENANT: 1}))))
+        assert (again.placement.num_shards, dict(again.placement.pins)) == (SHARDS[1], {TENANT: 1})
+        hits = world.hits
+        for backend, name in itertools.product((reader, other), world.names):
+            world.finish(world.read(backend, name))
+        assert world.hits >= hits + len(world.names)
+    finally:
+        world.end()
+    return over
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", WORLDS)
@@ -72,7 +112,9 @@ def on_in_the_old_shards(monkeypatch: pytest.MonkeyPatch) -> None:
             accept(self, stored)
         except CacheError:
             theirs = parsed(stored)
-            plain = {name: value for name, value in theirs.items() if name not in ("open", "boot")} | {"life": ""}
+            plain = {name: value for name, value in theirs.items() if name not in ("open", "boot")} | {
+                "life": ""
+            }
             digest = fingerprint(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode())
             self.ruling = stored, digest + theirs["life"].encode()
 

@@ -282,7 +282,7 @@ class MemoryBackend:
     @asking_nobody
     def change(self, change: Change) -> Changed:
         before = self.placement
-        self.placement = change.of(before, before.facts())
+        self.placement = change.of(before, None)
         return Changed(
             self.placement, b"", before.num_shards if self.placement.facts() != before.facts() else None
         )

@@ -87,7 +87,7 @@ def stamp_after_load() -> None:
     def late(self: RedisBackend, fills: Sequence[tuple[Lease, Write]]) -> Operation[list[bool]]:
         late_fills = []
         for lease, write in fills:
-            view = yield from self.shard_of((lease.tenant_id, lease.key)).catch_up()
+            view = yield from self.space.shard_of(lease.tenant_id, lease.key).catch_up()
             late_fills.append((replace(lease, stamp=view.stamp), write))
         return (yield from fill(self, late_fills))
 
