@@ -122,7 +122,7 @@ def mend(unmended: Sequence[Unmended]) -> Operation[None]:
     """
     keys, agreement = unmended[0].shard.keys, unmended[0].shard.agreement
     for _ in range(ATTEMPTS):
-        yield from _agree(keys, agreement)
+        yield from agree(keys, agreement)
         digest = agreement.ruling[1]
         bad = [one for one in unmended if not one.only_unknown(digest)]
         found = yield from at_once(
@@ -150,7 +150,7 @@ def still_rules(keys: ShardKeys, digest: bytes) -> Operation[bool]:
     return charter.open and charter.native and charter.digest == digest
 
 
-def _agree(keys: ShardKeys, agreement: Agreement) -> Operation[None]:
+def agree(keys: ShardKeys, agreement: Agreement) -> Operation[None]:
     """Go by the map that rules; if none does, see that one does."""
     for _ in range(ATTEMPTS):
         charter = yield from _look(keys)

@@ -166,16 +166,7 @@ class BanLog:
         raise CacheUnavailable("redis", "the control record keeps changing; try again")
 
     def _agree(self) -> Operation[None]:
-        """Go by the map that rules, write it if there is none, and refuse to go on under another one's settings."""
-        answer = yield (("GET", self.keys.map), ("GET", self.keys.ctl))
-        stored, control = answer.reply(0), Control.parse(answer.reply(1))
-        if stored is None:
-            if control is not None:
-                self.agreement.check_standing(control.digest)
-            names = (self.keys.map, *self.keys.every_ctl(MOST_SHARDS))
-            answer = yield (Call(scripts.OPEN, names, (self.digest, self.agreement.propose(), b"")),)
-            stored = answer.reply()
-        self.agreement.accept(stored)
+        return agree(self.keys, self.agreement)
 
     def forked(self) -> None:
         """Begin with a lock of its own: in a forked child the parent's may be held for ever."""
@@ -252,6 +243,22 @@ class BanLog:
         for start in range(length - length % _PAGE, -1, -_PAGE):
             answer = yield (Call(scripts.PRUNE, (self.keys.bans,), (self.digest, start, start + _PAGE - 1)),)
             answer.reply()
+
+
+def agree(keys: ShardKeys, agreement: Agreement) -> Operation[None]:
+    """Go by the map that rules, write it if there is none, and refuse to go on under another one's settings.
+
+    The control record of these keys stands for all.
+    """
+    answer = yield (("GET", keys.map), ("GET", keys.ctl))
+    stored, control = answer.reply(0), Control.parse(answer.reply(1))
+    if stored is None:
+        if control is not None:
+            agreement.check_standing(control.digest)
+        names = (keys.map, *keys.every_ctl(MOST_SHARDS))
+        answer = yield (Call(scripts.OPEN, names, (agreement.ruling[1], agreement.propose(), b"")),)
+        stored = answer.reply()
+    agreement.accept(stored)
 
 
 def _both(replies: list[Any]) -> tuple[bytes | None, list[tuple[bytes, float]]]:

@@ -65,6 +65,11 @@ class Placement:
         self.hash = "crc32" if key_func is None else "custom"
         self.probes = () if key_func is None else tuple(self._spread(("", key)) for key in _PROBES)
 
+    @property
+    def told(self) -> bool:
+        """Whether any of it was given, and is not left to the namespace."""
+        return self._key_func is not None or any(self._given.values())
+
     def shard_of(self, field: str, key: str) -> int:
         """The shard of a key; `field` is its encoded tenant."""
         if self.num_shards == 1:
@@ -275,14 +280,21 @@ class Agreement:
         return all(theirs.get(name) == self._facts[name] for name in PLACING)
 
     def check_standing(self, digest: bytes) -> None:
-        """Refuse to write a map while a control record with this digest stands, unless it was of these settings."""
-        if digest[:8] != self.map.fingerprint:
-            raise PlacementMismatch(
-                "map",
-                None,
-                "it was lost, and what is stored was placed by other settings; start with those, or in a new "
-                "namespace, or write another by `stoker reshard`",
-            )
+        """Refuse to write a map while a control record with this digest stands, unless it was of these settings.
+
+        Raises:
+            PlacementMismatch: This process was told otherwise.
+            CacheUnavailable: It was told nothing; one that knows the map will write it again.
+        """
+        if digest[:8] == self.map.fingerprint:
+            return
+        remedy = (
+            "it was lost, and what is stored was placed by other settings; start with those, or in a new "
+            "namespace, or write another by `stoker reshard`"
+        )
+        if self.placement.told:
+            raise PlacementMismatch("map", None, remedy)
+        raise CacheUnavailable("redis", f"the namespace's map: {remedy}")
 
 
 def parsed(stored: bytes) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class ClusterBackend(RedisBackend):
         return [slot_of(shard) for shard in self.shards]
 
     _change_map = staticmethod(cluster_map.change_map)
+    _agree = staticmethod(cluster_map.agree)
 
     def tidy(self, cursors: Mapping[str, str], batch: int) -> Operation[Tidied]:
         return cluster_verbs.tidy(self.space, cursors, batch)

@@ -6,24 +6,20 @@ no I/O: `transport` and `aio_transport` drive what is made here.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
-from threading import Lock
 from typing import Any, TypeVar
 
-from stoker.cache import batch, entry, evict, hot, keys, pressure, reshard, scan, sweep, traffic
+from stoker.cache import batch, entry, evict, hot, keys, pressure, scan, sweep, traffic
 from stoker.cache.backends import Values, Write, explain
 from stoker.cache.backends.bulk import Bulk
+from stoker.cache.backends.placed import Placed
 from stoker.cache.backends.reading import Reading, Seen, now_ms
-from stoker.cache.backends.space import Space, resettled, resettling
+from stoker.cache.backends.space import resettled, resettling
 from stoker.cache.bans import Rule, View
-from stoker.cache.caps import BanNews, ManyBans
 from stoker.cache.codec import MSGPACK, Codec
 from stoker.cache.entry import Stamp
-from stoker.cache.errors import ConfigError
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
-from stoker.cache.keys import ShardKeys
 from stoker.cache.near import Near
 from stoker.cache.options import CacheConfig
 from stoker.cache.pressure import Makeup, Node
@@ -31,8 +27,7 @@ from stoker.cache.programs import Steps
 from stoker.cache.protocol import Asked, Busy, Filling, Found, Lease, Name, Shard
 from stoker.cache.quotas import Copy, Quotas, Refusals
 from stoker.cache.quotas import write as write_quotas
-from stoker.cache.reshard import Change, Changed, Tidied
-from stoker.cache.shards import Agreement, Map, Placement, Resharded
+from stoker.cache.shards import Resharded
 from stoker.cache.stats import Counters
 from stoker.cache.sweep import SweepReport
 from stoker.cache.traffic import Counts, Group, Unflushed
@@ -49,7 +44,7 @@ _FILL_PAGE = batch.PAGE
 """The same of keys to be leased or filled, which take the server longer."""
 
 
-class RedisBackend(Bulk):
+class RedisBackend(Placed, Bulk):
     """All shards on one server. `cluster.ClusterBackend` is the same with shards on many.
 
     Args:
@@ -61,8 +56,6 @@ class RedisBackend(Bulk):
     Attributes:
         near: The copies in this process, if there are to be any.
     """
-
-    default_shards = 1
 
     def __init__(
         self,
@@ -80,101 +73,10 @@ class RedisBackend(Bulk):
         self._lease_ms = round(config.lease * 1000)
         self._traffic_key = keys.traffic(config.namespace)
         self._samples_key = keys.samples(config.namespace)
-        self.near: Near | None = None
-        if config.near_size:
-            self.near = Near(config, counters, self._codec, near_keeps, near_served)
+        self.near = Near(config, counters, self._codec, near_keeps, near_served) if config.near_size else None
         self.quotas_key = keys.quotas(config.namespace)
         self._refusals = Refusals(self.quotas_key)
-        self._settling = Lock()
-        self._place(Placement(default=self.default_shards))
-
-    @property
-    def placement(self) -> Placement:
-        """Where keys live."""
-        return self.space.placement
-
-    @property
-    def shards(self) -> list[Shard]:
-        """All shards, by their numbers."""
-        return self.space.shards
-
-    def stored_name(self, tenant_id: str | None, key: str) -> str:
-        return self.space.shard_of(tenant_id, key).keys.entry(tenant_id, key).decode()
-
-    def place(self, placement: Placement) -> None:
-        if any(shard.view.control.raw for shard in self.shards):
-            raise ConfigError(
-                "num_shards",
-                placement.num_shards,
-                f"the cache is in use with {self.placement.num_shards}, and what it holds would not be found any more; "
-                "enable sharding before the first read or write, or open a new namespace",
-            )
-        self._place(placement)
-
-    def change(self, change: Change) -> Operation[Changed]:
-        space = self.space
-        changed = yield from self._change_map(space.shards[0].keys, space.agreement, change)
-        self.settle(Resharded(space.agreement, changed.placement, changed.stored))
-        return changed
-
-    _change_map = staticmethod(reshard.change_map)
-
-    def tidy(self, cursors: Mapping[str, str], batch: int) -> Operation[Tidied]:
-        space = self.space
-        at, scanned, gone = yield from scan.drop_strays(
-            space.names, len(space.shards), cursors.get("", "0"), batch
-        )
-        return Tidied({"": at}, scanned, gone)
-
-    def settle(self, news: Resharded) -> None:
-        """Go by the placement that the namespace has now."""
-        with self._settling:
-            if self.space.agreement is news.agreement:  # else another thread was first
-                self._place(news.placement)
-                self.space.agreement.accept(news.stored)
-                log.info(
-                    "namespace %s has %d shards by now", self._config.namespace, news.placement.num_shards
-                )
-
-    def _place(self, placement: Placement) -> None:
-        config = self._config
-        wanted = Map(
-            max_load_ms=round(config.max_load * 1000),
-            boot_fence=config.boot_fence,
-            near_bound_ms=round(config.near_bound * 1000),
-        )
-        agreement = Agreement(wanted, placement)
-        self.space = Space(config.namespace, placement, agreement, self._make_shard)
-        if self.near is not None:
-            self.near.place(self.shards)
-
-    def _make_shard(self, number: int, agreement: Agreement) -> Shard:
-        keys = ShardKeys(self._config.namespace, number)
-        return Shard(keys, agreement, partial(self._cold, number), partial(self._long, number))
-
-    def _cold(self, shard: int, reason: str, incarnation: str) -> None:
-        level = logging.INFO if reason == "missing" else logging.WARNING
-        namespace = self._config.namespace
-        what = (
-            f"namespace {namespace}" if len(self.shards) == 1 else f"shard {shard} of namespace {namespace}"
-        )
-        log.log(level, "%s begins cold (%s): what was stored before is a miss", what, reason)
-        facts = {"namespace": namespace, "shard": shard, "reason": reason, "incarnation": incarnation}
-        self._on_event("cache.cold", facts)
-
-    def _long(self, shard: int, news: BanNews) -> None:
-        facts = {"namespace": self._config.namespace, "shard": shard, **asdict(news)}
-        if isinstance(news, ManyBans):
-            self._on_event("bans.many", facts)
-            return
-        self._counters.coalesced += 1
-        log.warning(
-            "tenant %s had %d live bans in namespace %s: all of it was invalidated instead; sweep more often",
-            news.tenant_id,
-            news.rules,
-            self._config.namespace,
-        )
-        self._on_event("bans.coalesced", facts)
+        self._begin_placed()
 
     def _spread(
         self,
@@ -422,21 +324,19 @@ class RedisBackend(Bulk):
 
     @resettling
     def views(self) -> Operation[list[View]]:
-        """What is known of each shard's ban log, as new as its control record is now."""
-        return self._of_shards([(shard, shard.catch_up) for shard in self.shards])
+        """What is known of each shard's ban log, as new as its control record is now; and see that there is a map.
+
+        Without that look a map that was lost would be missed only by processes that have just begun.
+        """
+        space = self.space
+        yield from self._agree(space.shards[0].keys, space.agreement)
+        return (yield from self._of_shards([(shard, shard.catch_up) for shard in space.shards]))
 
     def ping(self) -> Operation[bool]:
         return bool((yield (("PING",),)).reply() == b"PONG")
 
     def close(self) -> None:
         """Nothing to do: connections are the transport's."""
-
-    def forked(self) -> None:
-        self._settling = Lock()
-        for shard in self.shards:
-            shard.forked()
-        if self.near is not None:
-            self.near.forked()
 
     def __len__(self) -> int:
         raise TypeError("len() of a cache on Redis would have to visit every key; stats() has counts")
