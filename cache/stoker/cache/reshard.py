@@ -109,7 +109,7 @@ def change_map(keys: ShardKeys, agreement: Agreement, change: Change) -> Operati
         elif change.num_shards is None and (control := Control.parse(answer.reply(1))) is not None:
             agreement.check_standing(control.digest)
         wanted = Agreement(agreement.map, change.of(agreement.placement, stored))
-        if stored is not None and wanted.places_as(stored):
+        if raw is not None and stored is not None and wanted.places_as(stored):
             return Changed(wanted.placement, raw)
         proposed = wanted.propose()
         names = (keys.map, *keys.every_control(MOST_SHARDS))
