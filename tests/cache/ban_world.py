@@ -107,7 +107,7 @@ def ask(*commands: Any) -> Operation[Answer]:
 
 def ban(log: BanLog, rules: list[Rule]) -> Operation[int]:
     """Ban, and shorten the log if it is time to. Returns how long it was then, or 0."""
-    length = yield from log.ban(rules)
+    length = yield from log.ban([rule.member() for rule in rules])
     if length:
         yield from log.shorten(length)
     return length
@@ -223,7 +223,7 @@ class Stage:
         for key in keys:
             self._truth[tenant, key] += 1
         written = {key: self._truth[tenant, key] for key in keys}
-        length = yield from shard.ban(rules)
+        length = yield from shard.ban([rule.member() for rule in rules])
         for key, version in written.items():
             self._acknowledged[tenant, key] = max(version, self._acknowledged[tenant, key])
         self._count("bans")

@@ -100,7 +100,17 @@ def test_shards_fall_on_nodes_as_the_page_says(shards: int, nodes: int, most: fl
 
 @pytest.mark.parametrize(
     ("shards", "nodes", "share"),
-    [(64, 3, 99), (64, 6, 65), (64, 10, 26), (256, 3, 100), (256, 6, 96), (256, 10, 47), (512, 10, 100)],
+    [
+        (64, 3, 99),
+        (64, 6, 65),
+        (64, 10, 26),
+        (256, 3, 100),
+        (256, 6, 96),
+        (256, 10, 47),
+        (512, 3, 100),
+        (512, 6, 100),
+        (512, 10, 100),
+    ],
 )
 def test_as_many_namespaces_as_the_page_says_are_within_a_quarter_of_even(
     shards: int, nodes: int, share: int

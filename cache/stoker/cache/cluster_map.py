@@ -44,6 +44,11 @@ class ClusterShard(Shard):
         """Of its keys."""
         return key_slot(self.keys.ctl)
 
+    @cached_property
+    def name(self) -> str:
+        """For messages."""
+        return f"shard {self.keys.number}"
+
     def _agree(self) -> Operation[None]:
         return
         yield ()
@@ -69,7 +74,8 @@ def slot_of(shard: Shard) -> int:
 
 def part_of(shard: Shard, begin: Callable[[], Operation[Any]]) -> Part:
     """An operation of a shard."""
-    return Part(slot_of(shard), begin, f"shard {shard.keys.number}")
+    assert isinstance(shard, ClusterShard), "of a cluster"
+    return Part(shard.slot, begin, shard.name)
 
 
 class Unmended(Exception):

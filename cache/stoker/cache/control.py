@@ -6,6 +6,7 @@ across a yield.
 
 import os
 from collections.abc import Callable, Sequence
+from random import getrandbits
 from threading import Lock
 from typing import Any
 
@@ -187,20 +188,16 @@ class BanLog:
 
     # -- adding, and keeping it short (rules 7, 10) -------------------------------------------------------------
 
-    def ban(self, rules: Sequence[Rule]) -> Operation[int]:
-        """Add rules to the ban log; when this returns they rule every later read.
+    def ban(self, members: Sequence[bytes]) -> Operation[int]:
+        """Add rules, as members of the ban log, to it; when this returns they rule every later read.
 
         Returns 0, or the log's length if it is this caller's turn to `shorten` it. That is an operation of its own, so
         that its failure does not make an acknowledged invalidation look like a failed one.
         """
+        names = self.keys.ctl, self.keys.bans, self.keys.marks
         for _ in range(ATTEMPTS):
-            answer = yield (
-                Call(
-                    scripts.BAN,
-                    (self.keys.ctl, self.keys.bans, self.keys.marks),
-                    (self.digest, os.urandom(4).hex(), *(rule.member() for rule in rules)),
-                ),
-            )
+            nonce = f"{getrandbits(32):08x}"  # no secret, and of many shards at once
+            answer = yield (Call(scripts.BAN, names, (self.digest, nonce, *members)),)
             reply = answer.reply()
             if reply:
                 head, length = reply
@@ -230,7 +227,7 @@ class BanLog:
 
     def _coalesce(self, crowded: Sequence[TenantSize]) -> Operation[BanTable]:
         """Ban each of the tenants as a whole."""
-        yield from self.ban([Rule(Kind.TENANT, size.tenant, "") for size in crowded])
+        yield from self.ban([Rule(Kind.TENANT, size.tenant, "").member() for size in crowded])
         for size in crowded:
             self._on_bans(Coalesced(tenant_of(size.tenant), size.patterns + size.named))
         return (yield from self.catch_up()).bans

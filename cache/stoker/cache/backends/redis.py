@@ -265,8 +265,9 @@ class RedisBackend(Placed, Bulk):
     def ban(self, rules: Sequence[Rule]) -> Operation[Operation[None] | None]:
         space = self.space
         shards = [space.shards[n] for n in space.concerned(rules)]
+        members = [rule.member() for rule in rules]
         try:
-            lengths = yield from self._of_shards([(shard, partial(shard.ban, rules)) for shard in shards])
+            lengths = yield from self._of_shards([(shard, partial(shard.ban, members)) for shard in shards])
         finally:
             if self.near is not None:
                 self.near.banned()
