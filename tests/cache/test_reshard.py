@@ -138,6 +138,21 @@ def test_who_was_told_nothing_goes_by_the_namespace_and_who_was_told_otherwise_i
         fourth.invalidate_tenant("acme")
 
 
+def test_who_was_told_nothing_counts_all_shards_from_the_first_and_opens_no_namespace_by_that(
+    make: MakeCache, namespace: str
+) -> None:
+    looking, first = make(), make()
+    assert counted(looking) == {0: 0} or looking.config.cluster
+    assert _names(looking, namespace) == []
+    sharder = sharded(first, 8)
+    first.set_many(dict.fromkeys(KEYS, 1))
+    assert counted(looking) == counted(make()) == sharder.distribution()
+
+
+def counted(cache: Cache) -> dict[int, int]:
+    return cache._run(cache._core.backend.entries_by_shard())
+
+
 # -- changing them, and the number ---------------------------------------------------------------------------------
 
 
@@ -202,7 +217,7 @@ def test_the_first_operation_after_the_change_may_be_any(make: MakeCache) -> Non
         (lambda one: one.explain("k")["state"] == "live", False),
         (lambda one: one.sweep().complete, True),
         (lambda one: one.evict(target_bytes=2**40).dropped, 0),
-        (lambda one: sum(one._run(one._core.backend.entries_by_shard()).values()), 0),
+        (lambda one: sum(counted(one).values()), 0),
         (lambda one: len(one._run(one._core.backend.views())), len),
     ]
     others = [make() for _ in calls]

@@ -171,6 +171,15 @@ def agree(keys: ShardKeys, agreement: Agreement) -> Operation[None]:
     raise CacheUnavailable("redis", "the namespace's map keeps changing; try again")
 
 
+def learn(keys: ShardKeys, agreement: Agreement) -> Operation[None]:
+    """As `control.learn`."""
+    if not agreement.guesses:
+        return
+    charter = yield from _look(keys)
+    if charter.raw is not None and charter.open and charter.native:
+        agreement.accept(charter.raw)
+
+
 def _opened(keys: ShardKeys, charter: Charter) -> Operation[dict[str, Any]]:
     """What follows a closed map, once no record of any other is left."""
     yield from end_all(keys, charter.digest)

@@ -258,6 +258,15 @@ def agree(keys: ShardKeys, agreement: Agreement) -> Operation[None]:
     agreement.accept(stored)
 
 
+def learn(keys: ShardKeys, agreement: Agreement) -> Operation[None]:
+    """Go by the map, if there is one, before shards are looked for that nobody has told this process of."""
+    if not agreement.guesses:
+        return
+    stored = (yield (("GET", keys.map),)).reply()
+    if stored is not None:
+        agreement.accept(stored)
+
+
 def _both(replies: list[Any]) -> tuple[bytes | None, list[tuple[bytes, float]]]:
     for reply in replies:
         if isinstance(reply, Exception):

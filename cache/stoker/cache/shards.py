@@ -70,6 +70,11 @@ class Placement:
         """Whether any of it was given, and is not left to the namespace."""
         return self._key_func is not None or any(self._given.values())
 
+    @property
+    def knows_number(self) -> bool:
+        """Whether the number of shards was given."""
+        return self._given["num_shards"]
+
     def shard_of(self, field: str, key: str) -> int:
         """The shard of a key; `field` is its encoded tenant."""
         if self.num_shards == 1:
@@ -248,6 +253,11 @@ class Agreement:
         self.placement = placement
         self.ruling = b"", self.map.fingerprint + b"0" * 8
         self._facts = json.loads(self.map.render(""))
+
+    @property
+    def guesses(self) -> bool:
+        """Whether neither a map nor who made this process has told it how many shards there are."""
+        return not (self.ruling[0] or self.placement.knows_number)
 
     def propose(self) -> bytes:
         """A map with a new life."""

@@ -50,6 +50,7 @@ class ClusterBackend(RedisBackend):
 
     _change_map = staticmethod(cluster_map.change_map)
     _agree = staticmethod(cluster_map.agree)
+    _learn = staticmethod(cluster_map.learn)
 
     def tidy(self, cursors: Mapping[str, str], batch: int) -> Operation[Tidied]:
         return cluster_verbs.tidy(self.space, cursors, batch)
@@ -136,7 +137,7 @@ class ClusterBackend(RedisBackend):
         return cluster_verbs.node()
 
     def makeup(self, wanted: int) -> Operation[Makeup]:
-        return cluster_verbs.makeup(self.space, wanted)
+        return (yield from cluster_verbs.makeup((yield from self.known()), wanted))
 
     def tell_quotas(self, quotas: Quotas, full: Sequence[str], kept_ms: int) -> Operation[None]:
         return self._common(partial(super().tell_quotas, quotas, full, kept_ms))
@@ -147,10 +148,10 @@ class ClusterBackend(RedisBackend):
         return super()._refused(tenants)
 
     def entries_by_shard(self) -> Operation[dict[int, int]]:
-        return cluster_verbs.count(self.space, PAGE)
+        return (yield from cluster_verbs.count((yield from self.known()), PAGE))
 
     def usage(self) -> Operation[Usage]:
-        return cluster_verbs.usage(self.space)
+        return (yield from cluster_verbs.usage((yield from self.known())))
 
     def add_traffic(self, unflushed: Unflushed) -> Operation[None]:
         return self._common(partial(traffic.flush, self._traffic_key, self._samples_key, unflushed))

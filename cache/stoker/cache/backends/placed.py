@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Any
 
 from stoker.cache import control, reshard, scan
-from stoker.cache.backends.space import Space
+from stoker.cache.backends.space import Space, resettling
 from stoker.cache.caps import BanNews, ManyBans
 from stoker.cache.errors import ConfigError
 from stoker.cache.keys import ShardKeys
@@ -75,6 +75,13 @@ class Placed:
 
     _change_map = staticmethod(reshard.change_map)
     _agree = staticmethod(control.agree)
+    _learn = staticmethod(control.learn)
+
+    @resettling
+    def known(self) -> Operation[Space]:
+        """The shards there are, by the map if this process was told nothing; it is not written if there is none."""
+        yield from self._learn(self.space.shards[0].keys, self.space.agreement)
+        return self.space
 
     def tidy(self, cursors: Mapping[str, str], batch: int) -> Operation[Tidied]:
         space = self.space

@@ -299,16 +299,16 @@ class RedisBackend(Placed, Bulk):
 
     @resettling
     def entries_by_shard(self) -> Operation[dict[int, int]]:
-        return scan.count(self.space, PAGE)
+        return (yield from scan.count((yield from self.known()), PAGE))
 
     def usage(self) -> Operation[Usage]:
-        return redis_usage(self.space)
+        return (yield from redis_usage((yield from self.known())))
 
     def node(self) -> Operation[Node]:
         return pressure.node()
 
     def makeup(self, wanted: int) -> Operation[Makeup]:
-        return pressure.makeup(self.space, wanted)
+        return (yield from pressure.makeup((yield from self.known()), wanted))
 
     def tell_quotas(self, quotas: Quotas, full: Sequence[str], kept_ms: int) -> Operation[None]:
         return write_quotas(self.quotas_key, Copy(quotas, tuple(full)), kept_ms)
