@@ -20,6 +20,7 @@ from stoker.cache.bans import Control
 from stoker.cache.entry import MAX_SEQ
 from stoker.cache.keys import ShardKeys
 from stoker.cache.protocol import Shard
+from stoker.cache.shards import Agreement
 from stoker.cache.wire import Call, once
 from tests.cache.conftest import MakeCache
 
@@ -245,6 +246,20 @@ def test_a_process_that_was_told_nothing_waits_until_one_that_knows_a_lost_map_w
     CacheMonitor(cache).get_lives()  # as a task of beat does
     assert other.set("k", 2)
     assert cache.get("k") == 2
+
+
+def test_if_nobody_writes_it_again_it_does(
+    make_redis: MakeCache, client: Client, keys: ShardKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, other = make_redis(), make_redis()
+    CacheSharder(cache, CacheShardingConfig(enabled=True, num_shards=2))
+    cache.set_many({"k": 1, "l": 2, "m": 3})
+    client.delete(keys.map)
+    assert other.get("k") is None
+    monkeypatch.setattr(Agreement, "patience_s", 0.0)
+    assert other.set("k", 2)
+    with pytest.raises(PlacementMismatch, match="num_shards=2"):
+        cache.invalidate_pattern("*")
 
 
 def test_a_map_that_is_written_again_begins_a_new_life(

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -248,11 +249,15 @@ class Agreement:
             digits of the settings, 8 of the life. Replaced as a pair, since threads share it.
     """
 
+    patience_s = 30.0
+    """How long a process that was told nothing waits for one that knows a lost map to write it again."""
+
     def __init__(self, wanted: Map, placement: Placement) -> None:
         self.map = replace(wanted, **placement.facts())
         self.placement = placement
         self.ruling = b"", self.map.fingerprint + b"0" * 8
         self._facts = json.loads(self.map.render(""))
+        self._missed_since: float | None = None
 
     @property
     def guesses(self) -> bool:
@@ -278,6 +283,7 @@ class Agreement:
         if not self.places_as(theirs):
             raise Resharded(self, self.placement.following(theirs), stored)
         self.ruling = stored, self.map.fingerprint + theirs["life"].encode()
+        self._missed_since = None
 
     def check_settings(self, theirs: Mapping[str, Any]) -> None:
         """Refuse a map that says other settings, its placement apart."""
@@ -294,7 +300,7 @@ class Agreement:
 
         Raises:
             PlacementMismatch: This process was told otherwise.
-            CacheUnavailable: It was told nothing; one that knows the map will write it again.
+            CacheUnavailable: It was told nothing, and one that knows the map may still write it again.
         """
         if digest[:8] == self.map.fingerprint:
             return
@@ -304,7 +310,11 @@ class Agreement:
         )
         if self.placement.told:
             raise PlacementMismatch("map", None, remedy)
-        raise CacheUnavailable("redis", f"the namespace's map: {remedy}")
+        now = time.monotonic()
+        if self._missed_since is None:
+            self._missed_since = now
+        if now - self._missed_since < self.patience_s:
+            raise CacheUnavailable("redis", f"the namespace's map: {remedy}")
 
 
 def parsed(stored: bytes) -> dict[str, Any]:
