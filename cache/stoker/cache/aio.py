@@ -3,7 +3,7 @@
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar, cast
@@ -75,6 +75,7 @@ class AsyncCache:
         self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Here] = (
             weakref.WeakKeyDictionary()
         )
+        self._latest: tuple[asyncio.AbstractEventLoop, _Here] | None = None
         _CACHES.add(self)
 
     @property
@@ -84,6 +85,9 @@ class AsyncCache:
 
     def _here(self) -> _Here:
         loop = asyncio.get_running_loop()
+        latest = self._latest
+        if latest is not None and latest[0] is loop:
+            return latest[1]
         here = self._by_loop.get(loop)
         if here is None:
             self._forget_ended()
@@ -93,17 +97,19 @@ class AsyncCache:
                 transport = _transport(self.config)
                 here = _Here(Loop(self.config, transport.run, self._core.backend.renew), transport)
             self._by_loop[loop] = here
+        self._latest = loop, here
         return here
 
     def _forget_ended(self) -> None:
         """Let go of loops that ended without `close`, which what belongs to them would keep alive."""
+        self._latest = None
         for ref in self._by_loop.keyrefs():
             loop = ref()
             if loop is not None and loop.is_closed():
                 self._by_loop.pop(loop, None)
 
-    async def _do(self, program: Program[T]) -> T:
-        return await self._here().loop.perform(program)
+    def _do(self, program: Program[T]) -> Awaitable[T]:
+        return self._here().loop.perform(program)
 
     # -- reading ----------------------------------------------------------------------------------------------
 
@@ -285,6 +291,7 @@ class AsyncCache:
     async def close(self) -> None:
         """End the background tasks and close the connections of this event loop. What was shared stays as it is."""
         loop, transport = self._here()
+        self._latest = None
         self._by_loop.pop(asyncio.get_running_loop(), None)  # who comes meanwhile begins anew
         try:
             await loop.perform(self._core.flush_traffic())

@@ -47,12 +47,19 @@ class Reading:
     def __init__(self, codec: Codec, counters: Counters) -> None:
         self._codec = codec
         self._counters = counters
+        self._latest: tuple[View | None, bytes, int] = None, b"", _NOWHERE
+        """Of an entry that was read: how it begins, and where by this view its payload is."""
 
     def at_once(self, view: View, blob: bytes, type: Any) -> Hit | None:
         """As `seen`, of one entry; None if that takes all care."""
         try:
             begin, soft_ms, hard_ms, load_us, size = entry.glance(blob)
-            at = _payload_at(view, begin)
+            known = self._latest
+            if begin == known[1] and view is known[0]:
+                at = known[2]
+            else:
+                at = _payload_at(view, begin)
+                self._latest = view, begin, at
             if len(blob) - at != size or size > self._codec.max_bytes:
                 return None
             if at != entry.HEADER_BYTES and not blob[entry.HEADER_BYTES : at].isascii():
