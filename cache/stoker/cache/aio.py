@@ -3,7 +3,7 @@
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar, cast
@@ -108,8 +108,8 @@ class AsyncCache:
             if loop is not None and loop.is_closed():
                 self._by_loop.pop(loop, None)
 
-    def _do(self, program: Program[T]) -> Awaitable[T]:
-        return self._here().loop.perform(program)
+    async def _do(self, program: Program[T]) -> T:
+        return await self._here().loop.perform(program)
 
     # -- reading ----------------------------------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class AsyncCache:
         if peek is None or type is not None:
             if self._near is not None and (value := self._near(key, tenant_id, type)) is not ABSENT:
                 return value
-            return await self._do(self._core.get(key, tenant_id, default, type))
+            return await self._here().loop.perform(self._core.get(key, tenant_id, default, type))
         slot = peek(key, tenant_id)
         return self._core.missed(key, tenant_id, default) if slot is None else slot.value
 

@@ -39,7 +39,8 @@ class _Turn(Struct, gc=False):
     """Commands of one caller, and the replies that have come to them.
 
     Attributes:
-        unknown: Those that were sent once more, as the server did not know their scripts; `before` are the first replies.
+        unknown: Those that were sent once more, as the server did not know their scripts.
+        before: The replies that came first.
     """
 
     packed: bytes

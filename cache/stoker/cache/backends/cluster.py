@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from redis.crc import key_slot
 
 from stoker.cache import cluster_verbs, traffic
+from stoker.cache.backends.pages import PAGE
 from stoker.cache.backends.reading import now_ms
-from stoker.cache.backends.redis import PAGE, RedisBackend
+from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.bans import Rule, View
 from stoker.cache.cluster_map import ClusterShard
 from stoker.cache.evict import EvictReport
@@ -111,7 +112,7 @@ class ClusterBackend(RedisBackend):
             batch = keys[first : first + PAGE * _AT_ONCE]
             parts = [
                 self.part(
-                    n, partial(self._read_pages, self.shards[n], tenant_id, [batch[i] for i in page], type)
+                    n, partial(self._read_shard, self.shards[n], tenant_id, [batch[i] for i in page], type)
                 )
                 for n, page in self._pages([(tenant_id, key) for key in batch], PAGE)
             ]
@@ -123,8 +124,8 @@ class ClusterBackend(RedisBackend):
                 self._counters.unavailable += 1
                 log.warning("some of the cache is not available: %s", error)
                 answers = list(error.results.values())
-            for seen in (seen for answer in answers for seen in answer):
-                hits.update(seen.hits())
+            for found in answers:
+                hits.update(found)
         return {key: hits[key] for key in keys if key in hits}
 
     def snapshot(self, tenant_id: str | None, key: str, hold_ms: int) -> Operation[Lease]:

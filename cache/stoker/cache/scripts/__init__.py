@@ -1,6 +1,7 @@
 """The server-side half of the protocol: one Lua file a step, each opening with its keys, arguments and answer.
 
-`control.lua` is put before every body. Only `stoker.cache.protocol` runs these.
+`control.lua` is put before every body, or in it, where a line `-- control.lua` asks for that. Only
+`stoker.cache.protocol` runs these.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +25,9 @@ def _load(name: str) -> Script:
     folder = files(__name__)
     shebang, _, body = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8").partition("\n")
     prelude = folder.joinpath("control.lua").read_text(encoding="utf-8")
-    return Script(name, f"{shebang}\n{prelude}\n{body}".encode())
+    before, here, after = body.partition("\n-- control.lua\n")
+    body = f"{before}\n{prelude}\n{after}" if here else f"{prelude}\n{body}"
+    return Script(name, f"{shebang}\n{body}".encode())
 
 
 ADMIT = _load("admit")
