@@ -6,6 +6,7 @@ across a yield.
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 
@@ -67,6 +68,8 @@ class BanLog:
                 raw, server, known = yield from self.fence(raw or b"", fault, backwards)
                 continue
             now = self.view
+            if self.same_rules(now.control, control):
+                return self._adopt(now, control)
             if now.control.incarnation == control.incarnation:
                 if (
                     control.head <= now.control.head
@@ -101,6 +104,22 @@ class BanLog:
     def regressed(self, known: View, control: Control) -> bool:
         """Rule 5: whether control state went backwards. Apart so that the checker can take this guard away."""
         return known.regressed(control)
+
+    def same_rules(self, known: Control, control: Control) -> bool:
+        """Whether a record is newer only in what fills are refused by, as a sweep that has begun leaves it.
+
+        Apart so that the checker can take this guard away.
+        """
+        return known.closing < control.closing and control == replace(
+            known, raw=control.raw, closing=control.closing
+        )
+
+    def _adopt(self, view: View, control: Control) -> View:
+        """Go by the newer record with the rules of this view, so that the next answers are compared with that one."""
+        with self._lock:
+            if self.view is view:
+                self.view = replace(view, control=control)
+            return self.view
 
     def _pull(self, control: Control) -> Operation[tuple[bytes | None, bytes, View, bool]]:
         """Read the rules after our view; publish the view that follows. The last item tells whether that was done."""

@@ -123,6 +123,11 @@ def no_regression() -> None:
     _put(Shard, "regressed", _always(False))
 
 
+def any_rules() -> None:
+    """Take every newer control record for one with the rules that this process knows."""
+    _put(Shard, "same_rules", lambda _, known, control: known.incarnation == control.incarnation)
+
+
 def no_sentinel() -> None:
     """Take a ban log for complete that may have been lost and begun again."""
     _put(Shard, "complete", _always(True))
@@ -225,6 +230,7 @@ GUARDS: dict[str, Callable[[], None]] = {
     "closing": no_closing,
     "second-read": no_second_read,
     "boot-fence": no_boot_fence,
+    "same-rules": any_rules,
     "sentinel": no_sentinel,
     "missing-control": missing_is_zero,
     "follower-in-time": any_follower,
