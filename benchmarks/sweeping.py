@@ -7,7 +7,7 @@ answer is counts from then, so that what waits behind a slow one is slow too.
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
@@ -50,7 +50,7 @@ def sweeping(settings: Settings) -> Iterator[Table]:
 
 
 def _times(
-    settings: Settings, cache: Cache, swept: int, kept: int, ways: dict[str, Callable[[], None]]
+    settings: Settings, cache: Cache, swept: int, kept: int, ways: Mapping[str, Callable[[], None]]
 ) -> Table:
     def timed(way: Callable[[], None]) -> float:
         fill(cache, "swept:", swept)
@@ -85,12 +85,13 @@ def _by_sweep(cache: Cache, swept: int) -> None:
 
 
 def _felt(
-    settings: Settings, cache: Cache, swept: int, ways: dict[str, Callable[[], None]], reader: Connection
+    settings: Settings, cache: Cache, swept: int, ways: Mapping[str, Callable[[], None]], reader: Connection
 ) -> Table:
     found: dict[str, Times] = {"nothing": [], **{name: [] for name in ways}}
     idle = partial(time.sleep, 0.1 if settings.quick else IDLE_S)
     for _ in range(1 if settings.quick else 8):
-        for name, way in {"nothing": idle, **ways}.items():
+        turns: dict[str, Callable[[], None]] = {"nothing": idle, **ways}
+        for name, way in turns.items():
             fill(cache, "swept:", 0 if name == "nothing" else swept)
             reader.send(True)
             way()

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -48,7 +49,7 @@ def url(certificate: Path) -> Iterator[str]:
         return {"tls-port": str(port), "tls-auth-clients": "no", **files}
 
     with Processes() as processes, pytest.MonkeyPatch.context() as patch:
-        binaries: list[Callable[[], str]] = [_OURS, *([lambda: REDIS] if REDIS else [])]
+        binaries: list[Callable[[], str]] = [_OURS, *([partial(str, REDIS)] if REDIS else [])]
         for binary in binaries:
             patch.setattr(embedded, "_binary", binary)
             with suppress(ChildEnded):
