@@ -1,4 +1,4 @@
-"""Caches on Redis: a get, a set and a get of 100 keys, called and awaited; invalidation; and sweeping.
+"""Caches on Redis: a get, a set and a get of 100 keys, called and awaited; and invalidation.
 
 The contenders and how they are used are in `redis_peers`. The server is an embedded Valkey.
 """
@@ -18,7 +18,7 @@ import redis
 from benchmarks import redis_peers
 from benchmarks.harness import Contender, Samples, Settings, Table, interleaved, pinned, ratios, run
 from benchmarks.redis_peers import REFERENCE, REFERENCE_ASYNC, STOKER, AwaitedPeer, Peer, chosen
-from benchmarks.sweeping import fill, sweeping
+from benchmarks.sweeping import fill
 from stoker.cache import Cache, CacheConfig
 from stoker.worker.embedded import embedded_server
 
@@ -44,7 +44,6 @@ def measure(settings: Settings) -> Iterator[Table]:
     if any(one.name == STOKER for one in settings.contenders):
         with pinned(1), embedded_server("cache", cache_bytes=GIB) as server:
             yield invalidation(settings, server.url)
-        yield from sweeping(settings)
 
 
 @contextmanager

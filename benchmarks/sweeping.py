@@ -1,22 +1,22 @@
 """Deleting what a prefix was given to: a sweep beside a loop of SCAN and UNLINK, and what others feel of it.
 
-A part of `redis_speed`. What others feel are gets of another process, an open loop: each has its time, and how late its
-answer is counts from then, so that what waits behind a slow one is slow too.
+What others feel are gets of another process, an open loop: each has its time, and how late its
+answer is counts from then, so that what waits behind a slow one is slow too. Nothing is pinned: the server, who deletes
+and who reads are three processes.
 """
 
 import gc
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Any
 
-import redis
-
-from benchmarks.harness import Settings, Table, interleaved, ratios
+from benchmarks.harness import Contender, Settings, Table, interleaved, ratios, run
 from stoker.cache import Cache, CacheConfig
 from stoker.worker.embedded import embedded_server
 
@@ -30,45 +30,49 @@ _READY_S = 30.0
 
 Times = list[float]
 """Seconds."""
+Ways = dict[str, Callable[[], None]]
 
 
-def sweeping(settings: Settings) -> Iterator[Table]:
-    """Deleting the keys of a prefix among many more; how long it takes, and gets of another process meanwhile."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    return run("sweeping", CONTENDERS, measure, arguments)
+
+
+def measure(settings: Settings) -> Iterator[Table]:
+    """How long it takes, at most 5 rounds of it; and gets of another process meanwhile, at most 8."""
     swept, kept = (200, 1000) if settings.quick else (SWEPT, KEPT)
     with embedded_server("cache", cache_bytes=2 * _GIB) as server:
         config = CacheConfig(
             backend="redis", redis_url=server.url, namespace="sweep", max_load=0.1, lease=0.1
         )
-        client: Any = redis.Redis.from_url(server.url)
         cache = Cache(config)
         fill(cache, "kept:", kept)
         cache.sweep()  # of a new cache: from now on it has bans to go by
-        ways = {HAND: partial(_by_hand, client, swept), SWEEP: partial(_by_sweep, cache, swept)}
+        ways: Ways = {one.name: partial(one.open, cache, swept) for one in settings.contenders}
         yield _times(settings, cache, swept, kept, ways)
         with _another(server.url) as reader:
             yield _felt(settings, cache, swept, ways, reader)
 
 
-def _times(
-    settings: Settings, cache: Cache, swept: int, kept: int, ways: Mapping[str, Callable[[], None]]
-) -> Table:
+def _times(settings: Settings, cache: Cache, swept: int, kept: int, ways: Ways) -> Table:
     def timed(way: Callable[[], None]) -> float:
         fill(cache, "swept:", swept)
         began = time.perf_counter()
         way()
         return time.perf_counter() - began
 
-    rounds = Settings(settings.quick, (), 1 if settings.quick else 5, settings.seed)
-    samples = interleaved({name: partial(timed, way) for name, way in ways.items()}, rounds)
+    few = replace(settings, rounds=min(settings.rounds, 5))
+    samples = interleaved({name: partial(timed, way) for name, way in ways.items()}, few)
     slower = {name: 1 / ratio for name, ratio in ratios(samples, HAND).items()}
     rows: list[list[str | float]] = [
-        [name, statistics.median(figures), slower[name]] for name, figures in samples.items()
+        [name, statistics.median(figures), slower.get(name, "")] for name, figures in samples.items()
     ]
     title = f"Deleting {swept:,} of {swept + kept:,} keys"
     return Table(title, ("how", "seconds", "times SCAN and UNLINK"), rows)
 
 
-def _by_hand(client: Any, swept: int) -> None:
+def _by_hand(cache: Cache, swept: int) -> None:
+    client = cache._client
     gone, cursor = 0, 0
     while True:
         cursor, names = client.scan(cursor, match="{sweep:0}:e::swept:*", count=1000)
@@ -84,13 +88,14 @@ def _by_sweep(cache: Cache, swept: int) -> None:
     assert report.deleted == swept, report
 
 
-def _felt(
-    settings: Settings, cache: Cache, swept: int, ways: Mapping[str, Callable[[], None]], reader: Connection
-) -> Table:
+CONTENDERS = [Contender(HAND, _by_hand, ("redis", "hiredis")), Contender(SWEEP, _by_sweep, ("stoker",))]
+
+
+def _felt(settings: Settings, cache: Cache, swept: int, ways: Ways, reader: Connection) -> Table:
     found: dict[str, Times] = {"nothing": [], **{name: [] for name in ways}}
     idle = partial(time.sleep, 0.1 if settings.quick else IDLE_S)
-    for _ in range(1 if settings.quick else 8):
-        turns: dict[str, Callable[[], None]] = {"nothing": idle, **ways}
+    for _ in range(min(settings.rounds, 8)):
+        turns: Ways = {"nothing": idle, **ways}
         for name, way in turns.items():
             fill(cache, "swept:", 0 if name == "nothing" else swept)
             reader.send(True)
@@ -159,3 +164,7 @@ def _read(url: str, told: Connection) -> None:
 
 def _percentile(times: Sequence[float], share: float) -> float:
     return sorted(times)[min(int(share * len(times)), len(times) - 1)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -58,7 +58,7 @@ def test_many_tasks_share_one_connection_and_its_writes(run: Run, cache_server: 
 
             transport, pipe._transport = pipe._transport, Counting()  # type: ignore[assignment]
             assert await asyncio.gather(*(cache.get(key) for key in keys)) == keys
-            assert len(writes) <= 2
+            assert len(writes) <= 3  # the first who asks, and then as many at once as go out together
             assert transport_of(cache)._pipes == [pipe]
 
     run(main())

@@ -117,7 +117,7 @@ def test_the_redis_benchmark_runs_and_writes_what_it_found(tmp_path: Path) -> No
     )
     assert run.returncode == 0, run.stderr
     tables = json.loads((tmp_path / "found.json").read_text())["tables"]
-    assert len(tables) == 11
+    assert len(tables) == 10
     assert all(row[1] > 0 for table in tables for row in table["rows"])
     assert len(list(tmp_path.glob("*.svg"))) == 3
 
@@ -128,6 +128,15 @@ def test_every_contender_on_redis_that_is_installed_takes_part() -> None:
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
     for contender in redis_peers.CONTENDERS:
         assert f"| {contender.name} |" in run.stdout or f"{contender.name} is left out" in run.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_is_measured_beside_deletion_by_hand() -> None:
+    command = [sys.executable, "-m", "benchmarks.sweeping", "--quick"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert run.returncode == 0, run.stderr
+    for row in ("nothing", "SCAN and UNLINK, 1,000 a call", "stoker, sweep"):
+        assert f"| {row} |" in run.stdout
 
 
 @pytest.mark.slow

@@ -1,9 +1,9 @@
 """One connection to Redis that the tasks of an event loop share.
 
-What they ask within one turn of the loop goes out in one write, in the order in which it was asked, and replies come in
-that order. So whose a reply is can only be known while every byte is accounted for: a caller who is cancelled leaves
-his place in the order to replies that nobody reads, and anything else that goes wrong, a time-out too, closes the
-connection and fails all who wait on it. Only `aio_transport` uses it.
+What they ask within one turn of the loop goes out in one write, or of many tasks in a few, in the order in which it was
+asked, and replies come in that order. So whose a reply is can only be known while every byte is accounted for: a caller
+who is cancelled leaves his place in the order to replies that nobody reads, and anything else that goes wrong, a
+time-out too, closes the connection and fails all who wait on it. Only `aio_transport` uses it.
 """
 
 import asyncio

@@ -112,8 +112,8 @@ def sweep_steps(link: Link, batch: int, cursor: dict[str, Any] | None) -> Steps[
                 yield _step(report, None, last=True)
                 return
         yield _step(report, walk, last=False)
-        # What a batch took longer than the quickest did, and the server was not at work on it, it has waited for others,
-        # as a rule: they come first.
+        # What a batch took longer than the quickest did, without the server being at work on it, it has waited for
+        # others, as a rule: they come first.
         took = time.monotonic() - began - busy
         quickest = min(quickest, took)
         owed += took - quickest
@@ -189,7 +189,8 @@ def _batch(
     # In one round trip, and in this order: a view that is read later is as new as any entry of the page.
     asked: list[Operation[Any]] = [before.drop(), _page(link, walk, before.following, batch), *_looks(link)]
     dropped, page, *_ = yield from together(asked)
-    report = _counted(_counted(report, dropped, before.passed), page.dropped)
+    gone = Dropped(dropped.entries + page.dropped.entries, dropped.bytes + page.dropped.bytes)
+    report = _counted(report, gone, before.passed)
     if page.process.decode() != walk.process or not _same_logs(link, walk):
         return None, None, report, page.took
     names = scan.parsed(link, page.raws)
