@@ -191,6 +191,8 @@ class AioTransport:
         except BaseException:
             await raw.disconnect(nowait=True)
             raise
+        for other in [one for one in self._pipes if one.ended]:
+            await self._retire(other)  # the server may have closed it while nobody used it
         self._pipes.append(pipe)
 
     async def _retire(self, pipe: Pipe) -> None:
