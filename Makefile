@@ -40,6 +40,7 @@ bench: .venv/bench.stamp  ## measure speed beside other caches, some fifteen min
 	@$(BIN)/python -m benchmarks.memory $(BENCH)
 	@$(BIN)/python -m benchmarks.near $(BENCH)
 	@$(BIN)/python -m benchmarks.redis_speed $(BENCH)
+	@$(BIN)/python -m benchmarks.sweeping $(BENCH)
 	@$(BIN)/python -m benchmarks.warming $(BENCH)
 
 bench-consistency: .venv/bench.stamp  ## count stale reads of other caches and of Stoker, some seven minutes

@@ -1,4 +1,4 @@
-"""Caches on Redis: a get, a set and a get of 100 keys, called and awaited; invalidation; and sweeping.
+"""Caches on Redis: a get, a set and a get of 100 keys, called and awaited; and invalidation.
 
 The contenders and how they are used are in `redis_peers`. The server is an embedded Valkey.
 """
@@ -18,14 +18,13 @@ import redis
 from benchmarks import redis_peers
 from benchmarks.harness import Contender, Samples, Settings, Table, interleaved, pinned, ratios, run
 from benchmarks.redis_peers import REFERENCE, REFERENCE_ASYNC, STOKER, AwaitedPeer, Peer, chosen
+from benchmarks.sweeping import fill
 from stoker.cache import Cache, CacheConfig
 from stoker.worker.embedded import embedded_server
 
 MANY = 100
 TASKS = 50
-SWEPT, KEPT = 100_000, 900_000
 GIB = 2**30
-HAND = "SCAN and UNLINK, 1,000 a call"
 Times = dict[str, Samples]
 Wait = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -45,7 +44,6 @@ def measure(settings: Settings) -> Iterator[Table]:
     if any(one.name == STOKER for one in settings.contenders):
         with pinned(1), embedded_server("cache", cache_bytes=GIB) as server:
             yield invalidation(settings, server.url)
-        yield sweeping(settings)
 
 
 @contextmanager
@@ -161,7 +159,7 @@ def _tables(title: str, found: Times, reference: str) -> Iterator[Table]:
         yield Table(f"{title}, {what}", ("cache", "µs", against), rows, plot=against if what == "get" else "")
 
 
-# -- what was invalidated, and its deletion ----------------------------------------------------------------------
+# -- what was invalidated ----------------------------------------------------------------------
 
 
 def invalidation(settings: Settings, url: str) -> Table:
@@ -173,7 +171,7 @@ def invalidation(settings: Settings, url: str) -> Table:
     runs = {f"{REFERENCE}, get": _calls(lambda: client.get("user:7"), times)}
     for number, keys in enumerate((few, many)):
         cache = Cache(CacheConfig(backend="redis", redis_url=url, namespace=f"with-{keys}"))
-        _fill(cache, "user:", keys)
+        fill(cache, "user:", keys)
         runs[f"stoker, {keys:,} keys"] = _calls(partial(cache.invalidate_pattern, f"u*r:?{number}*"), times)
     samples = interleaved(runs, settings)
     slower = {name: 1 / ratio for name, ratio in ratios(samples, f"{REFERENCE}, get").items()}
@@ -181,56 +179,6 @@ def invalidation(settings: Settings, url: str) -> Table:
         [name, statistics.median(figures), slower[name]] for name, figures in samples.items()
     ]
     return Table("Invalidation by pattern", ("what", "µs", "times a get"), rows)
-
-
-def sweeping(settings: Settings) -> Table:
-    """Deleting the keys of a prefix among many more."""
-    swept, kept = (200, 1000) if settings.quick else (SWEPT, KEPT)
-    rounds = Settings(settings.quick, (), 1 if settings.quick else 3, settings.seed)
-    with embedded_server("cache", cache_bytes=2 * GIB) as server:
-        client: Any = redis.Redis.from_url(server.url)
-        cache = Cache(
-            CacheConfig(backend="redis", redis_url=server.url, namespace="sweep", max_load=0.1, lease=0.1)
-        )
-        _fill(cache, "kept:", kept)
-        cache.sweep()  # of a new cache: from now on it has bans to go by
-
-        def by_hand() -> float:
-            _fill(cache, "swept:", swept)
-            began = time.perf_counter()
-            gone, cursor = 0, 0
-            while True:
-                cursor, names = client.scan(cursor, match="{sweep:0}:e::swept:*", count=1000)
-                gone += client.unlink(*names) if names else 0
-                if not cursor:
-                    break
-            took = time.perf_counter() - began
-            assert gone == swept, gone
-            return took
-
-        def by_sweep() -> float:
-            _fill(cache, "swept:", swept)
-            cache.invalidate_pattern("swept:*")
-            began = time.perf_counter()
-            report = cache.sweep()
-            took = time.perf_counter() - began
-            assert report.deleted == swept, report
-            return took
-
-        samples = interleaved({HAND: by_hand, "stoker, sweep": by_sweep}, rounds)
-    slower = {name: 1 / ratio for name, ratio in ratios(samples, HAND).items()}
-    rows: list[list[str | float]] = [
-        [name, statistics.median(figures), slower[name]] for name, figures in samples.items()
-    ]
-    title = f"Deleting {swept:,} of {swept + kept:,} keys"
-    return Table(title, ("how", "seconds", "times SCAN and UNLINK"), rows)
-
-
-def _fill(cache: Cache, prefix: str, keys: int) -> None:
-    for first in range(0, keys, 1000):
-        cache.set_many(
-            {f"{prefix}{number}": number for number in range(first, min(keys, first + 1000))}, ttl=600
-        )
 
 
 if __name__ == "__main__":

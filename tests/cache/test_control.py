@@ -133,6 +133,26 @@ def test_the_same_head_with_another_history_is_a_rollback(
     assert control(client, keys).incarnation != first.incarnation
 
 
+def test_a_record_that_only_a_sweep_has_changed_is_adopted_without_reading_the_rules_again(
+    make_redis: MakeCache, client: Client, keys: ShardKeys
+) -> None:
+    cache = make_redis()
+    cache.set("k", 1)
+    for tag in "abc":
+        cache.invalidate_tags([tag])
+    assert cache.get("k") == 1
+    view, raw = shard(cache).view, client.get(keys.ctl)
+    for closing, adopted in (("3", True), ("2", False), ("4", True)):
+        client.set(keys.ctl, edited(raw, closing=closing))
+        assert cache.get("k") == 1
+        assert (shard(cache).view.control.closing == int(closing)) == adopted
+        assert shard(cache).view.bans is view.bans
+    make_redis().invalidate_tags(["d"])
+    client.set(keys.ctl, edited(client.get(keys.ctl), closing="5"))
+    assert cache.get("k") == 1
+    assert len(shard(cache).view.bans) == len(view.bans) == 4
+
+
 def test_a_life_that_has_ended_does_not_come_back(
     make_redis: MakeCache, client: Client, keys: ShardKeys
 ) -> None:

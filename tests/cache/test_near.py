@@ -8,9 +8,18 @@ from typing import Any
 
 import pytest
 
-from stoker.cache import AsyncCache, Cache, CacheConfig, CacheMonitor, ConfigError, PlacementMismatch
+from stoker.cache import (
+    AsyncCache,
+    Cache,
+    CacheConfig,
+    CacheMonitor,
+    ConfigError,
+    PlacementMismatch,
+    scripts,
+)
 from stoker.cache.loaders import Loader, Registry
 from stoker.cache.near import Near
+from stoker.cache.wire import Call, once
 from tests.cache.conftest import MakeCache
 from tests.cache.copied import BOUND_S, copied, state
 from tests.cache.proxy import SlowProxy
@@ -219,6 +228,19 @@ def only_control(changed: Callable[..., None]) -> Callable[..., None]:
 def retire(cache: Cache) -> None:
     """Sweep until no ban is left."""
     wait_until(lambda: cache.sweep().complete and cache.explain("none")["bans"] == 0, 10)
+
+
+def test_copies_are_served_while_a_sweep_goes_on(reader: Cache, make_redis: MakeCache) -> None:
+    sweeper = make_redis()
+    reader.set("k", 1)
+    reader.invalidate_tags(["t"])
+    copied(reader, "k")
+    shard = reader._core.backend.shards[0]  # type: ignore[attr-defined]
+    closing = Call(scripts.CLOSE, (shard.keys.ctl, shard.keys.marks), (shard.digest, -1000))
+    sweeper._run(once(closing))
+    wait_until(lambda: state(reader, "k") != "served", 5)
+    copied(reader, "k")
+    assert shard.view.control.closing > 0
 
 
 def test_a_memory_cache_needs_no_copies() -> None:

@@ -53,6 +53,7 @@ GUARDS: dict[str, list[str]] = {
     "closing": ["--faults=none"],
     "second-read": ["--faults=none"],
     "boot-fence": ["--faults=restart"],
+    "same-rules": ["--faults=none"],
     "sentinel": ["--faults=control"],
     "missing-control": ["--faults=control"],
     "follower-in-time": ["--faults=none"],

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import memory_peers, redis_peers
+from benchmarks import endurance, memory_peers, redis_peers
 from benchmarks.consistency.__main__ import main, table
 from benchmarks.consistency.peers import CONTENDERS
 from benchmarks.consistency.stage import MIXES, Result
@@ -117,7 +117,7 @@ def test_the_redis_benchmark_runs_and_writes_what_it_found(tmp_path: Path) -> No
     )
     assert run.returncode == 0, run.stderr
     tables = json.loads((tmp_path / "found.json").read_text())["tables"]
-    assert len(tables) == 11
+    assert len(tables) == 10
     assert all(row[1] > 0 for table in tables for row in table["rows"])
     assert len(list(tmp_path.glob("*.svg"))) == 3
 
@@ -131,9 +131,36 @@ def test_every_contender_on_redis_that_is_installed_takes_part() -> None:
 
 
 @pytest.mark.slow
+def test_a_sweep_is_measured_beside_deletion_by_hand() -> None:
+    command = [sys.executable, "-m", "benchmarks.sweeping", "--quick"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert run.returncode == 0, run.stderr
+    for row in ("nothing", "SCAN and UNLINK, 1,000 a call", "stoker, sweep"):
+        assert f"| {row} |" in run.stdout
+
+
+@pytest.mark.slow
 def test_warming_is_measured_against_a_pipeline_of_plain_sets() -> None:
     command = [sys.executable, "-m", "benchmarks.warming", "--quick"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     assert run.returncode == 0, run.stderr
     for row in ("redis-py, pipeline of SETs", "Cache.warm", "job, two workers", "2 workers"):
         assert f"| {row} |" in run.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(700)
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="only Linux tells what a process uses this way"
+)
+def test_millions_of_operations_leave_nothing_behind() -> None:
+    command = [sys.executable, "-m", "benchmarks.endurance", "--operations=1500000", "--every=500000"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "grown since the first look: nothing" in run.stdout
+
+
+def test_what_has_grown_is_told() -> None:
+    first = endurance.Use(1, 50.0, 16, 2, 4, 7.0, 90)
+    assert endurance.growth(first, first) == []
+    assert endurance.growth(first, first._replace(megabytes=64.0, descriptors=25)) == ["MB", "descriptors"]

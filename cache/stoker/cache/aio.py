@@ -76,6 +76,7 @@ class AsyncCache:
         self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Here] = (
             weakref.WeakKeyDictionary()
         )
+        self._latest: tuple[asyncio.AbstractEventLoop, _Here] | None = None
         _CACHES.add(self)
 
     @property
@@ -85,6 +86,9 @@ class AsyncCache:
 
     def _here(self) -> _Here:
         loop = asyncio.get_running_loop()
+        latest = self._latest
+        if latest is not None and latest[0] is loop:
+            return latest[1]
         here = self._by_loop.get(loop)
         if here is None:
             self._forget_ended()
@@ -94,10 +98,12 @@ class AsyncCache:
                 transport = _transport(self.config)
                 here = _Here(Loop(self.config, transport.run, self._core.backend.renew), transport)
             self._by_loop[loop] = here
+        self._latest = loop, here
         return here
 
     def _forget_ended(self) -> None:
         """Let go of loops that ended without `close`, which what belongs to them would keep alive."""
+        self._latest = None
         for ref in self._by_loop.keyrefs():
             loop = ref()
             if loop is not None and loop.is_closed():
@@ -116,7 +122,7 @@ class AsyncCache:
         if peek is None or type is not None:
             if self._near is not None and (value := self._near(key, tenant_id, type)) is not ABSENT:
                 return value
-            return await self._do(self._core.get(key, tenant_id, default, type))
+            return await self._here().loop.perform(self._core.get(key, tenant_id, default, type))
         slot = peek(key, tenant_id)
         return self._core.missed(key, tenant_id, default) if slot is None else slot.value
 
@@ -304,6 +310,7 @@ class AsyncCache:
     async def close(self) -> None:
         """End the background tasks and close the connections of this event loop. What was shared stays as it is."""
         loop, transport = self._here()
+        self._latest = None
         self._by_loop.pop(asyncio.get_running_loop(), None)  # who comes meanwhile begins anew
         try:
             await loop.perform(self._core.flush_traffic())

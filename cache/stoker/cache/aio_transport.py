@@ -6,6 +6,7 @@ An operation stays on one connection. A caller who is cancelled harms nobody els
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Awaitable
 from typing import TypeVar, cast
 
 import redis
@@ -58,7 +59,7 @@ class AioTransport:
         self._pipes.clear()
         self._opening = None
 
-    async def run(self, operation: Operation[T]) -> T:
+    def run(self, operation: Operation[T]) -> Awaitable[T]:
         """Drive an operation to its end, all of it on one connection; raises as `Transport.run`.
 
         When the caller is cancelled, whether the commands ran is unknown.
@@ -67,19 +68,28 @@ class AioTransport:
             if not self._closed and (self._prober is None or self._prober.done()):
                 self._prober = asyncio.create_task(self._probe(), name="stoker-probe")
             raise self._breaker.refusal()
-        return await self._run(operation)
+        return self._run(operation)
 
     async def _run(self, operation: Operation[T]) -> T:
+        # In one piece: between a task and its answer every call, and every coroutine in a coroutine, counts.
         if self._callers >= self._places:
             await self._wait_for_a_place()
         self._callers += 1
         try:
-            pipe = self._lightest()
-            if pipe is None or pipe.load > _HEAVY or pipe.line.idle:
+            pipe = self._pipes[0] if self._pipes else None
+            if pipe is None or not pipe.at_hand or pipe.load > _HEAVY:
                 pipe = await self._checkout()
             pipe.users += 1
             try:
-                return await self._drive(operation, pipe)
+                commands = next(operation)
+                while True:
+                    commands = operation.send(await pipe.ask(commands))
+            except StopIteration as stop:
+                self._breaker.succeeded()
+                result: T = stop.value
+                return result
+            except (RedisError, OSError) as error:
+                raise await self._failed(pipe, error) from error
             finally:
                 pipe.users -= 1
                 if not pipe.open:
@@ -90,6 +100,15 @@ class AioTransport:
                 self._let_in()
             if self._closed and self._callers <= 0:
                 await self._shut()
+
+    async def _failed(self, pipe: Pipe, error: Exception) -> CacheUnavailable:
+        # One connection that ended is one failure, however many shared it; that each waited in vain is not.
+        if isinstance(error, redis.TimeoutError) or not pipe.mourned:
+            pipe.mourned = True
+            self._breaker.failed()
+        for other in [one for one in self._pipes if not one.users]:
+            await self._retire(other)  # what broke one has most likely broken the others
+        return self._unavailable(error)
 
     async def _wait_for_a_place(self) -> None:
         try:
@@ -115,24 +134,6 @@ class AioTransport:
             if not turn.done():
                 turn.set_result(None)
                 return
-
-    async def _drive(self, operation: Operation[T], pipe: Pipe) -> T:
-        try:
-            commands = next(operation)
-            while True:
-                commands = operation.send(await pipe.ask(commands))
-        except StopIteration as stop:
-            self._breaker.succeeded()
-            result: T = stop.value
-            return result
-        except (RedisError, OSError) as error:
-            # One connection that ended is one failure, however many shared it; that each waited in vain is not.
-            if isinstance(error, redis.TimeoutError) or not pipe.mourned:
-                pipe.mourned = True
-                self._breaker.failed()
-            for other in [one for one in self._pipes if not one.users]:
-                await self._retire(other)  # what broke one has most likely broken the others
-            raise self._unavailable(error) from error
 
     def _unavailable(self, error: Exception) -> CacheUnavailable:
         return CacheUnavailable("redis", reason(error, self._config))
@@ -190,6 +191,8 @@ class AioTransport:
         except BaseException:
             await raw.disconnect(nowait=True)
             raise
+        for other in [one for one in self._pipes if one.ended]:
+            await self._retire(other)  # the server may have closed it while nobody used it
         self._pipes.append(pipe)
 
     async def _retire(self, pipe: Pipe) -> None:

@@ -259,7 +259,8 @@ class BanTable:
         for tenant, bans in list(self._tenants.items()):
             if bans.tags or bans.patterns:
                 return None
-            found.append((f"{tenant}:", bans.seq))
+            if bans.seq:
+                found.append((f"{tenant}:", bans.seq))
             found += [
                 (f"{tenant}:{prefix}", seq)
                 for _, table in bans.prefixes

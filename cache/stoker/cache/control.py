@@ -6,13 +6,14 @@ across a yield.
 
 import os
 from collections.abc import Callable, Sequence
-from random import getrandbits
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 
 from stoker.cache import scripts
 from stoker.cache.bans import BanTable, Control, Kind, Rule, TenantSize, View, sentinel
 from stoker.cache.caps import CAPS, BanNews, Caps, Coalesced, ManyBans
+from stoker.cache.chance import CHANCE
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.keys import ShardKeys
 from stoker.cache.shards import MOST_SHARDS, Agreement
@@ -68,6 +69,8 @@ class BanLog:
                 raw, server, known = yield from self.fence(raw or b"", fault, backwards)
                 continue
             now = self.view
+            if self.same_rules(now.control, control):
+                return self._adopt(now, control)
             if now.control.incarnation == control.incarnation:
                 if (
                     control.head <= now.control.head
@@ -102,6 +105,22 @@ class BanLog:
     def regressed(self, known: View, control: Control) -> bool:
         """Rule 5: whether control state went backwards. Apart so that the checker can take this guard away."""
         return known.regressed(control)
+
+    def same_rules(self, known: Control, control: Control) -> bool:
+        """Whether a record is newer only in what fills are refused by, as a sweep that has begun leaves it.
+
+        Apart so that the checker can take this guard away.
+        """
+        return known.closing < control.closing and control == replace(
+            known, raw=control.raw, closing=control.closing
+        )
+
+    def _adopt(self, view: View, control: Control) -> View:
+        """Go by the newer record with the rules of this view, so that the next answers are compared with that one."""
+        with self._lock:
+            if self.view is view:
+                self.view = replace(view, control=control)
+            return self.view
 
     def _pull(self, control: Control) -> Operation[tuple[bytes | None, bytes, View, bool]]:
         """Read the rules after our view; publish the view that follows. The last item tells whether that was done."""
@@ -196,7 +215,7 @@ class BanLog:
         """
         names = self.keys.ctl, self.keys.bans, self.keys.marks
         for _ in range(ATTEMPTS):
-            nonce = f"{getrandbits(32):08x}"  # no secret, and of many shards at once
+            nonce = f"{CHANCE.getrandbits(32):08x}"  # no secret, and of many shards at once
             answer = yield (Call(scripts.BAN, names, (self.digest, nonce, *members)),)
             reply = answer.reply()
             if reply:

@@ -61,7 +61,8 @@ class Line:
     def packed(self, commands: Sequence[Command], *, whole: bool = False) -> bytes:
         """The commands as they are sent; scripts by their SHA, or `whole`."""
         if len(commands) == 1:
-            return self._packed(commands[0], whole)
+            command = commands[0]
+            return self._packed(command, whole) if isinstance(command, Call) else _pack(command)
         return b"".join([self._packed(command, whole) for command in commands])
 
     def _packed(self, command: Command, whole: bool) -> bytes:
@@ -137,6 +138,9 @@ class Replies:
         """
         while len(into) < count:
             reply = self._next()
+            if type(reply) is list or type(reply) is bytes:  # as a rule
+                into.append(reply)
+                continue
             if reply is _MORE:
                 return False
             if isinstance(reply, redis.ConnectionError):  # the server is loading its data, for one

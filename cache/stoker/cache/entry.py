@@ -29,8 +29,9 @@ from stoker.cache.chance import CHANCE
 
 _HEADER = Struct("<2sBBHH8sQQQQII")
 HEADER_BYTES = _HEADER.size
-_GLANCE, _COMMON = Struct("<24s8xQQII"), Struct("<6sH8sQ")
-"""The header again, without the uid: what most entries of one answer have in common in one piece; and that piece."""
+_GLANCE, _OUTLINE, _COMMON = Struct("<24s8xQQII"), Struct("<24s8xQ12xI"), Struct("<6sH8sQ")
+"""The header again, without the uid: what most entries of one answer have in common in one piece; less of it; and that
+piece."""
 _pack = _HEADER.pack
 _random_bits = CHANCE.getrandbits
 _pack_size = Struct("<I").pack
@@ -133,6 +134,8 @@ glance = _GLANCE.unpack_from
 
 Raises `error` if the header is short; whatever else is wrong with the entry is for `unpack` to find.
 """
+outline = _OUTLINE.unpack_from
+"""Of the same the first, soft_ms and payload_len."""
 common = _COMMON.unpack
 """The first six bytes of an entry, tags_len, incarnation and seq."""
 

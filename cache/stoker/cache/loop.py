@@ -88,7 +88,10 @@ class Loop:
             effect = next(program)
             while True:
                 try:
-                    answer = await self._do(effect)
+                    # Most effects are operations, and most programs have but this one.
+                    answer = await (
+                        self._run(effect) if isinstance(effect, GeneratorType) else self._do(effect)
+                    )
                 except GeneratorExit:
                     program.close()
                     raise

@@ -1,17 +1,19 @@
 """One connection to Redis that the tasks of an event loop share.
 
-What they ask within one turn of the loop goes out in one write, in the order in which it was asked, and replies come in
-that order. So whose a reply is can only be known while every byte is accounted for: a caller who is cancelled leaves
-his place in the order to replies that nobody reads, and anything else that goes wrong, a time-out too, closes the
-connection and fails all who wait on it. Only `aio_transport` uses it.
+What they ask within one turn of the loop goes out in one write, or of many tasks in a few, in the order in which it was
+asked, and replies come in that order. So whose a reply is can only be known while every byte is accounted for: a caller
+who is cancelled leaves his place in the order to replies that nobody reads, and anything else that goes wrong, a
+time-out too, closes the connection and fails all who wait on it. Only `aio_transport` uses it.
 """
 
 import asyncio
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 import redis
+from msgspec import Struct
 from redis.exceptions import RedisError
 
 from stoker.cache.dialogue import WHO, Line, Replies, any_error, no_primary, unknown_scripts
@@ -19,6 +21,8 @@ from stoker.cache.options import CacheConfig
 from stoker.cache.wire import Answer, Exchange
 
 _GRACE_S = 0.01
+_TOGETHER = 32
+"""Callers whose commands go out at once, so that the server is at work while the loop sees to the others."""
 
 
 class Wire(Protocol):
@@ -31,17 +35,22 @@ class Wire(Protocol):
     async def disconnect(self, nowait: bool = False) -> None: ...
 
 
-class _Turn:
-    """Commands of one caller, and the replies that have come to them."""
+class _Turn(Struct, gc=False):
+    """Commands of one caller, and the replies that have come to them.
 
-    __slots__ = ("count", "landed", "over_at", "packed", "replies")
+    Attributes:
+        unknown: Those that were sent once more, as the server did not know their scripts.
+        before: The replies that came first.
+    """
 
-    def __init__(self, packed: bytes, count: int, landed: "asyncio.Future[list[Any]]") -> None:
-        self.packed = packed
-        self.count = count
-        self.landed = landed
-        self.replies: list[Any] = []
-        self.over_at = 0.0
+    packed: bytes
+    count: int
+    commands: Exchange
+    landed: "asyncio.Future[Answer]"
+    replies: list[Any] = []
+    unknown: Sequence[int] = ()
+    before: list[Any] = []
+    over_at: float = 0.0
 
 
 class Pipe(asyncio.Protocol):
@@ -77,13 +86,19 @@ class Pipe(asyncio.Protocol):
         return not self.line.broken and not self._transport.is_closing()
 
     @property
+    def at_hand(self) -> bool:
+        """Whether it can be used, and need not be looked at first."""
+        line = self.line
+        return not line.broken and (self.load > 0 or not line.idle) and not self._transport.is_closing()
+
+    @property
     def ended(self) -> bool:
         """Whether the connection is gone."""
         return self._error is not None
 
     async def meet(self) -> None:
         """Learn who is at the other end."""
-        self.line.meet(await self._round_trip(WHO, 2), self._config)
+        self.line.meet((await self._asked(WHO, 2, ())).replies, self._config)
 
     async def alive(self) -> bool:
         """Whether the server has neither closed it nor sent what nobody asked for."""
@@ -91,51 +106,47 @@ class Pipe(asyncio.Protocol):
             await asyncio.sleep(0)  # lets the loop see what has arrived
         return self.open
 
-    async def ask(self, commands: Exchange) -> Answer:
-        """Send the commands together and wait for one reply a command, errors as values."""
-        line = self.line
-        replies = await self._round_trip(line.packed(commands), len(commands))
-        if any_error(replies):
-            await self._send_again(commands, replies)
-            line.broken = line.broken or no_primary(replies)  # for whoever comes next
-        return Answer(replies, line.server, line.process)
+    def ask(self, commands: Exchange) -> "asyncio.Future[Answer]":
+        """Send the commands together; the answer will have one reply a command, errors as values."""
+        return self._asked(self.line.packed(commands), len(commands), commands)
 
-    async def _send_again(self, commands: Exchange, replies: list[Any]) -> None:
-        if unknown := unknown_scripts(replies):
-            packed = self.line.packed([commands[i] for i in unknown], whole=True)
-            for i, reply in zip(unknown, await self._round_trip(packed, len(unknown)), strict=True):
-                replies[i] = reply
-
-    def _round_trip(self, packed: bytes, count: int) -> "asyncio.Future[list[Any]]":
+    def _asked(self, packed: bytes, count: int, commands: Exchange) -> "asyncio.Future[Answer]":
         if self._error is not None or self._transport.is_closing():
             raise self._error or redis.ConnectionError("the connection is closed")
-        landed: asyncio.Future[list[Any]] = self._loop.create_future()
-        turn = _Turn(packed, count, landed)
+        landed: asyncio.Future[Answer] = self._loop.create_future()
         self.load += len(packed)
-        self._unsent.append(turn)
-        if len(self._unsent) == 1:
-            if self._alone and not self._waiting:
-                self._flush()  # to gather costs a turn of the loop, which is for nothing while there is one task
-            else:
-                self._loop.call_soon(self._flush)
+        unsent = self._unsent
+        unsent.append(_Turn(packed, count, commands, landed))
+        if len(unsent) == 1 or len(unsent) == _TOGETHER:
+            self._send_soon()
         return landed
+
+    def _send_soon(self) -> None:
+        if len(self._unsent) == _TOGETHER or (self._alone and not self._waiting):
+            self._flush()  # to gather costs a turn of the loop, which is for nothing while there is one task
+        else:
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         """Send what was asked since the last time, but for what nobody waits for any more."""
-        turns = [turn for turn in self._unsent if not turn.landed.done()]
-        self._alone = len(self._unsent) < 2
-        for turn in self._unsent:
+        unsent = self._unsent
+        if not unsent:
+            return
+        self._unsent = []
+        self._alone = len(unsent) < 2
+        self.line.used_at = now = time.monotonic()
+        over_at = now + self._config.timeout
+        out = []
+        for turn in unsent:
             if turn.landed.done():
                 self.load -= len(turn.packed)
-        self._unsent.clear()
-        if not turns:
+            else:
+                turn.over_at = over_at
+                self._waiting.append(turn)
+                out.append(turn.packed)
+        if not out:
             return
-        self.line.used_at = time.monotonic()
-        over_at = self.line.used_at + self._config.timeout
-        for turn in turns:
-            turn.over_at = over_at
-        self._waiting.extend(turns)
-        self._transport.write(b"".join([turn.packed for turn in turns]))
+        self._transport.write(b"".join(out))
         if self._clock is None:
             self._clock = self._loop.call_later(self._config.timeout, self._look_at_the_clock)
 
@@ -155,7 +166,7 @@ class Pipe(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand replies to those who wait for them."""
-        waiting, replies = self._waiting, self._replies
+        waiting, replies, line = self._waiting, self._replies, self.line
         self._heard += 1
         try:
             replies.feed(data)
@@ -165,13 +176,33 @@ class Pipe(asyncio.Protocol):
                     return
                 waiting.popleft()
                 self.load -= len(turn.packed)
-                if not turn.landed.done():
-                    turn.landed.set_result(turn.replies)
+                if turn.landed.done():
+                    continue
+                if turn.unknown or any_error(turn.replies):
+                    self._look_at(turn)
+                else:
+                    turn.landed.set_result(Answer(turn.replies, line.server, line.process))
         except RedisError as error:
             self.fail(error)
             return
         if replies.left_over():
             self.fail(redis.ConnectionError("the server sent what nobody had asked for"))
+
+    def _look_at(self, turn: _Turn) -> None:
+        """Pass on replies among which are errors, unless some commands are to be sent once more."""
+        line, replies = self.line, turn.replies
+        line.broken = line.broken or no_primary(replies)  # for whoever comes next
+        if not turn.unknown and (unknown := unknown_scripts(replies)):
+            again = [turn.commands[i] for i in unknown]
+            turn.packed, turn.count = line.packed(again, whole=True), len(again)
+            turn.unknown, turn.before, turn.replies = unknown, replies, []
+            self.load += len(turn.packed)
+            self._unsent.append(turn)
+            self._loop.call_soon(self._flush)
+            return
+        for i, reply in zip(turn.unknown, replies, strict=False):
+            turn.before[i] = reply
+        turn.landed.set_result(Answer(turn.before or replies, line.server, line.process))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended, from either side."""

@@ -155,6 +155,11 @@ class Refusals:
         """Whether that is to be looked up."""
         return time.monotonic() >= self._due
 
+    @property
+    def any(self) -> bool:
+        """Whether somebody is full, or it is to be looked up whether anybody is."""
+        return bool(self._full) or self.due
+
     def refused(self, tenants: Iterable[str | None]) -> Operation[frozenset[str | None]]:
         """Those of the tenants that are full. A server that does not tell refuses nobody."""
         if self.due:

@@ -68,7 +68,8 @@ class Dropped(NamedTuple):
 class Page(NamedTuple):
     """Keys that look like entries, the cursor of the next page (b"0" at the end), and the server process scanned.
 
-    `names` is how many there were, those that were `dropped` at once included.
+    `names` is how many there were, those that were `dropped` at once included; `took` the seconds that the server was
+    at work on it, where that is known.
     """
 
     raws: list[bytes]
@@ -76,6 +77,7 @@ class Page(NamedTuple):
     process: bytes
     names: int
     dropped: Dropped = Dropped()
+    took: float = 0.0
 
 
 def page(link: Link, cursor: str, batch: int, begin: str = "") -> Operation[Page]:
@@ -102,8 +104,8 @@ def drop_page(link: Link, cursor: str, batch: int, begin: str, view: View) -> Op
         Call(scripts.DROP_PAGE, (shard.keys.ctl,), args),
         ("CLIENT", "NO-TOUCH", "OFF"),
     )
-    following, names, entries, size, others = answer.reply(1)
-    return Page(others, following, answer.process, names, Dropped(entries, size))
+    following, names, entries, size, others, took_us = answer.reply(1)
+    return Page(others, following, answer.process, names, Dropped(entries, size), took_us / 1e6)
 
 
 def parsed(link: Link, raws: Iterable[bytes]) -> list[Name]:

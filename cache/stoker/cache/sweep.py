@@ -98,7 +98,7 @@ def sweep_steps(link: Link, batch: int, cursor: dict[str, Any] | None) -> Steps[
         if judged is None:
             judged = _Judged(walk.scan, 0, partial(scan.drop, ()))
         began = time.monotonic()
-        walk, judged, report = yield _batch(link, walk, judged, report, batch)
+        walk, judged, report, busy = yield _batch(link, walk, judged, report, batch)
         if walk is not None and judged is None:
             retired = yield _retire(link, walk)
             if retired >= 0:
@@ -112,8 +112,9 @@ def sweep_steps(link: Link, batch: int, cursor: dict[str, Any] | None) -> Steps[
                 yield _step(report, None, last=True)
                 return
         yield _step(report, walk, last=False)
-        # What a batch took longer than the quickest did it has waited for others, as a rule: they come first.
-        took = time.monotonic() - began
+        # What a batch took longer than the quickest did, without the server being at work on it, it has waited for
+        # others, as a rule: they come first.
+        took = time.monotonic() - began - busy
         quickest = min(quickest, took)
         owed += took - quickest
         if owed >= LEAST_REST_S:
@@ -180,17 +181,18 @@ def least_mark_age_ms(max_load_ms: int) -> int:
 
 def _batch(
     link: Link, walk: _Pass, before: _Judged, report: SweepReport, batch: int
-) -> Operation[tuple[_Pass | None, _Judged | None, SweepReport]]:
+) -> Operation[tuple[_Pass | None, _Judged | None, SweepReport, float]]:
     """Drop the dead of the page before, and judge the one that follows; after the last there is none.
 
-    Returns no pass if it is not of the same ban logs and server any more.
+    Returns no pass if it is not of the same ban logs and server any more; and the seconds that the server was at work.
     """
     # In one round trip, and in this order: a view that is read later is as new as any entry of the page.
     asked: list[Operation[Any]] = [before.drop(), _page(link, walk, before.following, batch), *_looks(link)]
     dropped, page, *_ = yield from together(asked)
-    report = _counted(_counted(report, dropped, before.passed), page.dropped)
+    gone = Dropped(dropped.entries + page.dropped.entries, dropped.bytes + page.dropped.bytes)
+    report = _counted(report, gone, before.passed)
     if page.process.decode() != walk.process or not _same_logs(link, walk):
-        return None, None, report
+        return None, None, report, page.took
     names = scan.parsed(link, page.raws)
     if not walk.every:
         names = [name for name in names if name.shard.view.bans.kills(name.tenant, name.key, (), -1)]
@@ -198,11 +200,12 @@ def _batch(
     # The server may have passed others by that no rule can name.
     passed = page.names if walk.every else max(page.names, min(batch, walk.total - report.scanned))
     if page.cursor == b"0":  # at once, and on the same connection, that is, from the same process
-        return walk, None, _counted(report, (yield from drop()), passed)
+        return walk, None, _counted(report, (yield from drop()), passed), page.took
     return (
         replace(walk, scan=before.following),
         _Judged(page.cursor.decode(), passed, drop),
         report,
+        page.took,
     )
 
 

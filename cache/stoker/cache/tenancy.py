@@ -33,12 +33,10 @@ def check_keys(keys: Iterable[str]) -> list[str]:
 
 def all_plain(keys: Sequence[Any]) -> bool:
     """Whether these are keys beyond doubt, by one look at all of them. If not, `check_key` each."""
-    return (
-        set(map(type, keys)) == {str}
-        and all(keys)
-        and max(map(len, keys)) * 4 <= MAX_KEY_BYTES
-        and "".join(keys).isascii()
-    )
+    try:
+        return "".join(keys).isascii() and "" not in keys and max(map(len, keys)) * 4 <= MAX_KEY_BYTES
+    except (TypeError, ValueError):  # not all are str, or there are none
+        return False
 
 
 def check_tags(tags: Iterable[str]) -> tuple[str, ...]:

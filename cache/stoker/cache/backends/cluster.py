@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from redis.crc import key_slot
 
 from stoker.cache import cluster_map, cluster_verbs, traffic
+from stoker.cache.backends.pages import PAGE
 from stoker.cache.backends.reading import now_ms
-from stoker.cache.backends.redis import PAGE, RedisBackend
+from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.backends.space import Space, resettled, resettling
 from stoker.cache.cluster_map import ClusterShard, part_of, slot_of
 from stoker.cache.evict import EvictReport
@@ -106,7 +107,7 @@ class ClusterBackend(RedisBackend):
             batch = keys[first : first + PAGE * _AT_ONCE]
             pages = _pages(space, [(tenant_id, key) for key in batch], PAGE)
             asked = [
-                (shard, partial(self._read_pages, shard, tenant_id, [batch[i] for i in page], type))
+                (shard, partial(self._read_shard, shard, tenant_id, [batch[i] for i in page], type))
                 for shard, page in pages
             ]
             try:
@@ -117,8 +118,8 @@ class ClusterBackend(RedisBackend):
                 self._counters.unavailable += 1
                 log.warning("some of the cache is not available: %s", error)
                 answers = list(error.results.values())
-            for seen in (seen for answer in answers for seen in answer):
-                hits.update(seen.hits())
+            for found in answers:
+                hits.update(found)
         return {key: hits[key] for key in keys if key in hits}
 
     def sweep_steps(self, batch: int, cursor: dict[str, Any] | None) -> Steps[SweepReport]:

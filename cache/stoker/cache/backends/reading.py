@@ -7,38 +7,19 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from stoker.cache import entry
+from stoker.cache.backends import Values
 from stoker.cache.bans import View
 from stoker.cache.codec import MSGPACK, Codec, Undecodable
 from stoker.cache.flight import Hit
-from stoker.cache.protocol import Found, Shard
+from stoker.cache.protocol import Found, Name, Shard
 from stoker.cache.stats import Counters
 
 log = logging.getLogger(__name__)
 _AS_A_RULE = entry.beginning(MSGPACK, 0)
 _NOWHERE = 2**62
-
-
-class Seen(NamedTuple):
-    """Live values; of each (soft_ms, hard_ms, load_us); and when they were looked at."""
-
-    values: dict[str, Any]
-    times: dict[str, tuple[int, int, int]]
-    now: int
-
-    def stale(self) -> int:
-        """How many are past their soft expiry."""
-        return len([0 for soft_ms, _, _ in self.times.values() if soft_ms and soft_ms <= self.now])
-
-    def hits(self) -> dict[str, Hit]:
-        """Each with all that is known of it."""
-        now = self.now
-        return {
-            key: Hit(self.values[key], 0 < soft_ms <= now, hard_ms - now if hard_ms else math.inf, load_us)
-            for key, (soft_ms, hard_ms, load_us) in self.times.items()
-        }
 
 
 class Reading:
@@ -47,12 +28,23 @@ class Reading:
     def __init__(self, codec: Codec, counters: Counters) -> None:
         self._codec = codec
         self._counters = counters
+        self._latest: tuple[View | None, bytes, int] = None, b"", _NOWHERE
+        """Of an entry that was read: how it begins, and where by this view its payload is."""
 
-    def at_once(self, view: View, blob: bytes, type: Any) -> Hit | None:
-        """As `seen`, of one entry; None if that takes all care."""
+    def one(self, shard: Shard, view: View, name: Name, blob: bytes, type: Any) -> Hit | None:
+        """What is stored under the name, if the view lets it live."""
+        return self._at_once(view, blob, type) or self.hit(shard.judge(view, name, blob), type)
+
+    def _at_once(self, view: View, blob: bytes, type: Any) -> Hit | None:
+        """The same; None if that takes all care."""
         try:
             begin, soft_ms, hard_ms, load_us, size = entry.glance(blob)
-            at = _payload_at(view, begin)
+            latest = self._latest
+            if begin == latest[1] and view is latest[0]:
+                at = latest[2]
+            else:
+                at = _payload_at(view, begin)
+                self._latest = view, begin, at
             if len(blob) - at != size or size > self._codec.max_bytes:
                 return None
             if at != entry.HEADER_BYTES and not blob[entry.HEADER_BYTES : at].isascii():
@@ -62,7 +54,7 @@ class Reading:
             return None
         return Hit(value, 0 < soft_ms <= now, hard_ms - now if hard_ms else math.inf, load_us)
 
-    def seen(
+    def values(
         self,
         shard: Shard,
         view: View,
@@ -70,27 +62,28 @@ class Reading:
         keys: Sequence[str],
         blobs: Sequence[bytes | None],
         type: Any,
-    ) -> Seen:
-        """The values of entries that the view lets live.
+    ) -> Values:
+        """As `one` of each key, for who wants no more than the values: it has to be quick.
 
         Nearly all can be served after one look at their header, see `_payload_at`. Whatever is different in any way
         is judged and decoded with all care.
         """
-        seen = Seen({}, {}, now_ms())
-        values, times = seen.values, seen.times
+        values: dict[str, Any] = {}
+        softs: list[int] = []
         decode, most = self._codec.decoder(type), self._codec.max_bytes
-        glance, header_bytes = entry.glance, entry.HEADER_BYTES
+        outline, header_bytes = entry.outline, entry.HEADER_BYTES
         known, at = b"", _NOWHERE
         for key, blob in zip(keys, blobs, strict=True):
             if blob is None:
                 continue
             try:
-                begin, soft_ms, hard_ms, load_us, size = glance(blob)
+                begin, soft_ms, size = outline(blob)
                 if begin != known:
                     known, at = begin, _payload_at(view, begin)
                 if len(blob) - at == size <= most and (at == header_bytes or blob[header_bytes:at].isascii()):
                     values[key] = decode(blob[at:])
-                    times[key] = soft_ms, hard_ms, load_us
+                    if soft_ms:
+                        softs.append(soft_ms)
                     continue
             except Exception:  # what is wrong, the careful way says
                 pass
@@ -98,8 +91,9 @@ class Reading:
             hit = self.hit(found, type)
             if found is not None and hit is not None:
                 values[key] = hit.value
-                times[key] = found.meta.soft_ms, found.meta.hard_ms, found.meta.load_us
-        return seen
+                softs.append(found.meta.soft_ms)
+        now = now_ms()
+        return Values(values, sum(0 < soft_ms <= now for soft_ms in softs))
 
     def hit(self, found: Found | None, type: Any) -> Hit | None:
         if found is None:

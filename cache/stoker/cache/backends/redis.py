@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from stoker.cache import batch, entry, evict, hot, keys, pressure, scan, sweep, traffic
 from stoker.cache.backends import Values, Write, explain
 from stoker.cache.backends.bulk import Bulk
+from stoker.cache.backends.pages import PAGE, pages, spread, then
 from stoker.cache.backends.placed import Placed
-from stoker.cache.backends.reading import Reading, Seen, now_ms
+from stoker.cache.backends.reading import Reading, now_ms
 from stoker.cache.backends.space import resettled, resettling
 from stoker.cache.bans import Rule, View
 from stoker.cache.codec import MSGPACK, Codec
@@ -38,10 +39,8 @@ Item = TypeVar("Item")
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 _NO_STAMP = Stamp(b"\0" * 8, 0)
-PAGE = 1000
-"""Most keys of one round trip, so that no single command holds the server for long."""
 _FILL_PAGE = batch.PAGE
-"""The same of keys to be leased or filled, which take the server longer."""
+"""As `PAGE`, of keys to be leased or filled, which take the server longer."""
 
 
 class RedisBackend(Placed, Bulk):
@@ -87,22 +86,9 @@ class RedisBackend(Placed, Bulk):
     ) -> Operation[list[T]]:
         """An operation over items of many shards, in pages, all shards of a page in the same round trips."""
         space = self.space
-        alone = space.shards[0] if len(space.shards) == 1 else None
-        if alone is not None and len(items) <= most:
-            return (yield from operation(alone, items))
-        results: list[T] = []
-        for first in range(0, len(items), most):
-            page = items[first : first + most]
-            if alone is not None:
-                results += yield from operation(alone, page)
-                continue
-            groups = space.by_shard([name_of(item) for item in page])
-            parts = [operation(space.shards[n], [page[i] for i in group]) for n, group in groups.items()]
-            placed: dict[int, T] = {}
-            for group, part in zip(groups.values(), (yield from together(parts)), strict=True):
-                placed.update(zip(group, part, strict=True))
-            results += [placed[index] for index in range(len(page))]
-        return results
+        if len(space.shards) == 1 and len(items) <= most:
+            return operation(space.shards[0], items)
+        return spread(space.shards, space.by_shard, items, name_of, operation, most)
 
     def _refused(self, tenants: Iterable[str | None]) -> Operation[frozenset[str | None]]:
         """Those of the tenants that are above their hard quotas."""
@@ -130,9 +116,7 @@ class RedisBackend(Placed, Bulk):
             return (yield from self.read(tenant_id, key, type))
         if blob is None:
             return None
-        return self._reading.at_once(view, blob, type) or self._reading.hit(
-            shard.judge(view, (tenant_id, key), blob), type
-        )
+        return self._reading.one(shard, view, (tenant_id, key), blob, type)
 
     def _read(self, shard: Shard, names: Sequence[Name]) -> Operation[list[Found | None]]:
         found = yield from shard.read(names)
@@ -145,12 +129,22 @@ class RedisBackend(Placed, Bulk):
         self, tenant_id: str | None, keys: Sequence[str], type: Any = None
     ) -> Operation[dict[str, Hit]]:
         if len(self.shards) == 1 and self.near is None:
-            pages = yield from self._read_pages(self.shards[0], tenant_id, keys, type)
-            return {key: hit for page in pages for key, hit in page.hits().items()}
+            return (yield from self._read_shard(self.shards[0], tenant_id, keys, type))
         names = [(tenant_id, key) for key in keys]
         found = yield from self._spread(names, _itself, self._read)
         hits = ((key, self._reading.hit(one, type)) for key, one in zip(keys, found, strict=True))
         return {key: hit for key, hit in hits if hit is not None}
+
+    def _read_shard(
+        self, shard: Shard, tenant_id: str | None, keys: Sequence[str], type: Any
+    ) -> Operation[dict[str, Hit]]:
+        hits: dict[str, Hit] = {}
+        for page in pages(keys):
+            view, blobs = yield from shard.look(shard.keys.entries(tenant_id, page))
+            for key, blob in zip(page, blobs, strict=True):
+                if blob and (hit := self._reading.one(shard, view, (tenant_id, key), blob, type)):
+                    hits[key] = hit
+        return hits
 
     @resettling
     def read_values(self, tenant_id: str | None, keys: Sequence[str], type: Any = None) -> Operation[Values]:
@@ -159,20 +153,15 @@ class RedisBackend(Placed, Bulk):
             return Values(
                 {key: hit.value for key, hit in hits.items()}, sum(hit.stale for hit in hits.values())
             )
-        first, *pages = yield from self._read_pages(self.shards[0], tenant_id, keys, type)
-        for page in pages:
-            first.values.update(page.values)
-        return Values(first.values, sum(page.stale() for page in (first, *pages)))
-
-    def _read_pages(
-        self, shard: Shard, tenant_id: str | None, keys: Sequence[str], type: Any
-    ) -> Operation[list[Seen]]:
-        pages = []
-        for first in range(0, len(keys), PAGE):
-            page = keys[first : first + PAGE]
+        [shard] = self.shards
+        values: dict[str, Any] = {}
+        stale = 0
+        for page in pages(keys):
             view, blobs = yield from shard.look(shard.keys.entries(tenant_id, page))
-            pages.append(self._reading.seen(shard, view, tenant_id, page, blobs, type))
-        return pages
+            found = self._reading.values(shard, view, tenant_id, page, blobs, type)
+            values.update(found.values)
+            stale += found.stale
+        return Values(values, stale)
 
     @resettling
     def acquire(
@@ -203,11 +192,7 @@ class RedisBackend(Placed, Bulk):
 
     def _changing(self, names: Sequence[Name], operation: Operation[T]) -> Operation[T]:
         """An operation that changes these entries: none of their copies here outlives it."""
-        try:
-            return (yield from operation)
-        finally:
-            if self.near is not None:
-                self.near.forget(names)
+        return operation if self.near is None else then(operation, partial(self.near.forget, names))
 
     def _fill_others(
         self, fills: Sequence[tuple[Lease, Write]], full: frozenset[str | None]
@@ -236,7 +221,7 @@ class RedisBackend(Placed, Bulk):
 
     @resettling
     def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> Operation[list[bool]]:
-        if (yield from self._refused((tenant_id,))):
+        if self._refusals.any and (yield from self._refused((tenant_id,))):
             self._counters.over_quota += len(writes)
             yield from together([self.delete(tenant_id, key) for key, _ in writes])  # it is not true any more
             return [False] * len(writes)

@@ -1,11 +1,15 @@
 """The server-side half of the protocol: one Lua file a step, each opening with its keys, arguments and answer.
 
-`control.lua` is put before every body. Only `stoker.cache.protocol` runs these.
+A line `-- part.lua` in a body asks for that file there; `control.lua` is put before every body that does not. Only
+`stoker.cache.protocol` runs these.
 """
 
+import re
 from dataclasses import dataclass, field
 from hashlib import sha1
 from importlib.resources import files
+
+_PART = re.compile(r"^-- (\w+)\.lua$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +25,14 @@ class Script:
 
 
 def _load(name: str) -> Script:
-    folder = files(__name__)
-    shebang, _, body = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8").partition("\n")
-    prelude = folder.joinpath("control.lua").read_text(encoding="utf-8")
-    return Script(name, f"{shebang}\n{prelude}\n{body}".encode())
+    shebang, _, body = _text(name).partition("\n")
+    if "control" not in _PART.findall(body):
+        body = f"-- control.lua\n{body}"
+    return Script(name, f"{shebang}\n{_PART.sub(lambda found: _text(found[1]), body)}".encode())
+
+
+def _text(name: str) -> str:
+    return files(__name__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
 
 
 ADMIT = _load("admit")

@@ -3,6 +3,7 @@
 -- KEYS[1] ctl   KEYS[2] writes
 -- ARGV[1] server   ARGV[2] digest   ARGV[3] the batch's secret   ARGV[4] ms for which it may load
 -- Returns {the batch's place, control record or nothing}.
+-- writes.lua
 local place = redis.call('RPUSHX', KEYS[2], ARGV[3])
 if place == 0 or place > MOST_WRITES then
   redis.call('UNLINK', KEYS[2])

@@ -4,6 +4,7 @@
 -- ARGV[1] server   ARGV[2] digest
 -- Returns {1, entries unlinked}, or {0, control record or nothing} if there is no good one: perhaps the map has changed
 -- and the key lives elsewhere. The caller catches up and repeats.
+-- writes.lua
 local raw = redis.call('GET', KEYS[1])
 local c = parse(raw)
 if not c or not accepts(c, ARGV[1], ARGV[2]) then return {0, raw} end

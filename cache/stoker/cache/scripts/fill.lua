@@ -5,6 +5,7 @@
 -- ARGV[6] entry   ARGV[7] TTL in ms, '0' for none
 -- Returns the control record if stored: a ban may have killed the value already, which the caller sees there.
 -- Else 0, and the lease is gone if it was the caller's.
+-- writes.lua
 if redis.call('GET', KEYS[3]) ~= ARGV[3] then return 0 end
 redis.call('DEL', KEYS[3])
 local raw = redis.call('GET', KEYS[1])

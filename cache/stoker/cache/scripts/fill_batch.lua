@@ -5,6 +5,7 @@
 -- ARGV[5] seq of the stamp   ARGV[6] the batch's place   ARGV[7..] the entries, see store_groups
 -- Returns the control record if all were stored, {control record, place...} if those were left out, 0 if none was: the
 -- batch is not where it was noted, so nobody knows what was deleted since.
+-- groups.lua
 local raw = redis.call('GET', KEYS[1])
 local c = parse(raw)
 if not c or not accepts(c, ARGV[1], ARGV[2]) then return 0 end

@@ -5,6 +5,7 @@
 -- ARGV[6..] the entries, see store_groups
 -- Returns the control record if all were stored, 0 if none was; their leases are gone then. Or 1: nothing was done, as
 -- somebody has taken one of the leases; try them one by one.
+-- groups.lua
 local holders = redis.call('MGET', unpack(KEYS, 2))
 for i = 1, #KEYS - 1 do
   if holders[i] ~= ARGV[3] then return 1 end

@@ -131,6 +131,11 @@ def no_regression() -> None:
     _put(Shard, "regressed", _always(False))
 
 
+def any_rules() -> None:
+    """Take every newer control record for one with the rules that this process knows."""
+    _put(Shard, "same_rules", lambda _, known, control: known.incarnation == control.incarnation)
+
+
 def no_sentinel() -> None:
     """Take a ban log for complete that may have been lost and begun again."""
     _put(Shard, "complete", _always(True))
@@ -175,7 +180,7 @@ def no_follower_check() -> None:
 
 def set_keeps_lease() -> None:
     """Let a load that began before a `set` overwrite it."""
-    _edit("SET", "redis.call('DEL', KEYS[3])", "")
+    _edit("SET", "call('DEL', KEYS[3])", "")
 
 
 def delete_keeps_lease() -> None:
@@ -249,6 +254,7 @@ GUARDS: dict[str, Callable[[], None]] = {
     "closing": no_closing,
     "second-read": no_second_read,
     "boot-fence": no_boot_fence,
+    "same-rules": any_rules,
     "sentinel": no_sentinel,
     "missing-control": missing_is_zero,
     "follower-in-time": any_follower,
