@@ -232,10 +232,10 @@ def test_the_first_operation_after_the_change_may_be_any(make: MakeCache) -> Non
 def test_what_was_leased_before_the_change_is_not_stored(make_redis: MakeCache) -> None:
     cache, other = make_redis(), make_redis()
     token = cache.snapshot("k")
-    batches = cache._run(cache._core.backend.lease_absent([(None, "l")]))
+    batches = cache._run(cache._core.backend.begin_batches([(None, "l")]))
     other.reshard(4)
     assert cache.set("k", "late", token=token) is False
-    if batches is not None:  # the server knows how to lease many at once
+    if batches is not None:  # the server knows how
         fill = BatchFill(batches[0], ["late"], [(60_000, 0)], [()], 0, Turn.NORMAL)
         assert cache._run(cache._core.backend.fill_batches([fill])) == [False]
     assert other.get_many(["k", "l"]) == {}

@@ -10,7 +10,7 @@ from stoker.cache.backends.reading import now_ms
 from stoker.cache.backends.space import Space, resettling
 from stoker.cache.batch import Batch, BatchFill
 from stoker.cache.codec import Codec
-from stoker.cache.protocol import Lease, Name, Shard
+from stoker.cache.protocol import Name, Shard
 from stoker.cache.shards import Resharded
 from stoker.cache.wire import Operation
 
@@ -23,11 +23,6 @@ class Bulk(ABC):
     space: Space
     _codec: Codec
     _lease_ms: int
-
-    @abstractmethod
-    def release(self, leases: Sequence[Lease]) -> Operation[None]:
-        """See `Backend`."""
-        ...
 
     @abstractmethod
     def settle(self, news: Resharded) -> None:
@@ -44,20 +39,16 @@ class Bulk(ABC):
     def _changing(self, names: Sequence[Name], operation: Operation[T]) -> Operation[T]: ...
 
     @resettling
-    def lease_absent(self, names: Sequence[Name]) -> Operation[list[Batch] | None]:
-        """Lease keys of which none is there and none is leased, in a batch for each shard; else None, and none is."""
+    def begin_batches(self, names: Sequence[Name]) -> Operation[list[Batch] | None]:
+        """Begin a batch of those of each shard, if none of the keys is there."""
         space = self.space
         groups = space.by_shard(names) if len(space.shards) > 1 else {0: range(len(names))}
         pages = [(space.shards[n], [names[i] for i in group]) for n, group in groups.items()]
-        taken = yield from self._of_shards(
-            [(shard, partial(batch.lease_absent, shard, page, self._lease_ms)) for shard, page in pages]
+        begun = yield from self._of_shards(
+            [(shard, partial(batch.begin, shard, page, self._lease_ms)) for shard, page in pages]
         )
-        batches = [one for one in taken if one is not None]
-        if len(batches) == len(taken):
-            return batches
-        if batches:
-            yield from self.release([lease for one in batches for lease in one])
-        return None
+        batches = [one for one in begun if one is not None]
+        return batches if len(batches) == len(begun) else None
 
     def fill_batches(self, fills: Sequence[BatchFill]) -> Operation[list[bool] | None]:
         """Store the values, those of a batch all in one round trip, as a rule; tells which were stored and live on.
