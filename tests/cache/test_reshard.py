@@ -235,7 +235,7 @@ def test_what_was_leased_before_the_change_is_not_stored(make_redis: MakeCache) 
     batches = cache._run(cache._core.backend.begin_batches([(None, "l")]))
     other.reshard(4)
     assert cache.set("k", "late", token=token) is False
-    if batches is not None:  # the server knows how
+    if batches is not None:  # not in memory
         fill = BatchFill(batches[0], ["late"], [(60_000, 0)], [()], 0, Turn.NORMAL)
         assert cache._run(cache._core.backend.fill_batches([fill])) == [False]
     assert other.get_many(["k", "l"]) == {}

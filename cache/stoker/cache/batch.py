@@ -29,7 +29,7 @@ class Batch(Struct, frozen=True, gc=False):
     """Permission to fill many keys of a shard; iterating makes the leases one by one.
 
     Attributes:
-        shard: Where it was begun.
+        shard: Where its keys live.
         entries: What they are called on the server.
         place: Of the batch among the shard's writes.
     """
