@@ -120,7 +120,7 @@ def test_nothing_stale_is_served_while_everybody_reads_and_writes() -> None:
 
 
 def test_nothing_stale_is_served_while_processes_die_the_server_restarts_and_control_state_is_lost() -> None:
-    assert_consistent(run(5, "--faults=kill,pause,restart,control,reshard"))
+    assert_consistent(run(5, "--faults=kill,pause,restart,control"))
 
 
 def test_nothing_stale_is_served_of_copies_after_a_barrier_or_beyond_their_bound() -> None:

@@ -242,6 +242,6 @@ FAULTS = {
     "cut": Fault(cut, 1.0, 1.5, "cuts"),
     "freeze": Fault(freeze, 0.5, 2.0, "freezes"),
     "disconnect": Fault(disconnect, 0.3, 1.0, "disconnects"),
-    "reshard": Fault(reshard, 0.3, 1.5, "reshardings"),
+    "reshard": Fault(reshard, 1.0, 3.0, "reshardings"),
     "broker": Fault(broker, 4.0, 8.0, "broker_restarts"),
 }
