@@ -26,22 +26,24 @@ def client(url: str, **options: Any) -> Client:
     if not is_sentinel(url):
         return redis.Redis.from_url(url, **options)
     group = sentinel_url.parse(url)
-    first = group.sentinels[0]
-    finder = Sentinel(
-        group.sentinels,
-        sentinel_kwargs={name: options[name] for name in _FOR_SENTINELS if name in options}
-        | _where(group.sentinel(first), secure=group.secure),
-    )
-    primary: Client = finder.master_for(
-        group.name, **_where(group.server(first), secure=group.secure), **options
+    finder: Any = Sentinel  # neither it nor what it returns is typed
+    to_ask = {name: options[name] for name in _FOR_SENTINELS if name in options} | sentinel_options(url)
+    primary: Client = finder(group.sentinels, sentinel_kwargs=to_ask).master_for(
+        group.name, **_said(group.server(group.sentinels[0]), secure=group.secure), **options
     )
     return primary
 
 
-def _where(url: str, *, secure: bool) -> dict[str, Any]:
-    """What a URL says besides host and port, as options."""
+def sentinel_options(url: str) -> dict[str, Any]:
+    """What such a URL says of its Sentinels, but for where they are, as options of `redis.Redis`."""
+    group = sentinel_url.parse(url)
+    return _said(group.sentinel(group.sentinels[0]), secure=group.secure)
+
+
+def _said(url: str, *, secure: bool) -> dict[str, Any]:
+    parse: Any = parse_url  # untyped as well
     left_out = ("host", "port", "connection_class")
-    said = {name: value for name, value in parse_url(url).items() if name not in left_out}
+    said = {name: value for name, value in parse(url).items() if name not in left_out}
     return said | ({"ssl": True} if secure else {})
 
 
