@@ -62,7 +62,7 @@ class SentinelUrl:
 
 def is_sentinel(url: str | None) -> bool:
     """Whether a URL means to be one of these."""
-    return url is not None and url.partition("://")[0] in SCHEMES
+    return url is not None and url.partition("://")[0].lower() in SCHEMES
 
 
 def parse(url: str) -> SentinelUrl:
@@ -73,20 +73,22 @@ def parse(url: str) -> SentinelUrl:
     """
     if not is_sentinel(url):
         raise ValueError(f"start it with {SCHEMES[0]}:// or {SCHEMES[1]}://")
-    parts = urlsplit(url)
-    credentials, at, hosts = parts.netloc.rpartition("@")
-    name, _, database = parts.path.strip("/").partition("/")
+    scheme, _, rest = url.partition("://")
+    rest, _, query = rest.partition("?")
+    netloc, _, path = rest.partition("/")  # `urlsplit` takes several hosts for a wrong one, if one is IPv6
+    credentials, at, hosts = netloc.rpartition("@")
+    name, _, database = path.strip("/").partition("/")
     if not _NAME.fullmatch(unquote(name)):
         raise ValueError("name the primary after the Sentinels, by the name that they monitor it under")
     if database and not database.isdecimal():
         raise ValueError("a database is a number")
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    options = dict(parse_qsl(query, keep_blank_values=True))
     user, password = options.pop("sentinel_username", ""), options.pop("sentinel_password", "")
     return SentinelUrl(
         sentinels=tuple(_address(host) for host in hosts.split(",")),
         name=unquote(name),
         database=int(database or 0),
-        secure=parts.scheme == SCHEMES[1],
+        secure=scheme.lower() == SCHEMES[1],
         credentials=credentials + at,
         sentinel_credentials=f"{quote(user, '')}:{quote(password, '')}@" if user or password else "",
         options=f"?{urlencode(options)}" if options else "",

@@ -128,7 +128,9 @@ def verify(
     faults: Annotated[
         str | None, typer.Option(metavar="NAMES", help="What is to go wrong: some,of,them, all or none.")
     ] = None,
-    shards: Annotated[int, typer.Option(min=1, max=3, help="That keys are spread over.")] = 1,
+    shards: Annotated[
+        int | None, typer.Option(min=1, max=8, help="That keys are spread over; default: 1, on a cluster 6.")
+    ] = None,
     url: Annotated[str, typer.Option(help="A server of yours to use, without faults.")] = "",
     binary: Annotated[str, typer.Option(help="The server to start; Valkey's if left out.")] = "",
     broken: Annotated[
@@ -137,6 +139,9 @@ def verify(
     until_stale: Annotated[bool, typer.Option("--until-stale", help="End at the first stale read.")] = False,
     strangers: Annotated[
         bool, typer.Option("--strangers", help="Let half of the processes place keys otherwise.")
+    ] = False,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="On a cluster, of ours or that of the URL.")
     ] = False,
     near: Annotated[bool, typer.Option("--near", help="Let them keep copies in their processes.")] = False,
     jobs: Annotated[
@@ -163,9 +168,10 @@ def verify(
             until_stale=until_stale,
             binary=binary,
             url=url,
-            shards=shards,
+            shards=shards or (6 if cluster else 1),
             strangers=strangers,
             near=near,
+            cluster=cluster,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None

@@ -12,7 +12,7 @@ from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError
 
-from stoker.cache import plain_client
+from stoker.cache import plain_client, sentinel_url
 from stoker.cache.sentinel_url import is_sentinel
 from stoker.worker.doctor.check import CannotCheck, Finding, error
 
@@ -98,9 +98,10 @@ class Server:
 
 def address(url: str) -> str:
     """Where a URL leads, without its user, password and options."""
-    parts = urlsplit(url)
     if is_sentinel(url):
-        return f"{parts.path.split('/')[1]} of {parts.netloc.rpartition('@')[2]}"
+        group = sentinel_url.parse(url)
+        return f"{group.name} of {','.join(map(str, group.sentinels))}"
+    parts = urlsplit(url)
     return parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
 
 

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from random import Random
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from stoker.worker.verify.plan import Plan
 from stoker.worker.verify.server import Server
 from stoker.worker.verify.workers import WORKERS, Workers
 
 NAMESPACE = "check"
-MOST_SHARDS = 3
+MOST_SHARDS = 9
 WORKERS_SHARE = 0.05
 """Of kills and pauses: a worker takes more than a second of a processor to start."""
 
@@ -58,7 +58,7 @@ class Stage(Protocol):
 class Fault(NamedTuple):
     """A step, the seconds between two of them, from and to, and what they are called when they are counted."""
 
-    step: Callable[[Stage], None]
+    step: Callable[[Any], None]
     least: float
     most: float
     plural: str

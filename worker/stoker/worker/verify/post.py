@@ -35,12 +35,14 @@ class Post(NamedTuple):
     shards: int
     environment: dict[str, str]
     near: bool
+    cluster: bool
 
     def config(self) -> CacheConfig:
         """The cache's, with leases short enough to run out within a run."""
         return CacheConfig(
             backend="redis",
             redis_url=self.url,
+            cluster=self.cluster,
             namespace=self.namespace,
             lease=LEASE_S,
             max_load=MAX_LOAD_S,
@@ -51,7 +53,7 @@ class Post(NamedTuple):
     def cache(self, hooks: Hooks | None = None) -> Cache:
         """A cache as the product makes it."""
         cache = Cache(self.config(), hooks=hooks)
-        if self.shards > 1:
+        if self.shards > 1 or self.cluster:
             CacheSharder(cache, CacheShardingConfig(enabled=True, num_shards=self.shards))
         return cache
 
