@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import pytest
 
 from stoker.cache import Cache, CacheConfig, InvalidationNotAcknowledged, sentinels
+from stoker.cache.copies import ABSENT
 from tests.cache.awaited import Awaited
 from tests.cache.cluster_load import Load
 from tests.sentinels import NAME, Group, sentinel_group
@@ -140,10 +141,64 @@ def test_each_of_the_two_bounds_is_needed(
 
 def comes_and_deletes(config: CacheConfig) -> bool:
     with Cache(config) as cache:
-        try:
-            return cache.delete("k") is not None
-        except InvalidationNotAcknowledged:
-            return False
+        return acknowledged(lambda: cache.delete("k", barrier=bool(config.near_size)))
+
+
+def acknowledged(change: Callable[[], object]) -> bool:
+    try:
+        change()
+    except InvalidationNotAcknowledged:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_copies_of_the_old_primary_end_with_its_time(
+    group: Group, monkeypatch: pytest.MonkeyPatch, follows: bool
+) -> None:
+    """Its channel goes on and vouches for copies, while the key is deleted, with a barrier, at the new one."""
+    if not follows:
+        monkeypatch.setattr(sentinels.Following, "check", lambda *_: None)
+    config = CacheConfig(backend="redis", redis_url=group.url, near_size=100)
+    with Cache(config) as cache:
+        cache.set("k", "old")
+        wait_until(lambda: cache.get("k") == "old" and cache.explain("k")["near"] == "served")
+        with Copies(cache) as copies:
+            group.fail_over()
+            wait_until(lambda: comes_and_deletes(config))
+            stale = copies.get("k")
+        assert (stale is not None) is not follows
+        if follows:
+            wait_until(lambda: acknowledged(lambda: cache.set("k", "new")))
+            wait_until(lambda: cache.get("k") == "new" and cache.explain("k")["near"] == "served")
+
+
+class Copies:
+    """What a cache serves of copies, looked at all the time, as by a busy process."""
+
+    def __init__(self, cache: Cache) -> None:
+        near = cache._core.near
+        assert near is not None
+        self._near = near
+        self._over = threading.Event()
+        self._reader = threading.Thread(target=self._read)
+
+    def get(self, key: str) -> object:
+        """The copy's value, or None."""
+        value = self._near.get(key, None, None)
+        return None if value is ABSENT else value
+
+    def _read(self) -> None:
+        while not self._over.wait(0.005):
+            self.get("k")
+
+    def __enter__(self) -> Self:
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._reader.join()
 
 
 @pytest.mark.parametrize(("fence", "served"), [("run_id", None), ("off", "old")])

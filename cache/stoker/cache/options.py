@@ -211,7 +211,6 @@ class CacheConfig:
             raise ConfigError("redis_url", masked_url(self.redis_url), remedy)
 
     def _check_sentinel_url(self, url: str) -> None:
-        self._check(not self.near_size, "near_size", "is not there with Sentinels yet; leave it 0")
         try:
             sentinel_url.parse(url)
         except ValueError as error:

@@ -8,7 +8,6 @@ threads (`SentinelTransport`, for `engine`) and in tasks (`AioSentinelTransport`
 import asyncio
 import threading
 import time
-from dataclasses import replace
 from typing import TypeVar
 
 from stoker.cache.aio_transport import AioTransport
@@ -61,15 +60,14 @@ class SentinelTransport:
         with self._changing:
             address, old = sight.address, self._used
             if old is None or old[0] != address:
-                self._used = None if address is None else (address, Transport(self._config_of(address)))
+                self._used = (
+                    None if address is None else (address, Transport(self._sentinels.config_of(address)))
+                )
                 if old is not None:
                     old[1].close()
             if self._used is None:
                 raise sight.refusal
             return self._used
-
-    def _config_of(self, address: Address) -> CacheConfig:
-        return replace(self._config, redis_url=self._sentinels.url.server(address))
 
     def _look_beside(self) -> None:
         with self._changing:
@@ -132,7 +130,7 @@ class AioSentinelTransport:
 
     def _use(self, sight: Sight) -> tuple[Address, AioTransport]:
         address, old = sight.address, self._used
-        self._used = None if address is None else (address, AioTransport(self._config_of(address)))
+        self._used = None if address is None else (address, AioTransport(self._sentinels.config_of(address)))
         if old is not None:
             leaving = asyncio.create_task(old[1].close(), name="stoker-leave")
             self._left.add(leaving)
@@ -140,9 +138,6 @@ class AioSentinelTransport:
         if self._used is None:
             raise sight.refusal
         return self._used
-
-    def _config_of(self, address: Address) -> CacheConfig:
-        return replace(self._config, redis_url=self._sentinels.url.server(address))
 
     def _look_beside(self) -> "asyncio.Task[None]":
         if self._looking is None or self._looking.done():

@@ -12,6 +12,7 @@ Where no Sentinel answers, processes go on with the primary they have.
 import logging
 import threading
 import time
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import redis
@@ -60,6 +61,7 @@ class Sentinels:
     """
 
     def __init__(self, config: CacheConfig) -> None:
+        self._config = config
         self._masked = masked_url(config.redis_url or "")
         self.url = sentinel_url.parse(config.redis_url or "")
         self._clients: dict[Address, Any] = {}
@@ -113,6 +115,10 @@ class Sentinels:
         if isinstance(error, ResponseError) and "No such master" in str(error):
             return f"it monitors no primary called {self.url.name!r}"
         return f"{type(error).__name__}: {str(error) or 'no answer in time'}"
+
+    def config_of(self, address: Address) -> CacheConfig:
+        """The settings, for a server of the group."""
+        return replace(self._config, redis_url=self.url.server(address))
 
     def close(self) -> None:
         """Close the connections; the next question opens new ones."""
@@ -193,3 +199,32 @@ class Sight:
         """The server gave no answer: there may be another one soon."""
         if self._heard:
             self.due_at = min(self.due_at, self._asked_at + HURRIED_S)
+
+
+class Following:
+    """The primary as one thread follows it, which asks by itself."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        self._sentinels = Sentinels(config)
+        self._sight = Sight(config.breaker_reset)
+
+    def config(self) -> CacheConfig:
+        """The settings, for the present primary.
+
+        Raises:
+            redis.ConnectionError: There is none.
+        """
+        if time.monotonic() > self._sight.due_at:
+            self._sight.look(self._sentinels)
+        if self._sight.address is None:
+            raise redis.ConnectionError(self._sight.refusal.reason)
+        return self._sentinels.config_of(self._sight.address)
+
+    def check(self, config: CacheConfig) -> None:
+        """Raise redis.ConnectionError if these settings are not for the present primary."""
+        if self.config().redis_url != config.redis_url:
+            raise redis.ConnectionError("another server is the primary")
+
+    def close(self) -> None:
+        """Close the connections to the Sentinels."""
+        self._sentinels.close()
