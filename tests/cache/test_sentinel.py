@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import redis
 
 from stoker.cache import (
     Cache,
@@ -99,6 +100,38 @@ def test_without_sentinels_the_primary_is_used_as_before() -> None:
     sight.take_nothing(silence, 11.0)
     assert sight.address == A
     assert sight.due_at == 12.0
+
+
+class Says:
+    """Stands for a Sentinel that says something which a real one says for a moment only; None: nothing."""
+
+    def __init__(self, address: Address | None = None, epoch: int = 0) -> None:
+        self._said = address, epoch
+
+    def sentinel_master(self, _: str) -> dict[str, Any]:
+        address, epoch = self._said
+        if address is None:
+            raise redis.ConnectionError("silent")
+        where = {"ip": address.host, "port": address.port, "config-epoch": epoch, "role-reported-time": 9000}
+        return where | {"is_sdown": False, "is_odown": False}
+
+
+def asked(known: int, *said: Says) -> list[Found]:
+    """What comes of asking so many times in a row."""
+    hosts = ",".join(f"h{n}:1" for n in range(len(said)))
+    group = sentinels.Sentinels(config(f"redis+sentinel://{hosts}/{NAME}"))
+    group._clients = dict(zip(group.url.sentinels, said, strict=True))
+    return [group.ask(known) for _ in said]
+
+
+def test_a_sentinel_that_lags_behind_is_not_believed_while_there_is_another() -> None:
+    assert [one.address for one in asked(1, Says(A, 0), Says(B, 1), Says(A, 0))] == [B, B, B]
+    assert [one.address for one in asked(1, Says(), Says(B, 1))] == [B, B]
+    assert [one.address for one in asked(5, Says(A, 0), Says(B, 1))] == [B, B], "they all began anew"
+
+
+def test_another_sentinel_is_asked_each_time() -> None:
+    assert {one.address for one in asked(0, Says(A), Says(B))} == {A, B}
 
 
 @pytest.fixture(autouse=True)
