@@ -199,6 +199,14 @@ def test_nothing_stale_is_served_by_a_cluster_under(faults: str) -> None:
 
 
 @pytest.mark.slow
+def test_a_cluster_that_is_well_refuses_nobody_anything() -> None:
+    outcome = run(20, "--cluster", "--no-jobs", "--faults=none")
+    assert_consistent(outcome)
+    assert outcome["totals"]["unavailable"] == 0
+    assert outcome["totals"]["evicted"] > 0
+
+
+@pytest.mark.slow
 def test_nothing_stale_is_served_by_a_cluster_while_workers_do_jobs() -> None:
     assert_consistent(run(30, "--cluster", "--jobs"))
 
