@@ -64,7 +64,7 @@ def found(address: Address, *, epoch: int = 0, age: float = 100.0, down: bool = 
 
 
 def test_a_primary_is_used_once_it_has_been_named_for_long_enough() -> None:
-    sight = Sight(1.0)
+    sight = Sight()
     sight.take(found(A), 10.0)
     assert (sight.address, sight.due_at, sight.late_at) == (A, 10 + EVERY_S, 10 + LATE_S)
     sight.take(found(B, epoch=1, age=0.0), 11.0)
@@ -81,7 +81,7 @@ def test_between_leaving_and_arriving_there_is_time_for_a_message_between_sentin
 
 
 def test_a_primary_that_is_held_for_down_is_left_only_for_another_one() -> None:
-    sight = Sight(1.0)
+    sight = Sight()
     sight.take(found(A, down=True), 10.0)
     assert sight.address is None
     assert "is down" in sight.refusal.reason
@@ -91,7 +91,7 @@ def test_a_primary_that_is_held_for_down_is_left_only_for_another_one() -> None:
 
 
 def test_without_sentinels_the_primary_is_used_as_before() -> None:
-    sight = Sight(1.0)
+    sight = Sight()
     silence = CacheUnavailable("redis", "silence")
     sight.take_nothing(silence, 9.0)
     assert sight.address is None
@@ -99,7 +99,7 @@ def test_without_sentinels_the_primary_is_used_as_before() -> None:
     sight.take(found(A), 10.0)
     sight.take_nothing(silence, 11.0)
     assert sight.address == A
-    assert sight.due_at == 12.0
+    assert sight.due_at == 11 + EVERY_S
 
 
 class Says:
@@ -128,6 +128,11 @@ def test_a_sentinel_that_lags_behind_is_not_believed_while_there_is_another() ->
     assert [one.address for one in asked(1, Says(A, 0), Says(B, 1), Says(A, 0))] == [B, B, B]
     assert [one.address for one in asked(1, Says(), Says(B, 1))] == [B, B]
     assert [one.address for one in asked(5, Says(A, 0), Says(B, 1))] == [B, B], "they all began anew"
+
+
+def test_one_that_lags_behind_is_not_believed_either_while_another_is_silent() -> None:
+    with pytest.raises(CacheUnavailable, match="but such as have missed a fail-over"):
+        asked(1, Says(A, 0), Says())
 
 
 def test_another_sentinel_is_asked_each_time() -> None:

@@ -31,7 +31,7 @@ class SentinelTransport:
     def forked(self) -> None:
         """Begin without connections and threads, which are the parent's."""
         self._sentinels = Sentinels(self._config)
-        self._sight = Sight(self._config.breaker_reset)
+        self._sight = Sight()
         self._used: tuple[Address, Transport] | None = None
         self._changing = threading.Lock()
         self._looking: threading.Thread | None = None
@@ -99,7 +99,7 @@ class AioSentinelTransport:
 
     def _begin(self) -> None:
         self._sentinels = Sentinels(self._config)
-        self._sight = Sight(self._config.breaker_reset)
+        self._sight = Sight()
         self._looking: asyncio.Task[None] | None = None
 
     def forked(self) -> None:

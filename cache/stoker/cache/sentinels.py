@@ -37,6 +37,7 @@ HURRIED_S = 0.1
 _ASK_WITHIN_S = 0.5
 _PATIENCE_S = 5.0
 """For which callers do not wait for Sentinels that did not answer last time."""
+_LAGGING = " but such as have missed a fail-over"
 _SPARED_S = 5.0
 """For which a Sentinel that did not answer is asked after the others."""
 
@@ -82,8 +83,10 @@ class Sentinels:
     def ask(self, known: int) -> Found:
         """Ask them in turn, until one answers that knows of as many fail-overs as we do.
 
+        If all know of fewer, they have begun anew. As long as one is silent it may be the one that knows.
+
         Raises:
-            CacheUnavailable: None has answered, or none that did knows the name.
+            CacheUnavailable: None has answered so, or none that did knows the name.
         """
         best: Found | None = None
         failures: dict[str, list[str]] = {}
@@ -99,9 +102,11 @@ class Sentinels:
                 best = found
             if found.epoch >= known:
                 break
-        if best is None:
+        if best is None or (best.epoch < known and failures):
             told = "; ".join(f"{', '.join(who)}: {why}" for why, who in failures.items())
-            raise CacheUnavailable("redis", f"no Sentinel names the primary: {told}")
+            raise CacheUnavailable(
+                "redis", f"no Sentinel names the primary{_LAGGING if best else ''}: {told}"
+            )
         return best
 
     def _in_turn(self) -> list[Address]:
@@ -145,11 +150,10 @@ class Sight:
         late_at: When nothing may begin before somebody has asked.
     """
 
-    def __init__(self, reset_s: float) -> None:
+    def __init__(self) -> None:
         self.address: Address | None = None
         self.refusal = CacheUnavailable("redis", "the Sentinels were not asked yet")
         self.due_at = self.late_at = 0.0
-        self._reset_s = reset_s
         self._epoch = 0
         self._asked_at = 0.0
         self._heard = True
@@ -192,8 +196,7 @@ class Sight:
         if self._heard:
             log.warning("%s; going on with %s", error.reason, self.address or "none")
         self._heard, self.refusal = False, error
-        self.due_at = now + self._reset_s
-        self.late_at = self.due_at + _PATIENCE_S
+        self.due_at, self.late_at = now + EVERY_S, now + _PATIENCE_S
 
     def hurry(self) -> None:
         """The server gave no answer: there may be another one soon."""
@@ -206,7 +209,7 @@ class Following:
 
     def __init__(self, config: CacheConfig) -> None:
         self._sentinels = Sentinels(config)
-        self._sight = Sight(config.breaker_reset)
+        self._sight = Sight()
 
     def config(self) -> CacheConfig:
         """The settings, for the present primary.
