@@ -149,7 +149,7 @@ def verify(
         typer.Option("--jobs/--no-jobs", help="Invalidate by Celery workers too; default: from 20 s."),
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Several mixes of faults, then none: 19 minutes in all.")
+        bool, typer.Option("--full", help="Several mixes of faults, then none: 20 minutes in all.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

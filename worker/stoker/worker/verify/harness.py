@@ -256,5 +256,8 @@ def play(plan: Plan) -> Outcome:
         try:
             run.open()
             return run.play()
+        except redis.RedisError:
+            processes.check()  # a server that has ended says why
+            raise
         finally:
             run.close()
