@@ -1,8 +1,10 @@
 """A cache whose primary is named by Sentinels: it finds it, follows it, and serves nothing of an old one."""
 
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -191,6 +193,18 @@ def test_the_wrong_password_for_sentinels_is_told(group: Group) -> None:
         pytest.raises(InvalidationNotAcknowledged, match="AuthenticationError"),
     ):
         cache.delete("k")
+
+
+def test_the_documented_acl_of_the_sentinels_user_is_enough(group: Group) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "sentinel.md").read_text()
+    [allowed] = re.findall(r"^`(\+hello .*?)`;", page, re.MULTILINE)
+    with group.sentinel() as sentinel:
+        sentinel.execute_command("ACL", "SETUSER", "least", "reset", "on", ">pw", *allowed.split())
+    url = group.url.replace(
+        "sentinel_password=sentinel_secret", "sentinel_username=least&sentinel_password=pw"
+    )
+    with Cache(config(url)) as cache:
+        assert cache.set("k", 1)
 
 
 def test_nothing_of_the_old_primary_is_served_though_it_goes_on(group: Group, namespace: str) -> None:
