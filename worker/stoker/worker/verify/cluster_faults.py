@@ -20,25 +20,24 @@ class Stage(faults.Stage, Protocol):
 def failover(stage: Stage) -> None:
     """A primary dies whose replica has missed the last 0.2 to 1.2 s; it comes back once the replica has taken over."""
     nodes = stage.nodes
-    if nodes.busy or not nodes.complete():
+    if nodes.busy or not nodes.mended():
         return
-    nodes.busy = True
-    port = stage.chance.choice(nodes.primaries())
-    nodes.fall_behind(port)
 
-    def die() -> None:
+    def die(port: int) -> None:
         nodes.kill(port)
         stage.happened("failover")
         come_back()
 
     def come_back() -> None:
-        nodes.mend()
-        if nodes.complete():
-            nodes.busy = False
-        else:
+        nodes.busy = not nodes.mended()
+        if nodes.busy:
             stage.after(_LOOK_S, come_back)
 
-    stage.after(stage.chance.uniform(0.2, 1.2), die)
+    with suppress(*TROUBLE):
+        port = stage.chance.choice(nodes.primaries())
+        nodes.fall_behind(port)
+        nodes.busy = True
+        stage.after(stage.chance.uniform(0.2, 1.2), lambda: die(port))
 
 
 def move(stage: Stage) -> None:
@@ -56,10 +55,11 @@ def control(stage: Stage) -> None:
     shard = f"{{{NAMESPACE}:{chance.randrange(shards)}}}"
     own = [name for name in names if name.startswith(shard)]
     lost = [the_map] if chance.random() < _LOSE_THE_MAP else chance.sample(own, chance.randint(1, len(own)))
-    owner = stage.nodes.owner(lost[0])
-    if owner is not None:
-        with suppress(*TROUBLE), stage.nodes.admin(owner) as client:
-            client.delete(*lost)
+    with suppress(*TROUBLE):
+        owner = stage.nodes.owner(lost[0])
+        if owner is not None:
+            with stage.nodes.admin(owner) as client:
+                client.delete(*lost)
             stage.happened("control")
 
 
@@ -79,8 +79,9 @@ def scripts(stage: Stage) -> None:
 
 def freeze(stage: Stage) -> None:
     """A node stands still for less than the others wait for it."""
-    stage.nodes.freeze(_any(stage), stage.chance.uniform(0.05, 0.5))
-    stage.happened("freeze")
+    with suppress(*TROUBLE):
+        stage.nodes.freeze(_any(stage), stage.chance.uniform(0.05, 0.5))
+        stage.happened("freeze")
 
 
 def disconnect(stage: Stage) -> None:

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from random import Random
 from typing import Any
 
@@ -20,6 +20,7 @@ from stoker.worker.processes import Child, NotReady, Processes
 
 NODE_TIMEOUT_S = 1.0
 _WITHIN_S = 30.0
+_ANSWERS_WITHIN_S = 10.0
 TROUBLE = redis.RedisError, RedisClusterException, OSError
 """What a cluster says while one of its nodes is gone."""
 
@@ -54,7 +55,11 @@ class Nodes:
     def admin(self, port: int) -> Iterator[Any]:
         """A plain client of one node."""
         with redis.Redis(
-            port=port, decode_responses=True, socket_timeout=5, retry=Retry(NoBackoff(), 0)
+            host="127.0.0.1",
+            port=port,
+            decode_responses=True,
+            socket_timeout=_ANSWERS_WITHIN_S,
+            retry=Retry(NoBackoff(), 0),
         ) as client:
             yield client
 
@@ -99,11 +104,22 @@ class Nodes:
             NotReady: It was not in time.
         """
         deadline = time.monotonic() + _WITHIN_S
-        while not self.complete():
+        while not self.mended():
             if time.monotonic() > deadline:
                 raise NotReady("the cluster", _WITHIN_S, str(self))
-            self.mend()
             time.sleep(0.1)
+
+    def mended(self) -> bool:
+        """Do what is left to be done after a failover. Returns whether it is complete.
+
+        Raises:
+            ChildEnded: A node has ended by itself.
+        """
+        self._processes.check()
+        with suppress(*TROUBLE):  # a node that is busy: the next look will tell
+            self.mend()
+            return self.complete()
+        return False
 
     def __str__(self) -> str:
         """Who has which slots, as each sees it."""
