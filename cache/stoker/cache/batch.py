@@ -29,12 +29,12 @@ class Batch(Struct, frozen=True, gc=False):
     """Permission to fill many keys of a shard; iterating makes the leases one by one.
 
     Attributes:
-        shard: Its number.
+        shard: Where its keys live.
         entries: What they are called on the server.
         place: Of the batch among the shard's writes.
     """
 
-    shard: int
+    shard: Shard
     names: Sequence[Name]
     entries: Sequence[bytes]
     secret: bytes
@@ -65,7 +65,7 @@ class BatchFill(NamedTuple):
     turn: Turn
 
 
-def begin(shard: Shard, number: int, names: Sequence[Name], lease_ms: int) -> Operation[Batch | None]:
+def begin(shard: Shard, names: Sequence[Name], lease_ms: int) -> Operation[Batch | None]:
     """Begin a batch of keys of which none is stored; None if that is not so.
 
     Rule 1: it is noted, and the control record is taken, before any load begins.
@@ -86,12 +86,12 @@ def begin(shard: Shard, number: int, names: Sequence[Name], lease_ms: int) -> Op
     view = known
     if not known.current(raw, answer.server):
         view = yield from shard.sync(raw, answer.server, known)
-    return Batch(number, names, entries, secret, view.stamp, place)
+    return Batch(shard, names, entries, secret, view.stamp, place)
 
 
-def fill(shard: Shard, values: BatchFill, payloads: Sequence[bytes], now_ms: int) -> Operation[list[bool]]:
+def fill(values: BatchFill, payloads: Sequence[bytes], now_ms: int) -> Operation[list[bool]]:
     """Store an entry with its payload for each key of the batch; tells which were stored and live on."""
-    batch = values.batch
+    batch, shard = values.batch, values.batch.shard
     lease = next(iter(batch))
     kept = [
         (soft_ms and now_ms + soft_ms, hard_ms and now_ms + hard_ms, tags)
