@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import redis
+
+from stoker.cache import plain_client
 
 _CONTROL_STATE = re.compile(rb"\{[^}]+\}:(map|ctl|bans|marks)")  # it must not expire before what it judges
 _ENTRY = re.compile(rb"\{[^}]+\}:e:")
@@ -21,7 +22,7 @@ _OF_CELERY = re.compile(  # queues among them
 
 def kept_for_ever(url: str) -> set[bytes]:
     """The keys without a TTL, but for Celery's and those that `stoker.cache.keys` calls permanent."""
-    with redis.Redis.from_url(url) as client:
+    with plain_client.client(url) as client:
         names = list(client.scan_iter(count=5000))
         pipeline = client.pipeline(transaction=False)
         for name in names:

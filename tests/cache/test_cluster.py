@@ -183,6 +183,15 @@ def test_the_documented_acl_is_enough_on_a_cluster(
     assert cache.stats().unavailable == 0
 
 
+def test_entries_of_many_shards_of_a_node_are_weighed_and_evicted(make_clustered: MakeCache) -> None:
+    cache = make_clustered()
+    cache.set_many(VALUES)
+    makeup = CacheMonitor(cache).get_makeup()
+    assert sum(share.entries for share in makeup.tenants.values()) > 0
+    assert cache.evict(target_bytes=1).dropped > 0
+    assert cache.get_many(VALUES) == {}
+
+
 def test_the_distribution_counts_the_entries_of_all_nodes(make_clustered: MakeCache) -> None:
     cache = make_clustered()
     sharder = CacheSharder(cache, CacheShardingConfig(True, 8))

@@ -70,6 +70,7 @@ GUARDS: dict[str, list[str]] = {
     "near-own": ["--near", "--faults=none"],
 }
 """Each guard with the faults that it is there for."""
+GUARDS_ON_A_CLUSTER = {"lease": "none", "delete-ends-lease": "none", "boot-fence": "failover"}
 NO_GUARD = "mark-age"
 """What can be taken away and is not missed."""
 SOAKED = ("lease", "boot-fence", "map-life", "near-bound")
@@ -88,7 +89,7 @@ def run(seconds: float, *options: str, seed: int = SEED) -> dict[str, Any]:
         start_new_session=True,
     )
     try:
-        printed, complaints = process.communicate(timeout=seconds + 30)
+        printed, complaints = process.communicate(timeout=seconds + 60)
     finally:
         with suppress(ProcessLookupError):  # the whole session: crew and servers too
             os.killpg(process.pid, signal.SIGKILL)
@@ -187,6 +188,43 @@ def test_without_this_guard_the_checker_finds_stale_values(guard: str) -> None:
     pytest.fail(
         f"{ATTEMPTS} runs without the guard {guard!r} served nothing stale: the checker has gone blind"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "faults",
+    [
+        pytest.param("kill,pause,failover,move", marks=pytest.mark.soak),
+        "failover,control,disconnect",
+        "move,flush,freeze,scripts",
+    ],
+)
+def test_nothing_stale_is_served_by_a_cluster_under(faults: str) -> None:
+    assert_consistent(run(20, "--cluster", "--no-jobs", f"--faults={faults}"))
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_well_refuses_nobody_anything() -> None:
+    outcome = run(20, "--cluster", "--no-jobs", "--faults=none")
+    assert_consistent(outcome)
+    assert outcome["totals"]["unavailable"] == 0
+    assert outcome["totals"]["evicted"] > 0
+
+
+@pytest.mark.slow
+def test_nothing_stale_is_served_by_a_cluster_while_workers_do_jobs() -> None:
+    assert_consistent(run(30, "--cluster", "--jobs"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guard", GUARDS_ON_A_CLUSTER)
+@pytest.mark.timeout(ATTEMPTS * 60)
+def test_without_this_guard_the_checker_finds_stale_values_on_a_cluster(guard: str) -> None:
+    for attempt in range(ATTEMPTS):
+        options = [f"--break={guard}", "--until-stale", "--no-jobs", f"--faults={GUARDS_ON_A_CLUSTER[guard]}"]
+        if run(20, "--cluster", *options, seed=SEED + attempt)["totals"]["stale"]:
+            return
+    pytest.fail(f"{ATTEMPTS} runs without the guard {guard!r} served nothing stale")
 
 
 @pytest.mark.slow

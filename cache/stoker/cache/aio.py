@@ -22,6 +22,8 @@ from stoker.cache.options import CacheConfig, Hooks, Seconds
 from stoker.cache.programs import Program
 from stoker.cache.requests import Token
 from stoker.cache.reshard import Change, ReshardReport
+from stoker.cache.sentinel_transport import AioSentinelTransport
+from stoker.cache.sentinel_url import is_sentinel
 from stoker.cache.stats import CacheStats
 from stoker.cache.steps import Step
 from stoker.cache.sweep import SweepReport
@@ -346,6 +348,8 @@ class AsyncCache:
 def _transport(config: CacheConfig) -> AioTransport:
     if config.cluster:
         return cast("AioTransport", AioClusterTransport(config))  # which has the same methods
+    if is_sentinel(config.redis_url):
+        return cast("AioTransport", AioSentinelTransport(config))
     return AioTransport(config)
 
 

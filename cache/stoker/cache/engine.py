@@ -7,7 +7,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
-from stoker.cache import topology, transport
+from stoker.cache import plain_client, topology, transport
 from stoker.cache.backends.memory import MemoryBackend
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.cached import CachedDecorator, CachedFunction, cached_by
@@ -19,6 +19,8 @@ from stoker.cache.loaders import Registry, default_registry
 from stoker.cache.near_channel import channel_of
 from stoker.cache.options import CacheConfig, Hooks, Seconds
 from stoker.cache.requests import Token
+from stoker.cache.sentinel_transport import SentinelTransport
+from stoker.cache.sentinel_url import is_sentinel
 from stoker.cache.stats import CacheStats
 from stoker.cache.tenancy import check_key
 from stoker.cache.threads import Threads
@@ -259,6 +261,8 @@ class Cache(Verbs):
     def _client(self) -> Any:
         """A plain client of the server, or of the cluster (which connects at once)."""
         if isinstance(self._core.backend, RedisBackend):
+            if is_sentinel(self.config.redis_url):
+                return plain_client.of_primary(self.config)
             return topology.client(self.config) if self.config.cluster else transport.client(self.config)
         raise AttributeError("_client: a memory cache has no server; see _store")
 
@@ -326,4 +330,6 @@ def _transport(config: CacheConfig) -> Transport | None:
         return None
     if config.cluster:
         return cast("Transport", ClusterTransport(config))  # which has the same methods
+    if is_sentinel(config.redis_url):
+        return cast("Transport", SentinelTransport(config))
     return Transport(config)

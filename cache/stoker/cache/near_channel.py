@@ -23,6 +23,8 @@ from stoker.cache import transport
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.near import Near
 from stoker.cache.options import CacheConfig
+from stoker.cache.sentinel_url import is_sentinel
+from stoker.cache.sentinels import Following
 from stoker.cache.transport import Connection, Wire
 
 log = logging.getLogger(__name__)
@@ -52,7 +54,6 @@ class Channel:
     def __init__(self, near: Near, config: CacheConfig) -> None:
         self._near = near
         self._config = config
-        self._wires = transport._source(config)
         self._raw: Wire | None = None
         self._bell: socket.socket | None = None
         self._refused = False
@@ -61,6 +62,7 @@ class Channel:
         _CHANNELS.add(self)
 
     def _begin(self) -> None:
+        self._place = Following(self._config) if is_sentinel(self._config.redis_url) else None
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
@@ -123,6 +125,8 @@ class Channel:
                 if self._bell is not None:
                     self._bell.close()
                 self._bell, self._thread, self._over, self._woken = None, None, threading.Event(), False
+                if self._place is not None:
+                    self._place.close()
 
     def _keep_connected(self, ear: socket.socket, over: threading.Event) -> None:
         pause = _FIRST_PAUSE_S
@@ -155,17 +159,19 @@ class Channel:
                 over.wait(pause)
 
     def _converse(self, ear: socket.socket, over: threading.Event) -> None:
-        self._raw = raw = cast("Wire", self._wires.make_connection())
+        config = self._config if self._place is None else self._place.config()
+        self._raw = raw = cast("Wire", transport._source(config).make_connection())
         try:
             raw.connect()
-            connection = Connection(raw, self._config)
+            connection = Connection(raw, config)
             if connection.line.process != connection.line.server and self._config.boot_fence != "off":
                 raise ResponseError("it hides its run_id, so there may be more than one behind this address")
             connection.ask((("CLIENT", "TRACKING", "ON"),)).reply()
             if over.is_set():
                 return
             self._near.opened(connection.line.server)
-            Conversation(self._near, self._config, cast("Any", raw)._sock, ear).go_on(over, self._listened)
+            conversation = Conversation(self._near, config, cast("Any", raw)._sock, ear, self._place)
+            conversation.go_on(over, self._listened)
         finally:
             raw.disconnect()
             self._raw = None
@@ -188,7 +194,15 @@ os.register_at_fork(after_in_child=_forked)
 class Conversation:
     """What is said on one connection, until it breaks."""
 
-    def __init__(self, near: Near, config: CacheConfig, wire: socket.socket, ear: socket.socket) -> None:
+    def __init__(
+        self,
+        near: Near,
+        config: CacheConfig,
+        wire: socket.socket,
+        ear: socket.socket,
+        place: Following | None = None,
+    ) -> None:
+        self._place = place
         self._near = near
         self._config = config
         self._wire = wire
@@ -217,6 +231,8 @@ class Conversation:
                     reads = count
                     near.resting = idle >= _REST_AFTER
                     if not near.resting:
+                        if self._place is not None:
+                            self._place.check(self._config)
                         self._out += near.beat()
                         sent_at, next_beat = now, now + every
                 if now >= next_tally:

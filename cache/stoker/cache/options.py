@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from stoker.cache import sentinel_url
 from stoker.cache.errors import ConfigError
 
 BackendName = Literal["memory", "redis"]
@@ -18,7 +19,7 @@ Eviction = Literal["lru", "s3fifo"]
 Seconds = int | float | timedelta
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_URL_SCHEMES = ("redis", "rediss", "unix")
+_URL_SCHEMES = ("redis", "rediss", "unix", *sentinel_url.SCHEMES)
 LONGEST_TTL_S = 10 * 365 * 86_400
 """Ten years: above it, `ttl=None` says what is meant."""
 
@@ -53,7 +54,8 @@ class CacheConfig:
         eviction: Which entries the memory backend drops first: `"lru"`, the least recently used; `"s3fifo"`, those of
             little use, which keeps more of the hot ones when many are read only once.
         redis_url: `redis://`, `rediss://` or `unix://` URL; required by the redis backend. Of a cluster: that of any
-            node, or of a name that leads to several, in case one is down.
+            node, or of a name that leads to several, in case one is down. With Sentinels:
+            `redis+sentinel://host1:26379,host2:26379/mymaster/0`, see `stoker.cache.sentinel_url`.
         cluster: Whether the server is a node of a Redis or Valkey Cluster; the others are found through it. What is
             said of a server (connections, breaker, watermarks) then holds for each node.
         namespace: Prefix of every key in Redis; 1 to 64 of `A-Z a-z 0-9 _ . -`.
@@ -172,6 +174,11 @@ class CacheConfig:
             return
         self._check(not self.near_size, "near_size", "is not there on a cluster yet; leave it 0")
         self._check(self.redis_url is not None, "cluster", "give the URL of one of its nodes as redis_url")
+        remedy = (
+            "give the URL of one of the nodes, such as redis://localhost:7000: a cluster has no Sentinels"
+        )
+        if sentinel_url.is_sentinel(self.redis_url):
+            raise ConfigError("redis_url", masked_url(self.redis_url or ""), remedy)
         parts = urlsplit(self.redis_url or "")
         good = parts.scheme != "unix" and parts.path.strip("/") in ("", "0") and "db=" not in parts.query
         remedy = "a cluster's nodes have database 0 only and no unix sockets; such as redis://localhost:7000"
@@ -189,6 +196,9 @@ class CacheConfig:
         remedy = (
             f"start it with {', '.join(s + '://' for s in _URL_SCHEMES)}, such as redis://localhost:6379/0"
         )
+        if isinstance(self.redis_url, str) and sentinel_url.is_sentinel(self.redis_url):
+            self._check_sentinel_url(self.redis_url)
+            return
         try:
             parts = urlsplit(self.redis_url)
             port = parts.port
@@ -199,6 +209,13 @@ class CacheConfig:
             good = bool(parts.path)
         if not good:
             raise ConfigError("redis_url", masked_url(self.redis_url), remedy)
+
+    def _check_sentinel_url(self, url: str) -> None:
+        try:
+            sentinel_url.parse(url)
+        except ValueError as error:
+            remedy = f"{error}, such as {sentinel_url.EXAMPLE}"
+            raise ConfigError("redis_url", masked_url(url), remedy) from None
 
     def _between(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
@@ -235,7 +252,7 @@ def ttl_ms(ttl: Seconds, name: str = "ttl") -> int:
 
 def masked_url(url: str) -> str:
     """The URL with its password replaced, for messages and logs."""
-    url = re.sub(r"([?&]password=)[^&#]*", r"\1***", url)
+    url = re.sub(r"([?&](?:sentinel_)?password=)[^&#]*", r"\1***", url)
     scheme, mark, rest = url.partition("://")
     credentials, at, server = rest.rpartition("@")
     user, colon, _ = credentials.partition(":")

@@ -125,19 +125,20 @@ def weigh(names: Sequence[Name], *, counted: bool, aged_s: float = 0.0) -> Opera
 
 
 def _weigh(names: Sequence[Name], *, counted: bool, aged_s: float) -> Operation[list[Weighed]]:
-    call = Call(
-        scripts.LOOK,
-        tuple(name.raw for name in names),
-        (scan.HEAD_BYTES - 1, "FREQ" if counted else "IDLETIME"),
-    )
-    answer = yield (("CLIENT", "NO-TOUCH", "ON"), call, ("CLIENT", "NO-TOUCH", "OFF"))
-    said = answer.reply(1)
+    by_shard: dict[int, list[Name]] = {}  # on a cluster the keys of a script have to be in one slot
+    for name in names:
+        by_shard.setdefault(name.number, []).append(name)
+    how = scan.HEAD_BYTES - 1, "FREQ" if counted else "IDLETIME"
+    calls = (Call(scripts.LOOK, tuple(name.raw for name in group), how) for group in by_shard.values())
+    answer = yield (("CLIENT", "NO-TOUCH", "ON"), *calls, ("CLIENT", "NO-TOUCH", "OFF"))
     weighed = []
-    for name, head, used, size in zip(names, said[::3], said[1::3], said[2::3], strict=True):
-        seen = scan.seen(name, head) if size > 0 else None
-        if seen is not None and seen.readable:
-            reads = _reads(used, counted=counted, aged_s=aged_s)
-            weighed.append(Weighed(seen, size, worth.density(reads, seen.meta.load_us, size)))
+    for place, group in enumerate(by_shard.values(), 1):
+        said = answer.reply(place)
+        for name, head, used, size in zip(group, said[::3], said[1::3], said[2::3], strict=True):
+            seen = scan.seen(name, head) if size > 0 else None
+            if seen is not None and seen.readable:
+                reads = _reads(used, counted=counted, aged_s=aged_s)
+                weighed.append(Weighed(seen, size, worth.density(reads, seen.meta.load_us, size)))
     return weighed
 
 

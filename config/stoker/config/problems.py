@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from stoker.cache import ConfigError
+from stoker.cache import ConfigError, sentinel_url
 from stoker.cache.options import masked_url
 from stoker.config import names
 
@@ -64,6 +64,12 @@ def split_list(text: str) -> object:
 
 def check_server_url(url: str) -> None:
     remedy = "start it with redis:// or rediss://, such as redis://localhost:6380/0"
+    if sentinel_url.is_sentinel(url):
+        try:
+            sentinel_url.parse(url)
+        except ValueError as error:
+            raise ValueError(f"{error}, such as {sentinel_url.EXAMPLE}") from None
+        return
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and parts.port != 0

@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     cache_url: str | None = Field(
         default=None,
         repr=False,
-        description="The cache server's redis://, rediss:// or unix:// URL; none: memory only.",
+        description="The cache server's redis://, rediss://, redis+sentinel:// or unix:// URL; none: memory only.",
     )
     cache_cluster: bool = Field(
         default=_CACHE.cluster,
@@ -203,7 +203,7 @@ class Settings(BaseSettings):
     broker_url: str | None = Field(
         default=None,
         repr=False,
-        description="The broker's redis:// or rediss:// URL; not the cache's server.",
+        description="The broker's redis://, rediss:// or redis+sentinel:// URL; not the cache's server.",
     )
     state_url: str | None = Field(
         default=None, repr=False, description="Where jobs are kept; none: the broker's server."

@@ -12,7 +12,7 @@ from celery import Celery
 from kombu import Exchange, Queue, pools
 
 from stoker.config import Settings
-from stoker.tasks import names, runtime
+from stoker.tasks import broker_url, names, runtime
 
 CONNECT_TIMEOUT = 0.5
 TIMEOUT = 1.0
@@ -45,15 +45,15 @@ class StokerApp(Celery):
 
 def common(settings: Settings) -> dict[str, Any]:
     """The configuration of producers; workers add to it."""
-    broker = settings.broker()
+    broker = broker_url.for_celery(settings.broker())
     return {
         "broker_url": broker,
         "broker_read_url": broker,  # both said, because CELERY_BROKER_URL in the environment would
         "broker_write_url": broker,  # beat the plain one: it is another app's
+        "broker_use_ssl": broker_url.use_ssl(settings.broker()),
         "broker_transport_options": {
+            **broker_url.transport_options(settings.broker(), CONNECT_TIMEOUT, TIMEOUT),
             "visibility_timeout": settings.worker.visibility_timeout,  # the shortest of all sharers would win
-            "socket_connect_timeout": CONNECT_TIMEOUT,
-            "socket_timeout": TIMEOUT,
             "socket_keepalive": True,
             "max_retries": 0,
         },

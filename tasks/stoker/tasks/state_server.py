@@ -10,6 +10,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from stoker.cache import plain_client
 from stoker.tasks.errors import StateUnavailable
 
 T = TypeVar("T")
@@ -20,7 +21,7 @@ _PAUSE_S = 0.2
 
 def connect(url: str) -> Any:
     """A client that waits `TIMEOUT` at most. It does not connect before its first use."""
-    return redis.Redis.from_url(
+    return plain_client.client(
         url,
         decode_responses=True,
         encoding_errors="backslashreplace",  # what somebody else wrote there must not end a call

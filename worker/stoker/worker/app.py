@@ -9,7 +9,7 @@ from celery import Celery
 
 import stoker.tasks  # noqa: F401 - registers the tasks
 from stoker.config import Settings
-from stoker.tasks import names
+from stoker.tasks import broker_url, names
 from stoker.tasks.app import StokerApp, configure
 from stoker.tasks.app import app as shared
 from stoker.tasks.schedule import beat_schedule
@@ -64,6 +64,7 @@ def worker_config(settings: Settings) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # wait for the broker as long as it takes
         "broker_transport_options": {
+            **broker_url.transport_options(settings.broker(), 2, 5),
             # Of this namespace alone: a worker of another one would drop the events that it gives back.
             "unacked_key": names.queue(settings.namespace, "unacked"),
             "unacked_index_key": names.queue(settings.namespace, "unacked_index"),
@@ -72,8 +73,6 @@ def worker_config(settings: Settings) -> dict[str, Any]:
             "unacked_restore_interval": worker.restore_every,
             "unacked_restore_throttle": 1,  # look every time, not every tenth
             "unacked_mutex_expire": 2,  # one that was killed while it looked would stop all others for 5 minutes
-            "socket_connect_timeout": 2,
-            "socket_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 25,
         },

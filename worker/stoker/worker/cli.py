@@ -130,7 +130,9 @@ def verify(
     faults: Annotated[
         str | None, typer.Option(metavar="NAMES", help="What is to go wrong: some,of,them, all or none.")
     ] = None,
-    shards: Annotated[int, typer.Option(min=1, max=3, help="That keys are spread over.")] = 1,
+    shards: Annotated[
+        int | None, typer.Option(min=1, max=8, help="That keys are spread over; default: 1, on a cluster 6.")
+    ] = None,
     url: Annotated[str, typer.Option(help="A server of yours to use, without faults.")] = "",
     binary: Annotated[str, typer.Option(help="The server to start; Valkey's if left out.")] = "",
     broken: Annotated[
@@ -140,13 +142,16 @@ def verify(
     strangers: Annotated[
         bool, typer.Option("--strangers", help="Let half of the processes place keys otherwise.")
     ] = False,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="On a cluster, of ours or that of the URL.")
+    ] = False,
     near: Annotated[bool, typer.Option("--near", help="Let them keep copies in their processes.")] = False,
     jobs: Annotated[
         bool | None,
         typer.Option("--jobs/--no-jobs", help="Invalidate by Celery workers too; default: from 20 s."),
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Several mixes of faults, then none: 19 minutes in all.")
+        bool, typer.Option("--full", help="Several mixes of faults, then none: 20 minutes in all.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -165,9 +170,10 @@ def verify(
             until_stale=until_stale,
             binary=binary,
             url=url,
-            shards=shards,
+            shards=shards or (6 if cluster else 1),
             strangers=strangers,
             near=near,
+            cluster=cluster,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None

@@ -98,7 +98,7 @@ def _start_on(port: int, processes: Processes, name: str, options: Mapping[str, 
     words = (word for option, value in options.items() for word in (f"--{option}", value))
     child = processes.start(name, [_binary(), *words])
     try:
-        processes.wait_until(lambda: _answers(port, child.pid), child, _READY_WITHIN_S)
+        processes.wait_until(lambda: serves(port, child.pid), child, _READY_WITHIN_S)
     except BaseException:
         processes.stop([child], grace_s=0)
         raise
@@ -117,7 +117,7 @@ def _options(role: Role, port: int, processes: Processes, cache_bytes: int) -> d
     }
 
 
-def _answers(port: int, pid: int) -> bool:
+def serves(port: int, pid: int) -> bool:
     """Whether the server on this port is the process that was started, and serves."""
     client = redis.Redis(port=port, socket_connect_timeout=1, socket_timeout=1, retry=Retry(NoBackoff(), 0))
     try:

@@ -10,7 +10,7 @@ from typing import Any
 
 import redis
 
-from stoker.cache import ConfigError
+from stoker.cache import ConfigError, plain_client
 from stoker.cache.keys import EntryNames, is_of_a_cache
 from stoker.cache.shards import MOST_SHARDS
 from stoker.config import Settings
@@ -180,7 +180,7 @@ def check(settings: Settings) -> None:
 
 
 def _client(url: str) -> Any:
-    return redis.Redis.from_url(
+    return plain_client.client(
         url, socket_connect_timeout=_ANSWERS_WITHIN_S / 2, socket_timeout=_ANSWERS_WITHIN_S
     )
 

@@ -62,6 +62,7 @@ class Child:
     name: str
     log: Path
     process: subprocess.Popen[bytes]
+    command: tuple[str, ...]
 
     @property
     def pid(self) -> int:
@@ -124,13 +125,17 @@ class Processes:
                 env={**(os.environ if env is None else env), "TMPDIR": str(self.directory)},
                 start_new_session=True,
             )
-        child = Child(name, log, process)
+        child = Child(name, log, process, tuple(command))
         self._children.append(child)
         self._tell_guard(f"+{child.pid}\n")
         assert process.stdin is not None
         with process.stdin as go:
             go.write(b"go\n")
         return child
+
+    def again(self, child: Child) -> Child:
+        """Run the command of one that has been stopped once more; as `start`."""
+        return self.start(child.name, child.command)
 
     def check(self) -> None:
         """Raise ChildEnded if a started process, or the guard, has ended by itself."""

@@ -22,6 +22,7 @@ from rich.console import Console
 from stoker.cache import ConfigError
 from stoker.cache.options import masked_url
 from stoker.config import Settings
+from stoker.tasks import broker_url
 from stoker.worker import commands
 from stoker.worker.embedded import free_port, start_server
 from stoker.worker.embedded_cluster import start_cluster
@@ -72,14 +73,14 @@ def start_stack(processes: Processes, settings: Settings, cluster: int = 0) -> S
         cache_url = start_cluster(processes, cluster).url
     else:
         cache_url = settings.cache_url or start_server(processes, "cache").url
-    broker_url = settings.broker_url or start_server(processes, "broker").url
-    env = {"STOKER_CACHE_URL": cache_url, "STOKER_BROKER_URL": broker_url}
+    broker = settings.broker_url or start_server(processes, "broker").url
+    env = {"STOKER_CACHE_URL": cache_url, "STOKER_BROKER_URL": broker}
     if cluster:
         env["STOKER_CACHE_CLUSTER"] = "true"
         settings = settings.model_copy(update={"cache_url": cache_url, "cache_cluster": True})
     stack = Stack(
         cache_url,
-        broker_url,
+        broker,
         f"http://{settings.flower.host}:{_flower_port(settings)}",
         settings.flower.user,
         _flower_password(settings),
@@ -130,7 +131,12 @@ def _start_celery(processes: Processes, settings: Settings, stack: Stack, env: M
         "STOKER_FLOWER__PASSWORD": stack.flower_password,
     }
     flower = processes.start("flower", commands.flower(), flower_env)
-    with Celery(broker=stack.broker_url, set_as_current=False) as pinger:
+    with Celery(set_as_current=False) as pinger:
+        pinger.conf.update(
+            broker_url=broker_url.for_celery(stack.broker_url),
+            broker_transport_options=broker_url.transport_options(stack.broker_url, 2, 5),
+            broker_use_ssl=broker_url.use_ssl(stack.broker_url),
+        )
         processes.wait_until(lambda: _answers(pinger, node), worker, READY_WITHIN_S)
         processes.wait_until(lambda: _answers(pinger, f"{node}-beat"), beat, READY_WITHIN_S)
     processes.wait_until(lambda: _flower_answers(stack), flower, READY_WITHIN_S)

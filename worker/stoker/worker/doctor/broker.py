@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from stoker.worker.doctor import sentinels
 from stoker.worker.doctor.check import CannotCheck, Finding, error, ok, warning
 from stoker.worker.doctor.server import Server, replica
 from stoker.worker.doctor.system import System
@@ -10,7 +11,10 @@ NEARLY_FULL = 0.9
 
 
 def check(system: System) -> Iterator[Finding]:
+    settings = system.settings
+    yield from sentinels.check("STOKER_BROKER_URL", settings.broker_url)
     yield from _judge(system.broker, system)
+    yield from sentinels.check("STOKER_STATE_URL", settings.state_url)
     if system.state_server is not system.broker:
         yield from _judge(system.state_server, system)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from stoker.worker import memory_settings
 from stoker.worker.doctor.check import Finding, note, ok, warning
+from stoker.worker.doctor.server import Server
 from stoker.worker.doctor.system import System
 
 HIGH_FRAGMENTATION = 1.5
@@ -12,9 +13,14 @@ FRAGMENTED_BYTES = 100 * 2**20
 
 
 def check(system: System) -> Iterator[Finding]:
-    server, usage = system.cache_server, system.usage
-    used, limit = usage["memory_usage_bytes"], usage["limit_bytes"]
-    told = f"{_mib(used)} used, {usage['cache_size']:,} entries"
+    yield ok(f"{system.usage['cache_size']:,} entries")
+    for server in system.cache_nodes:
+        yield from _judge(server, system)
+
+
+def _judge(server: Server, system: System) -> Iterator[Finding]:
+    used, limit = server.used_bytes, server.limit_bytes
+    told = f"{_mib(used)} used at {server.address}"
     if not limit:
         yield warning(
             f"{told}; maxmemory is not set",
@@ -22,14 +28,14 @@ def check(system: System) -> Iterator[Finding]:
             "CONFIG SET maxmemory 1gb (what the machine can spare), and the same in the server's configuration",
         )
     else:
-        yield from _share(system, f"{told}, {usage['usage_percent']:.0f}% of {_mib(limit)}", used / limit)
+        yield from _share(system, f"{told}, {used / limit:.0%} of {_mib(limit)}", used / limit)
     yield from _fragmentation(server.facts)
-    yield from _whose(system)
+    yield from _whose(server, system)
 
 
-def _whose(system: System) -> Iterator[Finding]:
+def _whose(server: Server, system: System) -> Iterator[Finding]:
     """Keys that the server's policy treats as nobody would want."""
-    server, settings = system.cache_server, system.settings
+    settings = system.settings
     found = memory_settings.facts(server.client, server.facts, settings.namespace, with_broker=False)
     told = [
         problem

@@ -8,6 +8,7 @@ from stoker.cache import entry
 from stoker.cache.bans import Control
 from stoker.cache.keys import ShardKeys
 from stoker.worker.doctor.check import Finding, note, ok, warning
+from stoker.worker.doctor.server import Server
 from stoker.worker.doctor.system import System
 
 ENOUGH_READS = 1000
@@ -68,35 +69,51 @@ def _cold_starts(system: System) -> Iterator[Finding]:
 
 
 def _why_cold(system: System) -> tuple[str, str]:
-    facts = system.cache_server.facts
-    if facts.get("evicted_keys") and system.cache_server.policy.startswith("allkeys"):
-        return (
-            f"the server evicted {facts['evicted_keys']:,} keys under {system.cache_server.policy}, control records "
-            "among them",
-            "CONFIG SET maxmemory-policy volatile-lfu; or more maxmemory",
-        )
-    uptime = int(facts.get("uptime_in_seconds", 0))
+    for server in system.cache_nodes:
+        if server.facts.get("evicted_keys") and server.policy.startswith("allkeys"):
+            return (
+                f"the server at {server.address} evicted {server.facts['evicted_keys']:,} keys under {server.policy}, "
+                "control records among them",
+                "CONFIG SET maxmemory-policy volatile-lfu; or more maxmemory",
+            )
+    youngest = min(system.cache_nodes, key=_uptime)
     return (
-        f"the server restarts or fails over (it is up for {uptime:,} s), its data is deleted, or two servers answer "
-        "at one address",
-        f"look at the server's log and at who answers at {system.cache_server.address}; `begins cold` in the workers' "
+        f"the server restarts or fails over (it is up for {_uptime(youngest):,} s), its data is deleted, or two "
+        "servers answer at one address",
+        f"look at the server's log and at who answers at {youngest.address}; `begins cold` in the workers' "
         "log has the reason each time",
     )
 
 
+def _uptime(server: Server) -> int:
+    return int(server.facts.get("uptime_in_seconds", 0))
+
+
 def _sample_lives(system: System) -> _Lives:
-    client, namespace = system.cache_server.client, system.settings.namespace
-    ctls = client.mget([ShardKeys(namespace, number).ctl for number in range(system.num_shards)])
-    ruling = [control.incarnation if (control := Control.parse(raw)) else b"" for raw in ctls]
     stamps: list[tuple[int, bytes]] = []  # shard and incarnation of each entry
-    sampled = system.sample(SAMPLE)
-    for shard, head in zip(sampled.values(), _heads(client, sampled), strict=True):
-        meta = entry.unpack(head, whole=False) if isinstance(head, bytes) else None
-        if meta is not None and shard < len(ruling):
-            stamps.append((shard, meta.incarnation))
+    ruling: dict[int, bytes] = {}
+    for server, sampled in system.sample(SAMPLE):
+        ruling |= _ruling(server.client, system.settings.namespace, set(sampled.values()))
+        for shard, head in zip(sampled.values(), _heads(server.client, sampled), strict=True):
+            meta = entry.unpack(head, whole=False) if isinstance(head, bytes) else None
+            if meta is not None:
+                stamps.append((shard, meta.incarnation))
     outdated = [(shard, life) for shard, life in stamps if life != ruling[shard]]
     lives_of = Counter(shard for shard, _ in set(outdated))
     return _Lives(len(stamps), len(outdated), max(lives_of.values(), default=0))
+
+
+def _ruling(client: Any, namespace: str, shards: Iterable[int]) -> dict[int, bytes]:
+    """The incarnation that rules in each of these shards; empty where there is none."""
+    numbers = list(shards)
+    reads = client.pipeline(transaction=False)
+    for number in numbers:
+        reads.get(ShardKeys(namespace, number).ctl)
+    found = (Control.parse(raw) for raw in reads.execute())
+    return {
+        number: control.incarnation if control else b""
+        for number, control in zip(numbers, found, strict=True)
+    }
 
 
 def _heads(client: Any, sampled: Iterable[bytes]) -> list[Any]:

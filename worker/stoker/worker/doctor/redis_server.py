@@ -9,6 +9,7 @@ from redis.exceptions import NoPermissionError
 
 from stoker.cache.keys import ShardKeys, traffic
 from stoker.config import Settings
+from stoker.worker.doctor import sentinels
 from stoker.worker.doctor.check import Finding, error, note, ok, warning
 from stoker.worker.doctor.server import LEAST_REDIS, LEAST_VALKEY, Server, replica
 from stoker.worker.doctor.system import TENANT, System
@@ -18,7 +19,8 @@ _OF_NEAR_CACHE = (("ROLE",), ("CLIENT", "TRACKINGINFO"), ("CLIENT", "TRACKING", 
 
 
 def check(system: System) -> Iterator[Finding]:
-    return check_server(system.cache_server, system.settings)
+    yield from sentinels.check("STOKER_CACHE_URL", system.settings.cache_url)
+    yield from check_server(system.cache_server, system.settings)
 
 
 def check_server(server: Server, settings: Settings) -> Iterator[Finding]:

@@ -58,16 +58,6 @@ CHECKS: dict[str, Check] = {  # from the ground up: what later ones need is judg
 }
 
 
-def _not_on_a_cluster(_: System) -> Iterator[Finding]:
-    yield note("not looked at: the cache is on a cluster, and this looks at one server")
-
-
-ON_A_CLUSTER: dict[str, Check] = {
-    "redis": cluster.check,
-    **dict.fromkeys(cluster.UNLIKE_ON_A_CLUSTER, _not_on_a_cluster),
-}
-
-
 def diagnose(settings: Settings, only: Collection[str] = ()) -> Iterator[Finding]:
     """Run the checks, or only those named, and yield what they find, check by check. Never raises for what it meets.
 
@@ -75,7 +65,7 @@ def diagnose(settings: Settings, only: Collection[str] = ()) -> Iterator[Finding
     """
     deadline = time.monotonic() + WHOLE_RUN_S
     told: set[Finding] = set()
-    checks = {**CHECKS, **ON_A_CLUSTER} if settings.cache_cluster else CHECKS
+    checks = CHECKS | {"redis": cluster.check} if settings.cache_cluster else CHECKS
     with _quiet(), System(settings) as system:
         for name, check in checks.items():
             if not only or name in only:

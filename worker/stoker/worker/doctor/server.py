@@ -10,7 +10,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError
 from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError
 
+from stoker.cache import plain_client, sentinel_url
+from stoker.cache.sentinel_url import is_sentinel
 from stoker.worker.doctor.check import CannotCheck, Finding, error
 
 ANSWERS_WITHIN_S = 1.0
@@ -38,7 +41,7 @@ class Server:
         self.setting = setting
         self.address = address(url)
         try:
-            self.client: Any = redis.Redis.from_url(
+            self.client: Any = plain_client.client(
                 url,
                 socket_connect_timeout=ANSWERS_WITHIN_S,
                 socket_timeout=ANSWERS_WITHIN_S,
@@ -47,6 +50,10 @@ class Server:
             self.facts: dict[str, Any] = self.client.info()
         except (redis.RedisError, OSError, ValueError) as failure:
             raise CannotCheck(_no_answer(setting, self.address, failure)) from failure
+        if is_sentinel(url):
+            pool: Any = self.client.connection_pool
+            host, port = pool.master_address
+            self.address = f"{host}:{port}"
 
     @property
     def run_id(self) -> str:
@@ -91,6 +98,9 @@ class Server:
 
 def address(url: str) -> str:
     """Where a URL leads, without its user, password and options."""
+    if is_sentinel(url):
+        group = sentinel_url.parse(url)
+        return f"{group.name} of {','.join(map(str, group.sentinels))}"
     parts = urlsplit(url)
     return parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
 
@@ -112,6 +122,11 @@ def _no_answer(setting: str, where: str, failure: Exception) -> Finding:
 
 def _why(setting: str, where: str, failure: Exception) -> tuple[str, str]:
     text = str(failure)
+    if isinstance(failure, MasterNotFoundError):
+        return (
+            "no Sentinel answers, none knows the name, or all hold the primary for down",
+            f"start the Sentinels, or correct {setting}; SENTINEL MASTERS at one of them lists the names",
+        )
     if isinstance(failure, redis.AuthenticationError):
         return (
             "it asks for a user or password, and those it was given are not right",

@@ -1,8 +1,9 @@
 """What checks look at: settings, servers, the cache, processes and jobs, each asked once and shared by all checks."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -47,6 +48,22 @@ class System:
     @property
     def cache_server(self) -> Server:
         return self._server("STOKER_CACHE_URL", self.settings.cache_url, _NO_CACHE)
+
+    @cached_property
+    def cache_nodes(self) -> list[Server]:
+        """The servers that hold entries: the cache's, or all nodes of its cluster that have slots and answer."""
+        if not self.settings.cache_cluster:
+            return [self.cache_server]
+        found = (
+            _tried(partial(Server, "STOKER_CACHE_URL", self.url_of(node))) for node in sorted(self.slots)
+        )
+        return [server for server in found if isinstance(server, Server)]
+
+    @cached_property
+    def slots(self) -> dict[str, int]:
+        """How many slots each node of the cluster has."""
+        with self.cluster() as client:
+            return dict(Counter(nodes[0].name for nodes in client.nodes_manager.slots_cache.values()))
 
     @property
     def broker(self) -> Server:
@@ -145,14 +162,21 @@ class System:
         except (ValueError, KeyError, TypeError):
             return 1
 
-    def sample(self, most: int) -> dict[bytes, int]:
-        """Up to so many entries picked at random: their names and shards. Keys of others count against `most`."""
-        picks = self.cache_server.client.pipeline(transaction=False)
-        for _ in range(most):
-            picks.randomkey()
-        names = EntryNames(self.settings.namespace, self.num_shards)
-        found = ((name, names.split(name)) for name in set(picks.execute()) if isinstance(name, bytes))
-        return {name: parts[0] for name, parts in found if parts is not None}
+    def sample(self, most: int) -> list[tuple[Server, dict[bytes, int]]]:
+        """Up to so many entries picked at random: their servers, names and shards. Keys of others count too.
+
+        Of each node as many as its share of all keys.
+        """
+        sizes = [int(server.client.dbsize()) for server in self.cache_nodes]
+        names, total = EntryNames(self.settings.namespace, self.num_shards), max(sum(sizes), 1)
+        samples = []
+        for server, size in zip(self.cache_nodes, sizes, strict=True):
+            picks = server.client.pipeline(transaction=False)
+            for _ in range(round(most * size / total)):
+                picks.randomkey()
+            found = ((name, names.split(name)) for name in set(picks.execute()) if isinstance(name, bytes))
+            samples.append((server, {name: parts[0] for name, parts in found if parts is not None}))
+        return samples
 
     @cached_property
     def usage(self) -> dict[str, Any]:
@@ -191,7 +215,7 @@ class System:
         return float(seconds) + float(micros) / 1e6
 
     def close(self) -> None:
-        for server in self._servers.values():
+        for server in (*self._servers.values(), *self.__dict__.get("cache_nodes", ())):
             if isinstance(server, Server):
                 server.close()
         if (cache := self.__dict__.get("_cache")) is not None:

@@ -12,13 +12,13 @@ import redis
 from stoker.worker.processes import ChildEnded, NotReady
 from stoker.worker.up import stop_on_signals
 from stoker.worker.verify import full, verdict
-from stoker.worker.verify.faults import FAULTS
+from stoker.worker.verify.cluster_faults import known
 from stoker.worker.verify.guards import GUARDS
 from stoker.worker.verify.harness import Outcome, play
 from stoker.worker.verify.plan import Plan
 
 MOST_NOTES = 20
-DEFAULT_FAULTS = ("kill", "pause", "restart", "failover", "control", "flush", "broker")
+DEFAULT_FAULTS = ("kill", "pause", "restart", "failover", "move", "control", "flush", "broker")
 LEAST_SECONDS_WITH_JOBS = 20.0
 
 
@@ -35,7 +35,7 @@ def plan(
     return Plan(
         seed=_new(seed),
         seconds=seconds,
-        faults=_faults(faults, rest["url"], jobs),
+        faults=_faults(faults, rest["url"], jobs, cluster=rest["cluster"]),
         broken=_names(broken, GUARDS),
         jobs=jobs,
         **rest,
@@ -46,13 +46,14 @@ def _new(seed: int | None) -> int:
     return random.randrange(10**6) if seed is None else seed
 
 
-def _faults(text: str | None, url: str, jobs: bool) -> Sequence[str]:
+def _faults(text: str | None, url: str, jobs: bool, *, cluster: bool) -> Sequence[str]:
+    faults = known(cluster=cluster)
     if text == "none" or (text is None and url):
         return ()
     if text is None or text == "all":
-        some = DEFAULT_FAULTS if text is None else tuple(FAULTS)
+        some = tuple(faults) if text == "all" else [name for name in DEFAULT_FAULTS if name in faults]
         return [name for name in some if jobs or name != "broker"]
-    return _names(text, FAULTS)
+    return _names(text, faults)
 
 
 def _names(text: str, known: Mapping[str, object]) -> Sequence[str]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from random import Random
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from stoker.cache import Cache, CacheUnavailable
 from stoker.worker.verify.plan import Plan
@@ -21,7 +21,8 @@ from stoker.worker.verify.workers import WORKERS, Workers
 from stoker.worker.verify.world import TENANTS
 
 NAMESPACE = "check"
-MOST_SHARDS = 3
+MOST_SHARDS = 9
+_RESHARDED_TO = 3
 WORKERS_SHARE = 0.05
 """Of kills and pauses: a worker takes more than a second of a processor to start."""
 
@@ -62,7 +63,7 @@ class Stage(Protocol):
 class Fault(NamedTuple):
     """A step, the seconds between two of them, from and to, and what they are called when they are counted."""
 
-    step: Callable[[Stage], None]
+    step: Callable[[Any], None]
     least: float
     most: float
     plural: str
@@ -217,7 +218,7 @@ def broker(stage: Stage) -> None:
 def reshard(stage: Stage) -> None:
     """Have the keys live elsewhere: in one to three shards, and one of the tenants in one of them alone, or none."""
     chance = stage.chance
-    shards = chance.randint(1, MOST_SHARDS)
+    shards = chance.randint(1, _RESHARDED_TO)
     tenants = [tenant for tenant in TENANTS if tenant is not None]
     pin = {chance.choice(tenants): chance.randrange(shards)} if chance.random() < 0.7 else {}
     config = config_of(stage.server.url, NAMESPACE)

@@ -13,13 +13,17 @@ from collections.abc import Callable
 from contextlib import chdir, suppress
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 import redis
 
+from stoker.cache import plain_client
 from stoker.worker.processes import Processes
 from stoker.worker.verify import readers
+from stoker.worker.verify.cluster_faults import known
 from stoker.worker.verify.crew import READERS, be, crew
-from stoker.worker.verify.faults import FAULTS, NAMESPACE, control_keys
+from stoker.worker.verify.faults import NAMESPACE, control_keys
+from stoker.worker.verify.nodes import Nodes
 from stoker.worker.verify.plan import Plan
 from stoker.worker.verify.post import Post
 from stoker.worker.verify.server import Server
@@ -53,12 +57,15 @@ class Outcome:
     @property
     def figures(self) -> dict[str, int]:
         """All counts by the names that they are printed with."""
-        return self.totals | {FAULTS[name].plural: n for name, n in self.struck.items()}
+        faults = known(cluster=self.plan.cluster)
+        return self.totals | {faults[name].plural: n for name, n in self.struck.items()}
 
     def __str__(self) -> str:
         shown = " ".join(f"{name}={n}" for name, n in self.figures.items())
         faults = ",".join(self.plan.faults) or "none"
-        shards = f"{self.plan.shards}{' near' if self.plan.near else ''}"
+        shards = (
+            f"{self.plan.shards}{' near' if self.plan.near else ''}{' cluster' if self.plan.cluster else ''}"
+        )
         without = f" without={','.join(self.plan.broken)}" if self.plan.broken else ""
         head = f"seed={self.plan.seed} seconds={self.seconds:.1f} shards={shards} faults={faults}{without}"
         rate = f"hit_rate={self.totals['hits'] / max(self.totals['reads'], 1):.0%}"
@@ -79,6 +86,7 @@ class Run:
         self._crew = crew(plan)
         self.readers = [_user(slot) for slot, role in enumerate(self._crew) if role in READERS]
         self._processes = processes
+        self._faults = known(cluster=plan.cluster)
         self._struck: dict[str, int] = {}
         self._world = World(self.folder, create=True)
         self._due: list[tuple[float, int, Callable[[], object]]] = []
@@ -89,8 +97,10 @@ class Run:
         """Start the servers and the workers."""
         most = len(self._crew) + 1 + WORKERS  # the last look has a slot too
         if self.plan.url:
-            with redis.Redis.from_url(self.plan.url) as client:
+            with self._client() as client:
                 client.ping()
+        elif self.plan.cluster:
+            self.nodes = Nodes(self._processes)
         else:
             users = [_user(slot) for slot in range(most)]
             self.server = Server(self._processes, self.folder / "server", users, self.plan.binary)
@@ -103,6 +113,7 @@ class Run:
                 self.folder,
                 self._namespace,
                 self.plan.told_shards,
+                self.plan.cluster,
                 {slot: self._url(slot) for slot in slots},
                 self.plan.broken,
             )
@@ -127,7 +138,7 @@ class Run:
             self.pids.append(0)
             self._start(slot)
         for name in self.plan.faults:
-            self._again(name, 0.0, FAULTS[name].least)
+            self._again(name, 0.0, self._faults[name].least)
         while time.monotonic() < began + self.plan.seconds:
             if self.plan.until_stale and self._world.totals()["stale"]:
                 break
@@ -150,13 +161,12 @@ class Run:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
         if self.plan.url:
-            with redis.Redis.from_url(self.plan.url) as client:
-                names = list(client.scan_iter(f"{{{self._namespace}*", count=1000))
-                if names:
-                    client.unlink(*names)
+            with self._client() as client:
+                for name in list(client.scan_iter(f"{{{self._namespace}*", count=1000)):
+                    client.unlink(name)
 
     def _again(self, name: str, least: float, most: float) -> None:
-        fault = FAULTS[name]
+        fault = self._faults[name]
 
         def strike() -> None:
             fault.step(self)
@@ -186,10 +196,17 @@ class Run:
             self.plan.shards + 1 if stranger else self.plan.told_shards,
             {} if self.workers is None else self.workers.environment,
             self.plan.near,
+            self.plan.cluster,
         )
 
     def _url(self, slot: int) -> str:
+        if self.plan.cluster:
+            return self.plan.url or self.nodes.url
         return self.plan.url or f"unix://{_user(slot)}@{self.address}"
+
+    def _client(self) -> Any:
+        url = self._url(len(self._crew))
+        return redis.RedisCluster.from_url(url) if self.plan.cluster else plain_client.client(url)
 
     def _wind_up(self) -> int:
         """Stop the crew, kill the workers. Returns how many of the crew did not stop by themselves."""
@@ -206,15 +223,17 @@ class Run:
 
     def _look_back(self) -> list[str]:
         """Read everything once more, in a cache that knows nothing yet. Returns keys that will stay for ever."""
-        if not self.plan.url:
+        if self.plan.cluster and not self.plan.url:
+            self.nodes.settle()
+        elif not self.plan.url:
             self.server.admin.config_set("maxmemory", 0)
         post = self._post(len(self._crew))
         pid = os.fork()
         if pid == 0:
             be(readers.look_back, post, ())
         os.waitpid(pid, 0)
-        with redis.Redis.from_url(post.url, decode_responses=True) as client:
-            names = list(client.scan_iter(f"{{{self._namespace}*", count=1000))
+        with self._client() as client:
+            names = [name.decode() for name in client.scan_iter(f"{{{self._namespace}*", count=1000)]
             kept = control_keys(self._namespace)
             return [name for name in names if name not in kept and client.ttl(name) == -1]
 
@@ -237,5 +256,8 @@ def play(plan: Plan) -> Outcome:
         try:
             run.open()
             return run.play()
+        except redis.RedisError:
+            processes.check()  # a server that has ended says why
+            raise
         finally:
             run.close()

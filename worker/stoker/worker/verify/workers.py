@@ -31,10 +31,12 @@ class Workers:
         folder: Path,
         namespace: str,
         shards: int,
+        cluster: bool,
         urls: Mapping[int, str],
         broken: Sequence[str],
     ) -> None:
         self._processes = processes
+        self._cluster = cluster
         self._posts = list(urls.items())
         self.broker = Server(processes, folder / "broker", ())
         self.environment = {
@@ -90,6 +92,7 @@ class Workers:
         slot, url = self._posts[number]
         own = {
             "STOKER_CACHE_URL": url,
+            "STOKER_CACHE_CLUSTER": str(self._cluster),
             in_worker.SLOT: str(slot),
             in_worker.SEED: str(seed),
         }

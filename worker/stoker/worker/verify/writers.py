@@ -35,8 +35,8 @@ PAUSE_S = 0.09
 _BOUND_S = CacheConfig().near_bound
 """After it copies of what was changed without a barrier are stale."""
 SWEEP_PAUSE_S = 0.1
-EVICTS, EVICTED_BYTES = 0.3, 20_000
-"""How often a sweep is followed by an eviction, and how much that is to free."""
+EVICTS, EVICTED_BYTES, EVICTED_BYTES_OF_A_CLUSTER = 0.3, 20_000, 120_000
+"""How often a sweep is followed by an eviction, and how much that is to free. Nodes differ by some."""
 FILLS_UP = 0.02
 """How often, by the statement that a tenant is full."""
 
@@ -257,7 +257,8 @@ def sweep(post: Post) -> None:
 def _make_room(cache: Cache, desk: Desk) -> None:
     monitor = CacheMonitor(cache)
     if desk.chance.random() < EVICTS:
-        report = cache.evict(target_bytes=max(0, monitor.get_node().used_bytes - EVICTED_BYTES))
+        freed = EVICTED_BYTES_OF_A_CLUSTER if desk.post.cluster else EVICTED_BYTES
+        report = cache.evict(target_bytes=max(0, monitor.get_node().used_bytes - freed))
         desk.judge.add("evicted", report.dropped)
     if desk.chance.random() < FILLS_UP:
         full = desk.chance.choice(TENANTS[1:])
