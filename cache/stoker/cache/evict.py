@@ -15,15 +15,17 @@ from stoker.cache import memory_use, quotas, sampling, scan
 from stoker.cache.cut import OVER_QUOTA, REASONS, Cut, cut_for
 from stoker.cache.memory_use import MemoryUse
 from stoker.cache.options import CacheConfig
-from stoker.cache.programs import Effect, Sleep, Steps
+from stoker.cache.programs import Effect, Program, Sleep, Steps
 from stoker.cache.sampling import Weighed
 from stoker.cache.scan import Link, Name
 from stoker.cache.steps import Step
 from stoker.cache.tenancy import tenant_of
 from stoker.cache.wire import Operation, together
 
+PAGE = 64
+"""Names of one look at the server, so that readers wait behind little."""
 REST = 1.0
-"""Pause after each batch, as a share of the time it took; none above the high watermark."""
+"""Pause after each page, as a share of the time it took; none above the high watermark."""
 LONGEST_REST_S = 0.1
 MOST_PASSES = 20
 DEEPER = 1.1, 1.5
@@ -148,12 +150,9 @@ def evict_steps(
         if walk is None:
             yield _step(report, None, last=True)
             return
-        began = time.monotonic()
-        report, walk, share = yield _batch(link, config, walk, report, batch, now_ms())
+        report, walk = yield from _batch(link, config, walk, report, batch, now_ms)
         if walk is not None:
             yield _step(report, walk, last=False)
-        if share <= config.high_watermark:
-            yield Sleep(min((time.monotonic() - began) * REST, LONGEST_REST_S))
 
 
 def _step(report: EvictReport, walk: _Walk | None, *, last: bool) -> Step[EvictReport]:
@@ -219,12 +218,33 @@ def _plan(
 
 
 def _batch(
-    link: Link, config: CacheConfig, walk: _Walk, report: EvictReport, batch: int, now_ms: int
-) -> Operation[tuple[EvictReport, _Walk | None, float]]:
-    """One page of the walk. Returns the walk to go on with, if any, and the share of memory that is used."""
-    page = yield from scan.page(link, walk.scan, batch)
+    link: Link,
+    config: CacheConfig,
+    walk: _Walk | None,
+    report: EvictReport,
+    batch: int,
+    now_ms: Callable[[], int],
+) -> Program[tuple[EvictReport, _Walk | None]]:
+    """About so many names of the walk, in pages. Returns the walk to go on with, if any."""
+    use = yield memory_use.read()
+    for _ in range(-(-batch // PAGE)):
+        if walk is None:
+            break
+        began = time.monotonic()
+        report, walk, use = yield _page(link, config, walk, report, min(batch, PAGE), use, now_ms())
+        if use.share <= config.high_watermark:
+            yield Sleep(min((time.monotonic() - began) * REST, LONGEST_REST_S))
+    if walk is not None and use.used > walk.used + FLOOD * use.limit:
+        report, walk = yield _plan(link, config, report, now_ms(), walk)
+    return report, walk
+
+
+def _page(
+    link: Link, config: CacheConfig, walk: _Walk, report: EvictReport, names: int, use: MemoryUse, now_ms: int
+) -> Operation[tuple[EvictReport, _Walk | None, MemoryUse]]:
+    """A few names of the walk. Returns the walk to go on with, if any, and what is used then."""
+    page = yield from scan.page(link, walk.scan, names)
     yield from together([shard.catch_up() for shard in link.shards])
-    use = yield from memory_use.read()
     report, walk = yield from _drop(walk, report, scan.parsed(link, page.raws), use, now_ms)
     use = yield from memory_use.read()
     report = replace(report, scanned=report.scanned + len(page.raws), after_bytes=use.used)
@@ -234,11 +254,10 @@ def _batch(
         wraps=walk.wraps + (page.cursor == b"0"),
     )
     if report.target_bytes is not None and use.used <= report.target_bytes and not walk.to_its_end:
-        return replace(report, reason="reached the target"), None, use.share
-    floods = use.used > walk.used + FLOOD * use.limit
-    if not (walk.round or floods):
-        return report, walk, use.share
-    return *(yield from _plan(link, config, report, now_ms, walk)), use.share
+        return replace(report, reason="reached the target"), None, use
+    if not walk.round:
+        return report, walk, use
+    return *(yield from _plan(link, config, report, now_ms, walk)), use
 
 
 def _drop(
