@@ -84,6 +84,7 @@ class _Walk:
         start: The cursor it began with.
         wraps: How often it has been at 0.
         cut: What goes, as JSON.
+        begin: How names begin that can go; all others need no look.
         to_its_end: Whether it goes all the way round, because what a tenant has too much of may be anywhere.
         passes: Those before.
         deeper: How often the cut had to be made deeper, as more came in than went.
@@ -96,6 +97,7 @@ class _Walk:
     start: int
     cut: dict[str, Any]
     to_its_end: bool
+    begin: str = ""
     wraps: int = 0
     passes: int = 0
     deeper: int = 0
@@ -198,7 +200,8 @@ def _plan(
     sample = yield from sampling.draw(link, sampling.SAMPLE, counted=use.counted)
     sizes = {tenant: share.bytes for tenant, share in sample.by_tenant().items()}
     ease = 1 - config.low_watermark / config.high_watermark
-    over = quotas.over(kept, sizes, use.limit, ease)
+    room = quotas.room(sample.bytes, use.used, use.limit, config.low_watermark)
+    over = quotas.over(kept, sizes, room, ease)
     if need <= 0 and not over.hard:
         return done, None
     cut = cut_for(sample, max(0, need) * DEEPER[0] * DEEPER[1] ** deeper, over.soft, now_ms, over.hard)
@@ -208,6 +211,7 @@ def _plan(
         start=start,
         cut=cut.as_json(),
         to_its_end=bool(over.hard),
+        begin=f"{next(iter(over.hard))}:" if need <= 0 and len(over.hard) == 1 else "",
         wraps=int(start == 0),
         passes=passes,
         deeper=deeper,
@@ -243,7 +247,7 @@ def _page(
     link: Link, config: CacheConfig, walk: _Walk, report: EvictReport, names: int, use: MemoryUse, now_ms: int
 ) -> Operation[tuple[EvictReport, _Walk | None, MemoryUse]]:
     """A few names of the walk. Returns the walk to go on with, if any, and what is used then."""
-    page = yield from scan.page(link, walk.scan, names)
+    page = yield from scan.page(link, walk.scan, names, walk.begin)
     yield from together([shard.catch_up() for shard in link.shards])
     report, walk = yield from _drop(walk, report, scan.parsed(link, page.raws), use, now_ms)
     use = yield from memory_use.read()
@@ -253,8 +257,10 @@ def _page(
         scan=page.cursor.decode(),
         wraps=walk.wraps + (page.cursor == b"0"),
     )
-    if report.target_bytes is not None and use.used <= report.target_bytes and not walk.to_its_end:
-        return replace(report, reason="reached the target"), None, use
+    if report.target_bytes is not None and use.used <= report.target_bytes:
+        if not walk.to_its_end:
+            return replace(report, reason="reached the target"), None, use
+        walk = replace(walk, cut=Cut.from_json(walk.cut).of_tenants().as_json())
     if not walk.round:
         return report, walk, use
     return *(yield from _plan(link, config, report, now_ms, walk)), use
