@@ -22,7 +22,7 @@ from stoker.cache.steps import Step
 from stoker.cache.tenancy import tenant_of
 from stoker.cache.wire import Operation, together
 
-PAGE = 64
+PAGE = 128
 """Names of one look at the server, so that readers wait behind little."""
 REST = 1.0
 """Pause after each page, as a share of the time it took; none above the high watermark."""
@@ -247,10 +247,10 @@ def _page(
     link: Link, config: CacheConfig, walk: _Walk, report: EvictReport, names: int, use: MemoryUse, now_ms: int
 ) -> Operation[tuple[EvictReport, _Walk | None, MemoryUse]]:
     """A few names of the walk. Returns the walk to go on with, if any, and what is used then."""
-    page = yield from scan.page(link, walk.scan, names, walk.begin)
-    yield from together([shard.catch_up() for shard in link.shards])
-    report, walk = yield from _drop(walk, report, scan.parsed(link, page.raws), use, now_ms)
-    use = yield from memory_use.read()
+    asked: list[Operation[Any]] = [scan.page(link, walk.scan, names, walk.begin)]
+    asked += [shard.catch_up() for shard in link.shards]
+    page, *_ = yield from together(asked)
+    report, walk, use = yield from _drop(walk, report, scan.parsed(link, page.raws), use, now_ms)
     report = replace(report, scanned=report.scanned + len(page.raws), after_bytes=use.used)
     walk = replace(
         walk,
@@ -268,7 +268,7 @@ def _page(
 
 def _drop(
     walk: _Walk, report: EvictReport, names: Sequence[Name], use: MemoryUse, now_ms: int
-) -> Operation[tuple[EvictReport, _Walk]]:
+) -> Operation[tuple[EvictReport, _Walk, MemoryUse]]:
     chosen: dict[str, list[Weighed]] = {reason: [] for reason in REASONS}
     cut, aged_s = Cut.from_json(walk.cut), max(0, now_ms - walk.as_of_ms) / 1000
     for one in (yield from sampling.weigh(names, counted=use.counted, aged_s=aged_s)):
@@ -276,7 +276,9 @@ def _drop(
         if reason is not None:
             chosen[reason].append(one)
     groups = [[one.seen for one in chosen[reason]] for reason in REASONS]
-    dropped = yield from together([scan.drop(group) for group in groups])
+    asked: list[Operation[Any]] = [scan.drop(group) for group in groups]
+    asked.append(memory_use.read())
+    *dropped, use = yield from together(asked)
     counts = {reason: one.entries for reason, one in zip(REASONS, dropped, strict=True)}
     gone = [(reason, one) for reason in REASONS for one in chosen[reason]]
     report = replace(
@@ -286,7 +288,7 @@ def _drop(
         **{reason: getattr(report, reason) + count for reason, count in counts.items()},
     )
     left = cut.after(chosen[OVER_QUOTA]).as_json()
-    return report, replace(walk, cut=left, dropped=walk.dropped + sum(counts.values()))
+    return report, replace(walk, cut=left, dropped=walk.dropped + sum(counts.values())), use
 
 
 def _added(before: Mapping[str, int], more: Iterable[tuple[str, int]]) -> dict[str, int]:
