@@ -19,7 +19,7 @@ from stoker.cache.invalidate import pattern_rule, tag_rules, tenant_rule
 from stoker.cache.keys import ShardKeys
 from stoker.cache.patterns import compile_pattern
 from stoker.cache.protocol import Filling, Found, Lease, Name, Shard
-from stoker.cache.shards import Agreement, Map
+from stoker.cache.shards import Agreement, Map, Placement
 from stoker.cache.transport import Transport
 from stoker.cache.wire import Answer, Call, Exchange, Operation
 
@@ -75,7 +75,7 @@ def connect(url: str, namespace: str) -> Transport:
 
 def a_shard(namespace: str, news: list[BanNews] | None = None) -> Shard:
     """A shard as a process of its own would have it."""
-    agreement = Agreement(Map(max_load_ms=MAX_LOAD_MS))
+    agreement = Agreement(Map(max_load_ms=MAX_LOAD_MS), Placement())
     return Shard(ShardKeys(namespace), agreement, lambda *_: None, (news if news is not None else []).append)
 
 
@@ -107,7 +107,7 @@ def ask(*commands: Any) -> Operation[Answer]:
 
 def ban(log: BanLog, rules: list[Rule]) -> Operation[int]:
     """Ban, and shorten the log if it is time to. Returns how long it was then, or 0."""
-    length = yield from log.ban(rules)
+    length = yield from log.ban([rule.member() for rule in rules])
     if length:
         yield from log.shorten(length)
     return length
@@ -223,7 +223,7 @@ class Stage:
         for key in keys:
             self._truth[tenant, key] += 1
         written = {key: self._truth[tenant, key] for key in keys}
-        length = yield from shard.ban(rules)
+        length = yield from shard.ban([rule.member() for rule in rules])
         for key, version in written.items():
             self._acknowledged[tenant, key] = max(version, self._acknowledged[tenant, key])
         self._count("bans")

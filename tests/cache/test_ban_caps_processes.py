@@ -82,7 +82,7 @@ def write(shared: Shared, slot: int, seed: int) -> None:
         raised = [n for n in mine if NAMES[n][0] == tenant and NAMES[n][1] in keys]
         for n in raised:
             shared.truth[n] += 1
-        length = transport.run(shard.ban(rules))
+        length = transport.run(shard.ban([rule.member() for rule in rules]))
         for n in raised:
             shared.acknowledged[n] = shared.truth[n]
         shared.add(slot, "bans")

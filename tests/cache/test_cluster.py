@@ -7,8 +7,11 @@ import signal
 import statistics
 from collections import Counter
 from collections.abc import Iterator
+from random import Random
+from typing import Any
 
 import pytest
+import redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from stoker.cache import (
@@ -93,6 +96,68 @@ def test_shards_fall_on_nodes_as_the_page_says(shards: int, nodes: int, most: fl
         counts = Counter(slot * nodes // REDIS_CLUSTER_HASH_SLOTS for slot in slots)
         found.append(max(counts.values()) * nodes / shards)
     assert statistics.median(found) == pytest.approx(most, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("shards", "nodes", "share"),
+    [
+        (64, 3, 99),
+        (64, 6, 65),
+        (64, 10, 26),
+        (256, 3, 100),
+        (256, 6, 96),
+        (256, 10, 47),
+        (512, 3, 100),
+        (512, 6, 100),
+        (512, 10, 100),
+    ],
+)
+def test_as_many_namespaces_as_the_page_says_are_within_a_quarter_of_even(
+    shards: int, nodes: int, share: int
+) -> None:
+    within = 0
+    for name in range(200):
+        slots = [key_slot(f"{{ns{name}:{n}}}".encode()) for n in range(shards)]
+        most = max(Counter(slot * nodes // REDIS_CLUSTER_HASH_SLOTS for slot in slots).values())
+        within += most * nodes / shards <= 1.25
+    assert round(within / 2) == share
+
+
+@pytest.mark.parametrize("how", [Cache, Awaited])
+def test_under_uniform_load_no_node_has_a_quarter_more_than_its_share_of_commands(
+    make_clustered: MakeCache, cache_cluster: EmbeddedCluster, how: Any
+) -> None:
+    # Given the namespace that a cache has by default, whose shards fall where they do
+    with make_clustered(how, namespace="stoker") as cache:
+        chance = Random(1)
+        keys = [f"user:{n}" for n in range(5000)]
+        before = commands(cache_cluster)
+        # When keys of it are read and written, each as likely as any, and now and then many are invalidated
+        for _ in range(300):
+            cache.get_many(chance.sample(keys, 20))
+            cache.set(chance.choice(keys), 1)
+            cache.get_or_load(chance.choice(keys), lambda: 2)
+            if chance.random() < 0.02:
+                cache.invalidate_pattern(f"user:{chance.randrange(10)}*")
+        after = commands(cache_cluster)
+    if isinstance(cache, Awaited):
+        cache.end()
+    with redis.RedisCluster.from_url(cache_cluster.url) as client:
+        for name in list(client.scan_iter("{stoker*", count=1000)):
+            client.delete(name)
+    # Then its nodes have alike to do, reads of control records and what scripts do included
+    done = [after[node] - before[node] for node in range(3)]
+    print(f"commands by node: {done}")  # noqa: T201 - shown if it fails
+    assert max(done) / statistics.mean(done) <= 1.25
+
+
+def commands(cluster: EmbeddedCluster) -> list[int]:
+    """How many each node has carried out since it was started, those that scripts call too."""
+    counts = []
+    for node in range(3):
+        with admin(cluster, node) as one:
+            counts.append(sum(stats["calls"] for stats in one.info("commandstats").values()))
+    return counts
 
 
 def test_the_documented_acl_is_enough_on_a_cluster(

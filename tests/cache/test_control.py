@@ -8,6 +8,7 @@ import pytest
 
 from stoker.cache import (
     Cache,
+    CacheMonitor,
     CacheSharder,
     CacheShardingConfig,
     InvalidationNotAcknowledged,
@@ -19,6 +20,7 @@ from stoker.cache.bans import Control
 from stoker.cache.entry import MAX_SEQ
 from stoker.cache.keys import ShardKeys
 from stoker.cache.protocol import Shard
+from stoker.cache.shards import Agreement
 from stoker.cache.wire import Call, once
 from tests.cache.conftest import MakeCache
 
@@ -221,12 +223,43 @@ def test_processes_with_other_placement_are_refused_with_the_remedy(make_redis: 
 def test_a_lost_map_is_not_replaced_by_other_settings_while_a_record_stands(
     make_redis: MakeCache, client: Client, keys: ShardKeys
 ) -> None:
-    make_redis(max_load=60).set("k", 1)
+    make_redis().set("k", 1)
     client.delete(keys.map)
+    other = make_redis()
+    CacheSharder(other, CacheShardingConfig(enabled=True, num_shards=2))
     with pytest.raises(
         PlacementMismatch, match="it was lost, and what is stored was placed by other settings"
     ):
-        make_redis(max_load=30).get("k")
+        other.get("k")
+
+
+def test_a_process_that_was_told_nothing_waits_until_one_that_knows_a_lost_map_writes_it_again(
+    make_redis: MakeCache, client: Client, keys: ShardKeys
+) -> None:
+    cache, other = make_redis(), make_redis()
+    CacheSharder(cache, CacheShardingConfig(enabled=True, num_shards=2))
+    cache.set_many({"k": 1, "l": 2, "m": 3})
+    client.delete(keys.map)
+    assert other.get("k") is None
+    with pytest.raises(InvalidationNotAcknowledged, match="it was lost"):
+        other.set("k", 2)
+    CacheMonitor(cache).get_lives()  # as a task of beat does
+    assert other.set("k", 2)
+    assert cache.get("k") == 2
+
+
+def test_if_nobody_writes_it_again_it_does(
+    make_redis: MakeCache, client: Client, keys: ShardKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, other = make_redis(), make_redis()
+    CacheSharder(cache, CacheShardingConfig(enabled=True, num_shards=2))
+    cache.set_many({"k": 1, "l": 2, "m": 3})
+    client.delete(keys.map)
+    assert other.get("k") is None
+    monkeypatch.setattr(Agreement, "patience_s", 0.0)
+    assert other.set("k", 2)
+    with pytest.raises(PlacementMismatch, match="num_shards=2"):
+        cache.invalidate_pattern("*")
 
 
 def test_a_map_that_is_written_again_begins_a_new_life(

@@ -36,8 +36,9 @@ def test_only_dead_entries_are_deleted(make_redis: MakeCache, client: Any, names
 def test_an_entry_replaced_under_the_sweep_stays(make_redis: MakeCache) -> None:
     cache = make_redis()
     cache.set("k", "old")
-    link = cache._core.backend
-    assert isinstance(link, RedisBackend)
+    backend = cache._core.backend
+    assert isinstance(backend, RedisBackend)
+    link = backend.space
     names = scan.parsed(link, cache._run(scan.page(link, "0", 10)).raws)
     seen = cache._run(scan.look(names))
     cache.set("k", "new")

@@ -34,18 +34,21 @@ MIXES = [
     "scripts,broker,kill",
     "freeze,disconnect",
     "kill,pause,restart,control,cut,full",
+    "reshard,kill,pause,restart,control",
 ]
 MIXES_WITH_COPIES = [
     ("kill,pause", 2),
     ("restart,failover,kill", 1),
     ("control,flush,cut", 2),
+    ("reshard,disconnect,kill", 2),
     ("evict,full,scripts", 1),
     ("freeze,disconnect,pause", 2),
 ]
 """Faults and shards."""
 GUARDS: dict[str, list[str]] = {
     "lease": ["--faults=none"],
-    "lease-of-many": ["--faults=none"],
+    "batch-writes": ["--faults=none"],
+    "batch-place": ["--faults=none"],
     "stamp": ["--faults=none"],
     "closing": ["--faults=none"],
     "second-read": ["--faults=none"],
@@ -57,6 +60,7 @@ GUARDS: dict[str, list[str]] = {
     "set-ends-lease": ["--faults=none"],
     "delete-ends-lease": ["--faults=none"],
     "map-life": ["--faults=control,flush", "--strangers"],
+    "new-places": ["--faults=reshard", "--strangers"],
     "near-bound": ["--near", "--faults=none"],
     "near-control": ["--near", "--faults=none"],
     "near-changes": ["--near", "--faults=none"],
@@ -115,7 +119,7 @@ def test_nothing_stale_is_served_while_everybody_reads_and_writes() -> None:
 
 
 def test_nothing_stale_is_served_while_processes_die_the_server_restarts_and_control_state_is_lost() -> None:
-    assert_consistent(run(5, "--faults=kill,pause,restart,control"))
+    assert_consistent(run(5, "--faults=kill,pause,restart,control,reshard"))
 
 
 def test_nothing_stale_is_served_of_copies_after_a_barrier_or_beyond_their_bound() -> None:

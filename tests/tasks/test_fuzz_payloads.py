@@ -134,6 +134,7 @@ HOSTILE: tuple[tuple[str, dict[str, Any]], ...] = (
     (names.SWEEP, {"\ud800": 1}),
     (names.EVICT, {"target_bytes": 2**63}),
     (names.EVICT, {"version": 1, "job_id": 7}),
+    (names.RESHARD, {"pin": {"acme": -1}}),
 )
 
 

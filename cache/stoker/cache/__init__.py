@@ -1,7 +1,8 @@
 """Stoker's cache engine: the public names.
 
 Reading order: `core` (every request; `engine` and `aio` perform it), `flight` (one load per key), `protocol` (the
-rules), `bans` and `entry` (what they are about), then the backends and the verbs `warm`, `sweep`, `evict`.
+rules), `bans` and `entry` (what they are about), then the backends and the verbs `warm`, `sweep`, `evict`,
+`reshard`.
 """
 
 from stoker.cache.aio import AsyncCache
@@ -22,6 +23,7 @@ from stoker.cache.loaders import LoadKey, loader
 from stoker.cache.monitor import CacheMonitor, CacheMonitorConfig
 from stoker.cache.options import CacheConfig, Hooks
 from stoker.cache.requests import Token
+from stoker.cache.reshard import ReshardReport
 from stoker.cache.sharder import CacheSharder, CacheShardingConfig
 from stoker.cache.stats import CacheStats
 from stoker.cache.steps import Step
@@ -52,6 +54,7 @@ __all__ = [
     # reports
     "CacheStats",
     "EvictReport",
+    "ReshardReport",
     "Step",
     "SweepReport",
     "WarmReport",

@@ -21,6 +21,7 @@ from stoker.cache.near_channel import channel_of
 from stoker.cache.options import CacheConfig, Hooks, Seconds
 from stoker.cache.programs import Program
 from stoker.cache.requests import Token
+from stoker.cache.reshard import Change, ReshardReport
 from stoker.cache.stats import CacheStats
 from stoker.cache.steps import Step
 from stoker.cache.sweep import SweepReport
@@ -263,6 +264,24 @@ class AsyncCache:
     ) -> AsyncIterator[Step[EvictReport]]:
         """See `Cache.evict_steps`."""
         return self._here().loop.steps(self._core.evict_steps(target_bytes, batch, cursor, stay))
+
+    async def reshard(
+        self,
+        num_shards: int | None = None,
+        *,
+        pin: Mapping[str, int] | None = None,
+        unpin: Iterable[str] = (),
+        function: bool = False,
+    ) -> ReshardReport:
+        """See `Cache.reshard`."""
+        change = Change(num_shards, dict(pin or {}), tuple(unpin), function)
+        return await _last(self.reshard_steps(change))
+
+    def reshard_steps(
+        self, change: Change, *, batch: int = 500, cursor: dict[str, Any] | None = None
+    ) -> AsyncIterator[Step[ReshardReport]]:
+        """See `Cache.reshard_steps`."""
+        return self._here().loop.steps(self._core.reshard_steps(change, batch, cursor))
 
     # -- for diagnosis -----------------------------------------------------------------------------------------
 

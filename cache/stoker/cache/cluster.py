@@ -14,8 +14,10 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainErr
 
 from stoker.cache import cluster_map
 from stoker.cache.cluster_map import Unmended
+from stoker.cache.dialogue import any_error
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.parts import Displaced, Everywhere, Layout, Node, NotAll, Part, Parts
+from stoker.cache.shards import Resharded
 from stoker.cache.wire import Answer, Exchange, Operation
 
 T = TypeVar("T")
@@ -99,6 +101,8 @@ class Router:
             if unmended:
                 try:
                     yield from self.run(cluster_map.mend(list(unmended.values())))
+                except Resharded:
+                    raise
                 except CacheUnavailable as error:
                     failures.update(dict.fromkeys(unmended, error.reason))
                     unmended.clear()
@@ -164,11 +168,12 @@ def _outcomes(node: Node, operations: Sequence[Operation[Any]]) -> Operation[lis
     while waiting:
         asked, waiting = waiting, {}
         answer = yield tuple(command for commands in asked.values() for command in commands)
+        faulty = any_error(answer.replies)
         at = 0
         for index, commands in asked.items():
             replies = answer.replies[at : at + len(commands)]
             at += len(commands)
-            misplaced = _misplaced(node, replies)
+            misplaced = _misplaced(node, replies) if faulty else None
             if misplaced is None:
                 advance(index, Answer(replies, answer.server, answer.process))
             else:

@@ -16,7 +16,7 @@ Only `cluster` uses it. docs/decisions.md says what goes stale without each of t
 import json
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple, cast
 
 from redis.crc import key_slot
@@ -28,6 +28,7 @@ from stoker.cache.errors import CacheUnavailable
 from stoker.cache.keys import ShardKeys
 from stoker.cache.parts import Part, at_once
 from stoker.cache.protocol import Shard
+from stoker.cache.reshard import Change, Changed
 from stoker.cache.shards import MOST_SHARDS, Agreement, fingerprint, parsed
 from stoker.cache.wire import Call, Command, Operation, once
 
@@ -37,6 +38,16 @@ DRAFT = b"?"
 
 class ClusterShard(Shard):
     """A shard whose map may be on another node: its operations end with `Unmended` where they would need it."""
+
+    @cached_property
+    def slot(self) -> int:
+        """Of its keys."""
+        return key_slot(self.keys.ctl)
+
+    @cached_property
+    def name(self) -> str:
+        """For messages."""
+        return f"shard {self.keys.number}"
 
     def _agree(self) -> Operation[None]:
         return
@@ -53,6 +64,18 @@ class ClusterShard(Shard):
         control = Control.parse(raw)
         if control is not None:
             self._on_cold(reason, control.incarnation.hex())
+
+
+def slot_of(shard: Shard) -> int:
+    """The slot of a shard's keys."""
+    assert isinstance(shard, ClusterShard), "of a cluster"
+    return shard.slot
+
+
+def part_of(shard: Shard, begin: Callable[[], Operation[Any]]) -> Part:
+    """An operation of a shard."""
+    assert isinstance(shard, ClusterShard), "of a cluster"
+    return Part(shard.slot, begin, shard.name)
 
 
 class Unmended(Exception):
@@ -105,7 +128,7 @@ def mend(unmended: Sequence[Unmended]) -> Operation[None]:
     """
     keys, agreement = unmended[0].shard.keys, unmended[0].shard.agreement
     for _ in range(ATTEMPTS):
-        yield from _agree(keys, agreement)
+        yield from agree(keys, agreement)
         digest = agreement.ruling[1]
         bad = [one for one in unmended if not one.only_unknown(digest)]
         found = yield from at_once(
@@ -133,7 +156,7 @@ def still_rules(keys: ShardKeys, digest: bytes) -> Operation[bool]:
     return charter.open and charter.native and charter.digest == digest
 
 
-def _agree(keys: ShardKeys, agreement: Agreement) -> Operation[None]:
+def agree(keys: ShardKeys, agreement: Agreement) -> Operation[None]:
     """Go by the map that rules; if none does, see that one does."""
     for _ in range(ATTEMPTS):
         charter = yield from _look(keys)
@@ -141,24 +164,72 @@ def _agree(keys: ShardKeys, agreement: Agreement) -> Operation[None]:
             agreement.accept(charter.raw)
             return
         if charter.raw is not None and charter.native:
-            yield from end_all(keys, charter.digest)
-            settings = charter.settings | {"open": True}
+            settings = yield from _opened(keys, charter)
         else:
             settings = yield from _successor(keys, agreement, charter)
-        yield from at_once((_part(keys, keys.map, partial(_put, keys, charter, settings)),))
+        yield from _replace(keys, charter, settings)
+    raise CacheUnavailable("redis", "the namespace's map keeps changing; try again")
+
+
+def learn(keys: ShardKeys, agreement: Agreement) -> Operation[None]:
+    """As `control.learn`."""
+    if not agreement.guesses:
+        return
+    charter = yield from _look(keys)
+    if charter.raw is not None and charter.open and charter.native:
+        agreement.accept(charter.raw)
+
+
+def _opened(keys: ShardKeys, charter: Charter) -> Operation[dict[str, Any]]:
+    """What follows a closed map, once no record of any other is left."""
+    yield from end_all(keys, charter.digest)
+    return charter.settings | {"open": True}
+
+
+def change_map(keys: ShardKeys, agreement: Agreement, change: Change) -> Operation[Changed]:
+    """Replace the map of a namespace by one that has keys live elsewhere.
+
+    The one that takes its place begins closed, as any does. Whoever finds it so opens it: nothing is left to be done by
+    whom it was begun by, if that is killed.
+
+    Raises:
+        PlacementMismatch: Another setting than the placement is not this process's; or see `Change.of`.
+        CacheUnavailable: A node did not answer, or the map keeps changing.
+    """
+    before: int | None = None
+    for _ in range(2 * ATTEMPTS):
+        charter = yield from _look(keys)
+        stored = charter.settings if charter.raw is not None else None
+        if stored is not None:
+            agreement.check_settings(stored)
+        wanted = Agreement(agreement.map, change.of(agreement.placement, stored))
+        if charter.open and charter.native and wanted.places_as(charter.settings):
+            return Changed(wanted.placement, charter.raw or b"", before)
+        if stored is not None and charter.native and not charter.open:
+            settings = yield from _opened(keys, charter)
+        elif charter.native or change.num_shards is not None:
+            settings = _begun(wanted, charter)
+        else:
+            settings = yield from _successor(keys, wanted, charter)
+        if (yield from _replace(keys, charter, settings)) and not settings["open"]:
+            before = stored["num_shards"] if stored else 0
     raise CacheUnavailable("redis", "the namespace's map keeps changing; try again")
 
 
 def _successor(keys: ShardKeys, agreement: Agreement, charter: Charter) -> Operation[dict[str, Any]]:
     """What follows a map that is gone, or has come from elsewhere: the same if it alone rules, or another, closed."""
-    here = {"boot": charter.server.decode()}
     strangers = yield from others(keys, charter)
     if charter.open and not strangers:
-        return charter.settings | here
+        return charter.settings | {"boot": charter.server.decode()}
     for control in strangers:
         if not any(boot.startswith(DRAFT) for boot in control.boots):
             agreement.check_standing(control.digest)
-    return parsed(agreement.propose()) | here | {"open": False}
+    return _begun(agreement, charter)
+
+
+def _begun(agreement: Agreement, charter: Charter) -> dict[str, Any]:
+    """A map of another life where this one was found, closed."""
+    return parsed(agreement.propose()) | {"boot": charter.server.decode(), "open": False}
 
 
 def others(keys: ShardKeys, charter: Charter) -> Operation[list[Control]]:
@@ -170,7 +241,12 @@ def others(keys: ShardKeys, charter: Charter) -> Operation[list[Control]]:
 
 def end_all(keys: ShardKeys, digest: bytes) -> Operation[None]:
     """Delete the records of all shards that any map but this may have. Apart so that tests can take it away."""
-    yield from _every_record(keys, lambda name: Call(scripts.END, (name,), (digest,)))
+
+    def end(ctl: bytes) -> Call:
+        shard = ctl.removesuffix(b"ctl")
+        return Call(scripts.END, (ctl, shard + b"bans", shard + b"marks"), (digest,))
+
+    yield from _every_record(keys, end)
 
 
 def _every_record(keys: ShardKeys, command: Callable[[bytes], Command]) -> Operation[list[Any]]:
@@ -197,8 +273,13 @@ def _found(keys: ShardKeys) -> Operation[Charter]:
     return Charter(raw, parsed(raw) if raw is not None else {}, answer.server)
 
 
+def _replace(keys: ShardKeys, charter: Charter, settings: dict[str, Any]) -> Operation[bool]:
+    """Put a map in the place of one that was found; False if that has changed."""
+    [done] = yield from at_once((_part(keys, keys.map, partial(_put, keys, charter, settings)),))
+    return bool(done)
+
+
 def _put(keys: ShardKeys, charter: Charter, settings: dict[str, Any]) -> Operation[bool]:
-    """Put a map in the place of one that was found."""
     args = (charter.digest if charter.raw is not None else b"0", charter.raw or b"", _rendered(settings))
     answer = yield (Call(scripts.CHARTER, (keys.map,), (*args, settings["boot"])),)
     return bool(answer.reply())

@@ -5,19 +5,21 @@ give it a new epoch, which every operation of a walk looks at first. Where eithe
 again.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from types import GeneratorType
 from typing import Any, Protocol, TypeVar
 
 from stoker.cache import evict, memory_use, pressure, scan, sweep
+from stoker.cache.cluster_map import part_of, slot_of
 from stoker.cache.evict import EvictReport
 from stoker.cache.keys import EntryNames
 from stoker.cache.options import CacheConfig
 from stoker.cache.parts import Displaced, Layout, Node, Part, at_once, everywhere
 from stoker.cache.programs import Steps
 from stoker.cache.protocol import Shard
+from stoker.cache.reshard import Tidied
 from stoker.cache.steps import Step
 from stoker.cache.sweep import MOST_RESTARTS, SweepReport
 from stoker.cache.usage import Usage, redis_usage
@@ -27,13 +29,10 @@ R = TypeVar("R", SweepReport, EvictReport)
 
 
 class Spread(Protocol):
-    """The shards of a cache, and their slots."""
+    """The shards of a cache, and the names of its entries."""
 
     shards: list[Shard]
-    slots: list[int]
     names: EntryNames
-
-    def part(self, number: int, begin: Callable[[], Operation[Any]]) -> Part: ...
 
 
 class _Names(EntryNames):
@@ -58,8 +57,8 @@ class _NodeLink:
     quotas_key: bytes | None = None
 
     def __init__(self, spread: Spread, node: Node, layout: Layout) -> None:
-        self.numbers = [n for n, slot in enumerate(spread.slots) if layout.node_of(slot) == node]
-        self.shards = [spread.shards[n] for n in self.numbers]
+        self.shards = [one for one in spread.shards if layout.node_of(slot_of(one)) == node]
+        self.numbers = [one.keys.number for one in self.shards]
         self.names: EntryNames = _Names(spread.names, self.numbers)
 
 
@@ -88,6 +87,19 @@ def count(spread: Spread, batch: int) -> Operation[dict[int, int]]:
     for found in (yield from everywhere(counted)).values():
         counts.update(found)
     return counts
+
+
+def tidy(spread: Spread, cursors: Mapping[Node, str], batch: int) -> Operation[Tidied]:
+    """As `scan.drop_strays`: of each node that is not done, one page."""
+
+    def page(node: Node, _layout: Layout) -> Operation[tuple[str, int, int]]:
+        if cursors and cursors.get(node, "0") == "0":  # done, or come since: what has come begins cold
+            return "0", 0, 0
+        return (yield from scan.drop_strays(spread.names, len(spread.shards), cursors.get(node, "0"), batch))
+
+    found = yield from everywhere(page)
+    at = {node: cursor for node, (cursor, _, _) in found.items()}
+    return Tidied(at, sum(n for _, n, _ in found.values()), sum(n for _, _, n in found.values()))
 
 
 def usage(spread: Spread) -> Operation[Usage]:
@@ -220,7 +232,7 @@ def _by_node(
         inner = begin(node, len(nodes), at["inner"] if same else None)
         try:
             at = yield from _walk(
-                spread, node, inner, added, type(nothing)(**at["report"]), at["done"], len(left) == 1
+                node, inner, added, type(nothing)(**at["report"]), at["done"], len(left) == 1
             )
         except Displaced:
             restarts += 1
@@ -234,7 +246,6 @@ def _by_node(
 
 
 def _walk(
-    spread: Spread,
     node: _Node,
     inner: Steps[R],
     added: Callable[[R, R], R],
@@ -243,7 +254,7 @@ def _walk(
     is_last: bool,
 ) -> Generator[Any, Any, dict[str, Any]]:
     """The steps of one node, with the report of those before it added. Returns the last cursor."""
-    yield _caught_up(spread, node)
+    yield _caught_up(node)
     while True:
         step = yield from _next(inner, node)
         report = added(before, step.report)
@@ -292,8 +303,6 @@ def _epoch() -> Operation[int]:
     return memory_use.whole(memory_use.facts((yield (("CLUSTER", "INFO"),)).reply()), "cluster_my_epoch")
 
 
-def _caught_up(spread: Spread, node: _Node) -> Operation[None]:
+def _caught_up(node: _Node) -> Operation[None]:
     """Know the control records of the node's shards, and see that they are good."""
-    yield from at_once(
-        [spread.part(n, shard.catch_up) for n, shard in zip(node.link.numbers, node.link.shards, strict=True)]
-    )
+    yield from at_once([part_of(shard, shard.catch_up) for shard in node.link.shards])

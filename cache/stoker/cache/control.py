@@ -6,6 +6,7 @@ across a yield.
 
 import os
 from collections.abc import Callable, Sequence
+from random import getrandbits
 from threading import Lock
 from typing import Any
 
@@ -166,16 +167,7 @@ class BanLog:
         raise CacheUnavailable("redis", "the control record keeps changing; try again")
 
     def _agree(self) -> Operation[None]:
-        """Go by the map that rules, write it if there is none, and refuse to go on under another one's settings."""
-        answer = yield (("GET", self.keys.map), ("GET", self.keys.ctl))
-        stored, control = answer.reply(0), Control.parse(answer.reply(1))
-        if stored is None:
-            if control is not None:
-                self.agreement.check_standing(control.digest)
-            names = (self.keys.map, *self.keys.every_ctl(MOST_SHARDS))
-            answer = yield (Call(scripts.OPEN, names, (self.digest, self.agreement.propose())),)
-            stored = answer.reply()
-        self.agreement.accept(stored)
+        return agree(self.keys, self.agreement)
 
     def forked(self) -> None:
         """Begin with a lock of its own: in a forked child the parent's may be held for ever."""
@@ -196,20 +188,16 @@ class BanLog:
 
     # -- adding, and keeping it short (rules 7, 10) -------------------------------------------------------------
 
-    def ban(self, rules: Sequence[Rule]) -> Operation[int]:
-        """Add rules to the ban log; when this returns they rule every later read.
+    def ban(self, members: Sequence[bytes]) -> Operation[int]:
+        """Add rules, as members of the ban log, to it; when this returns they rule every later read.
 
         Returns 0, or the log's length if it is this caller's turn to `shorten` it. That is an operation of its own, so
         that its failure does not make an acknowledged invalidation look like a failed one.
         """
+        names = self.keys.ctl, self.keys.bans, self.keys.marks
         for _ in range(ATTEMPTS):
-            answer = yield (
-                Call(
-                    scripts.BAN,
-                    (self.keys.ctl, self.keys.bans, self.keys.marks),
-                    (self.digest, os.urandom(4).hex(), *(rule.member() for rule in rules)),
-                ),
-            )
+            nonce = f"{getrandbits(32):08x}"  # no secret, and of many shards at once
+            answer = yield (Call(scripts.BAN, names, (self.digest, nonce, *members)),)
             reply = answer.reply()
             if reply:
                 head, length = reply
@@ -239,7 +227,7 @@ class BanLog:
 
     def _coalesce(self, crowded: Sequence[TenantSize]) -> Operation[BanTable]:
         """Ban each of the tenants as a whole."""
-        yield from self.ban([Rule(Kind.TENANT, size.tenant, "") for size in crowded])
+        yield from self.ban([Rule(Kind.TENANT, size.tenant, "").member() for size in crowded])
         for size in crowded:
             self._on_bans(Coalesced(tenant_of(size.tenant), size.patterns + size.named))
         return (yield from self.catch_up()).bans
@@ -252,6 +240,31 @@ class BanLog:
         for start in range(length - length % _PAGE, -1, -_PAGE):
             answer = yield (Call(scripts.PRUNE, (self.keys.bans,), (self.digest, start, start + _PAGE - 1)),)
             answer.reply()
+
+
+def agree(keys: ShardKeys, agreement: Agreement) -> Operation[None]:
+    """Go by the map that rules, write it if there is none, and refuse to go on under another one's settings.
+
+    The control record of these keys stands for all.
+    """
+    answer = yield (("GET", keys.map), ("GET", keys.ctl))
+    stored, control = answer.reply(0), Control.parse(answer.reply(1))
+    if stored is None:
+        if control is not None:
+            agreement.check_standing(control.digest)
+        names = (keys.map, *keys.every_ctl(MOST_SHARDS))
+        answer = yield (Call(scripts.OPEN, names, (agreement.ruling[1], agreement.propose(), b"")),)
+        stored = answer.reply()
+    agreement.accept(stored)
+
+
+def learn(keys: ShardKeys, agreement: Agreement) -> Operation[None]:
+    """Go by the map, if there is one, before shards are looked for that nobody has told this process of."""
+    if not agreement.guesses:
+        return
+    stored = (yield (("GET", keys.map),)).reply()
+    if stored is not None:
+        agreement.accept(stored)
 
 
 def _both(replies: list[Any]) -> tuple[bytes | None, list[tuple[bytes, float]]]:

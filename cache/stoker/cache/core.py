@@ -36,6 +36,7 @@ from stoker.cache.options import CacheConfig, Hooks, Seconds, ttl_ms
 from stoker.cache.programs import Program, Sleep, Steps
 from stoker.cache.protocol import Name
 from stoker.cache.requests import Request, Requests, Token
+from stoker.cache.reshard import Change, ReshardReport, reshard_steps
 from stoker.cache.stats import CacheStats, Counters
 from stoker.cache.tenancy import check_key, check_keys, check_tags, tenant_field
 from stoker.cache.traffic import Traffic
@@ -287,6 +288,11 @@ class Core:
         if target_bytes is not None and target_bytes < 0:
             raise ConfigError("target_bytes", target_bytes, "must not be negative")
         return self.backend.evict_steps(target_bytes, batch, cursor, stay)
+
+    def reshard_steps(
+        self, change: Change, batch: int, cursor: dict[str, Any] | None
+    ) -> Steps[ReshardReport]:
+        return reshard_steps(self.backend, change, batch, cursor)
 
     # -- for diagnosis -----------------------------------------------------------------------------------------
 

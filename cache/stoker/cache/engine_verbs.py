@@ -1,11 +1,12 @@
-"""The long verbs of `Cache`: warm, sweep and evict, in one call or in steps. Only `engine` uses it."""
+"""The long verbs of `Cache`: warm, sweep, evict and reshard, in one call or in steps. Only `engine` uses it."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 from stoker.cache.budget import Budget, Limit
 from stoker.cache.core import Core
 from stoker.cache.evict import EvictReport
+from stoker.cache.reshard import Change, ReshardReport
 from stoker.cache.steps import Step, last_report
 from stoker.cache.sweep import SweepReport
 from stoker.cache.threads import Threads
@@ -103,3 +104,37 @@ class Verbs:
     ) -> Generator[Step[EvictReport], None, None]:
         """As `evict`, yielding after each batch; then it looks on for `stay` seconds, while memory rises fast."""
         return self._threads.steps(self._core.evict_steps(target_bytes, batch, cursor, stay))
+
+    def reshard(
+        self,
+        num_shards: int | None = None,
+        *,
+        pin: Mapping[str, int] | None = None,
+        unpin: Iterable[str] = (),
+        function: bool = False,
+    ) -> ReshardReport:
+        """Have the keys of the namespace live elsewhere from now on, for all its processes. Everything begins cold.
+
+        Processes that were told no number of shards and no pins go by the new ones at their next operation; those that
+        were, and were told otherwise, are refused from then on. May be run again, whatever became of it.
+
+        Args:
+            num_shards: 1 to 1024; None: as many as there are.
+            pin: Tenants, and the shard that all keys of each are to live in. Others keep their pins.
+            unpin: Tenants whose keys are to be spread again.
+            function: Let this process's `shard_key_func`, or that it has none, take the place of the namespace's.
+
+        Raises:
+            ConfigError: Something is out of range, or this process itself was told otherwise.
+            PlacementMismatch: The namespace is open with other settings, or another function.
+            CacheUnavailable: The server, or a node of the cluster, did not answer. The change may have begun, and then
+                is completed by whoever comes next.
+        """
+        change = Change(num_shards, dict(pin or {}), tuple(unpin), function)
+        return last_report(self.reshard_steps(change))
+
+    def reshard_steps(
+        self, change: Change, *, batch: int = 500, cursor: dict[str, Any] | None = None
+    ) -> Generator[Step[ReshardReport], None, None]:
+        """As `reshard`, yielding after each batch of keys that it looks at."""
+        return self._threads.steps(self._core.reshard_steps(change, batch, cursor))

@@ -26,17 +26,22 @@ class ShardKeys:
         "lease_prefix",
         "map",
         "marks",
+        "number",
         "refresh_prefix",
         "tag",
+        "writes",
     )
 
     def __init__(self, namespace: str, shard: int = 0) -> None:
         self._namespace = namespace
+        self.number = shard
         self.tag = f"{{{namespace}:{shard}}}"
         self.map = f"{{{namespace}}}:map".encode()  # string: what all processes must agree on, as JSON
         self.ctl = f"{self.tag}:ctl".encode()  # string: the control record, see bans.Control
         self.bans = f"{self.tag}:bans".encode()  # sorted set: rule -> seq, and the sentinel -> +inf
         self.marks = f"{self.tag}:marks".encode()  # sorted set: head -> server time in ms
+        # list, PX a lease: secrets of batches, and the entries that were deleted or set meanwhile, see batch
+        self.writes = f"{self.tag}:writes".encode()
         self.entry_prefix = f"{self.tag}:e:"
         self.lease_prefix = f"{self.tag}:l:"
         self.refresh_prefix = f"{self.tag}:r:"
@@ -44,6 +49,14 @@ class ShardKeys:
     def every_ctl(self, most: int) -> tuple[bytes, ...]:
         """The control records of every shard that this namespace may have."""
         return tuple(f"{{{self._namespace}:{shard}}}:ctl".encode() for shard in range(most))
+
+    def every_control(self, most: int) -> tuple[bytes, ...]:
+        """All control state of every shard that this namespace may have: record, bans and marks."""
+        return tuple(
+            f"{{{self._namespace}:{shard}}}:{name}".encode()
+            for shard in range(most)
+            for name in ("ctl", "bans", "marks")
+        )
 
     def entry(self, tenant_id: str | None, key: str) -> bytes:
         """String, PX as the entry's TTL: header, tags, payload."""
@@ -57,6 +70,11 @@ class ShardKeys:
     def lease(self, tenant_id: str | None, key: str) -> bytes:
         """String, PX at most `max_load`: the token of whoever may fill the entry."""
         return f"{self.lease_prefix}{tenant_field(tenant_id)}:{key}".encode()
+
+    def entries_of(self, names: Sequence[tuple[str | None, str]]) -> list[bytes]:
+        """`entry` of each (tenant, key)."""
+        prefix = self.entry_prefix.encode()
+        return [prefix + ending for ending in _endings(names)]
 
     def entries_and_leases(self, names: Sequence[tuple[str | None, str]]) -> tuple[list[bytes], list[bytes]]:
         """`entry` and `lease` of each (tenant, key)."""
@@ -102,13 +120,18 @@ def _endings(names: Sequence[tuple[str | None, str]]) -> list[bytes]:
 
 
 class EntryNames:
-    """The names of a namespace's entries: the pattern that finds them, and what they were built from."""
+    """The names of a namespace's entries: the pattern that finds them, and what they were built from.
 
-    __slots__ = ("_parse", "pattern")
+    `every` is the pattern of all keys of all shards.
+    """
+
+    __slots__ = ("_parse", "_shard", "every", "pattern")
 
     def __init__(self, namespace: str, num_shards: int) -> None:
         shard = "0" if num_shards == 1 else "*"
         self.pattern = f"{{{namespace}:{shard}}}:e:*"  # a namespace holds no glob characters
+        self.every = f"{{{namespace}:*}}:*"
+        self._shard = re.compile(rf"\{{{re.escape(namespace)}:(\d{{1,4}})\}}:".encode()).match
         self._parse = re.compile(
             rf"\{{{re.escape(namespace)}:(\d{{1,4}})\}}:e:([^:]*):(.+)", re.DOTALL
         ).fullmatch
@@ -116,6 +139,11 @@ class EntryNames:
     def going_on(self, begin: str) -> str:
         """The pattern of those whose encoded tenant, ':' and key begin so."""
         return self.pattern[:-1] + _escaped(r"\\\g<0>", begin) + "*"
+
+    def shard_in(self, name: bytes) -> int | None:
+        """The number of the shard of any key; None for what is of none."""
+        found = self._shard(name)
+        return int(found[1]) if found else None
 
     def split(self, name: bytes) -> tuple[int, str, str] | None:
         """The (shard, encoded tenant, key) of an entry's name; None for what only looks like one."""

@@ -83,13 +83,20 @@ class Near:
         self.copies = Copies(config.near_size, config.near_bytes, served)
         self.wake: Callable[[], None] = lambda: None
         self.get = self._make_get()
-        self.place(())
+        self._tracked: dict[Shard, Tracked] = {}
+        self._by_ctl: dict[bytes, Tracked] = {}
+        self._asked: dict[Place, Want] = {}
+        self.forked()
 
     def place(self, shards: Sequence[Shard]) -> None:
-        """Keep copies of what is in these shards."""
-        self._tracked = {shard: Tracked(shard) for shard in shards}
-        self._by_ctl = {shard.keys.ctl: tracked for shard, tracked in self._tracked.items()}
-        self.forked()
+        """Keep copies of what is in these shards, and no others; those on their way are dropped when they come."""
+        with self.copies.lock:
+            self.copies.clear()
+            for tracked in self._tracked.values():
+                tracked.ctl = None  # nobody hears of its changes any more
+            self._asked = {}
+            self._tracked = {shard: Tracked(shard) for shard in shards}
+            self._by_ctl = {shard.keys.ctl: tracked for shard, tracked in self._tracked.items()}
 
     def forked(self) -> None:
         """Begin without copies: their channel is the parent's."""
@@ -106,7 +113,7 @@ class Near:
         self._sent: deque[Callable[[Any], object]] = deque()
         self.beating = False
         self._wanted: deque[Want] = deque()
-        self._asked: dict[Place, Want] = {}
+        self._asked = {}
         for tracked in self._tracked.values():
             tracked.asked = False  # last: who asks from now on asks the next channel
 
@@ -174,7 +181,9 @@ class Near:
 
     def read(self, names: Sequence[Name], found: Sequence[Found | None], shard: Shard) -> None:
         """These entries were read the long way: ask for what is missing to serve from here those that live."""
-        tracked = self._tracked[shard]
+        tracked = self._tracked.get(shard)
+        if tracked is None:
+            return  # of a placement that is gone
         if tracked.ctl != shard.view.control.raw and not tracked.asked:
             tracked.asked = True
             self._ask(Want("", b"", tracked, self._bans))
@@ -321,7 +330,7 @@ class Near:
             if self._asked.get(want.place) is not want:
                 return  # it was changed here meanwhile
             del self._asked[want.place]
-            if copy is not None:
+            if copy is not None and self._tracked.get(want.tracked.shard) is want.tracked:
                 self.copies.add(copy)
 
     def _copied(self, want: Want, blob: bytes, floor: int) -> Copy | None:

@@ -132,6 +132,25 @@ def count(link: Link, batch: int) -> Operation[dict[int, int]]:
             return counts
 
 
+def drop_strays(
+    names: EntryNames, num_shards: int, cursor: str, batch: int
+) -> Operation[tuple[str, int, int]]:
+    """Unlink, of one page of a server, what is in shards that are no more.
+
+    Nobody reads there, and should they come back after this look, what is lost is hits.
+
+    Returns:
+        The cursor of the next page ("0" at the end), keys looked at, and keys unlinked.
+    """
+    following, raws = (yield (("SCAN", cursor, "MATCH", names.every, "COUNT", batch),)).reply()
+    strays = [raw for raw in raws if (shard := names.shard_in(raw)) is not None and shard >= num_shards]
+    gone = 0
+    if strays:
+        answer = yield tuple(("UNLINK", raw) for raw in strays)
+        gone = sum(int(answer.reply(i)) for i in range(len(strays)))
+    return following.decode(), len(raws), gone
+
+
 def look(names: Sequence[Name]) -> Operation[list[Seen]]:
     """Read the headers and tags of the entries that are still there. One that cannot be read counts as dead."""
     if not names:

@@ -6,7 +6,7 @@ once.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -33,6 +33,8 @@ idle between two.
 HASTE, LONGEST_PAUSE_S = 1.25, 0.02
 """How much faster than the rate the round trips of a process follow each other, as some are late; and the longest pause
 between two."""
+QUICK_S = 0.03
+"""So long may the call of a loader take of whose keys there is no lease."""
 LIFETIMES = 16
 """TTLs among the values that one call of a loader returned: what is warmed together shall not expire so."""
 
@@ -80,6 +82,8 @@ class Means:
         lease: Seconds for which a killed loader may block a key.
         limits: Of the whole warm, besides those of its loaders.
         expects_absent: Whether the last slice found nothing: the next is likely to find nothing either.
+        expects_quick: Whether the last call of a loader was soon over. Where it is not, who misses a key had better
+            wait for it, by its lease, than load it too.
         next_page: When the next round trip within a limit may begin, by its owner; in monotonic seconds.
     """
 
@@ -90,6 +94,7 @@ class Means:
     lease: float
     limits: Sequence[Limit] = ()
     expects_absent: bool = True
+    expects_quick: bool = True
     next_page: dict[str, float] = field(default_factory=dict)
 
 
@@ -127,7 +132,7 @@ class SliceRun:
         limits = [share.limit for share in shares.values() if share.limit.rate is not None]
         self._pace = min(limits, key=lambda limit: limit.rate or 0.0, default=Limit(""))
         self._page = PACED if limits else len(names)
-        pages = yield from self._lease_absent(names, matches)
+        pages = yield from self._begin_absent(names, matches)
         if pages:
             yield from self._load_absent(pages, names, matches, shares)
         else:
@@ -150,10 +155,10 @@ class SliceRun:
 
     # -- all together ------------------------------------------------------------------------------------------
 
-    def _lease_absent(self, names: Sequence[Name], matches: Sequence[Match]) -> Program[list[list[Batch]]]:
+    def _begin_absent(self, names: Sequence[Name], matches: Sequence[Match]) -> Program[list[list[Batch]]]:
         """Batches of each page, if none of the keys is there and one loader loads them all; else nothing."""
         loader = matches[0][0]
-        if not self._means.expects_absent or not loader.many:
+        if not (self._means.expects_absent and self._means.expects_quick and loader.many):
             return []
         if len({id(match[0]) for match in matches}) > 1:
             return []
@@ -162,11 +167,9 @@ class SliceRun:
         pages: list[list[Batch]] = []
         for page in self._pages(len(names)):
             yield from self._wait_for_turn()
-            batches = yield self._backend.lease_absent(names[page])
+            batches = yield self._backend.begin_batches(names[page])
             if batches is None:
                 self._means.expects_absent = False
-                if pages:
-                    yield self._backend.release(list(_leases_of(pages)))
                 return []
             pages.append(batches)
         return pages
@@ -180,21 +183,20 @@ class SliceRun:
     ) -> Program[None]:
         loader = matches[0][0]
         keys = [LoadKey(key, args, tenant) for (tenant, key), (_, args) in zip(names, matches, strict=True)]
-        with self._means.leases.holding(_leases_of(pages)):
-            loaded = yield from self._call(loader, keys, shares)
-            lifetimes = self._lifetimes(loader, len(keys))
-            by_key = {key.key: key for key in keys}
-            written: list[Name] = []
-            for place, page in zip(self._pages(len(names)), pages, strict=True):
-                yield from self._wait_for_turn()
-                now = lifetimes[place]
-                filled = yield from self._fill_together(loader, page, by_key, loaded, now)
-                if filled is None:
-                    members = [(lease, by_key[lease.key]) for batch in page for lease in batch]
-                    fills = yield from self._to_fill(loader, members, loaded, now)
-                    filled = yield from self._fill(fills)
-                written += filled
-            yield from self._read_back(written)
+        loaded = yield from self._call(loader, keys, shares)
+        lifetimes = self._lifetimes(loader, len(keys))
+        by_key = {key.key: key for key in keys}
+        written: list[Name] = []
+        for place, page in zip(self._pages(len(names)), pages, strict=True):
+            yield from self._wait_for_turn()
+            now = lifetimes[place]
+            filled = yield from self._fill_together(loader, page, by_key, loaded, now)
+            if filled is None:
+                members = [(lease, by_key[lease.key]) for batch in page for lease in batch]
+                fills = yield from self._to_fill(loader, members, loaded, now)
+                filled = yield from self._fill(fills)
+            written += filled
+        yield from self._read_back(written)
 
     def _fill_together(
         self,
@@ -331,6 +333,7 @@ class SliceRun:
         began = time.monotonic()
         loaded = yield from loader.load(keys)
         took = time.monotonic() - began
+        self._means.expects_quick = took < QUICK_S
         for owner in (loader.owner, *(limit.owner for limit in self._means.limits)):
             shares[owner].add(loaded, took)
         return loaded
@@ -360,12 +363,6 @@ class SliceRun:
         for tenant_id in dict.fromkeys(tenant_id for tenant_id, _ in sample):
             keys = [key for tenant, key in sample if tenant == tenant_id]
             self.outcome.count("readable", len((yield self._backend.read_many(tenant_id, keys))))
-
-
-def _leases_of(pages: Sequence[Sequence[Batch]]) -> Iterable[Lease]:
-    """All leases, made when they are looked at: as a rule nobody has to renew or release one."""
-    batches = [batch for page in pages for batch in page]
-    return batches[0] if len(batches) == 1 else [lease for batch in batches for lease in batch]
 
 
 def _by_unique_key(members: Sequence[Member]) -> Iterator[Sequence[Member]]:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from importlib import import_module
 
 from stoker.cache import Cache, CacheSharder, CacheShardingConfig, ConfigError, Hooks
-from stoker.cache.shards import CLUSTER_SHARDS
 from stoker.config.settings import Settings
 
 
@@ -12,13 +11,11 @@ def open_cache(settings: Settings, hooks: Hooks | None = None) -> Cache:
     """Return a cache with these settings. It does not connect before its first use.
 
     Raises:
-        ConfigError: `shard_key_func` cannot be imported, or returns no int.
+        ConfigError: `shard_key_func` cannot be imported, or returns no int; `shard_pins` names a shard that is none.
     """
     cache = Cache(settings.cache_config(), hooks=hooks)
-    shards = settings.num_shards or (CLUSTER_SHARDS if settings.cache_cluster else 1)
-    if shards > 1 or settings.cache_cluster:
-        sharding = CacheShardingConfig(True, shards, _function(settings.shard_key_func))
-        CacheSharder(cache, sharding)
+    function = _function(settings.shard_key_func)
+    CacheSharder(cache, CacheShardingConfig(True, settings.num_shards, function, settings.shard_pins))
     return cache
 
 

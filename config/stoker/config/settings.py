@@ -188,12 +188,16 @@ class Settings(BaseSettings):
         default=None,
         ge=1,
         le=MOST_SHARDS,
-        description="Shards that keys are spread over; 1 to 1024, none: 1, and 64 on a cluster.",
+        description="Shards that keys are spread over; 1 to 1024, none: what the namespace has, see docs/cluster.md.",
     )
     shard_key_func: str | None = Field(
         default=None,
         pattern=r"^[\w.]+:\w+$",
         description="Function that places keys, as module:name; none: they are hashed.",
+    )
+    shard_pins: dict[str, int] | None = Field(
+        default=None,
+        description='Tenants that live in one shard each, such as {"acme": 3}; none: those of the namespace.',
     )
 
     broker_url: str | None = Field(

@@ -39,6 +39,7 @@ from stoker.tasks.publish import publish
 from stoker.tasks.react import react
 from stoker.tasks.reap import reap
 from stoker.tasks.refresh import refresh
+from stoker.tasks.reshard import reshard
 from stoker.tasks.rules import Explained, explain_event, on_event
 from stoker.tasks.status import JobStatus
 from stoker.tasks.sweep import sweep
@@ -83,6 +84,7 @@ __all__ = [
     "react",
     "reap",
     "refresh",
+    "reshard",
     "send",
     "sweep",
     "tick",

@@ -30,7 +30,12 @@ def replay() -> Iterator[Pair]:
 @on_event(COLD)
 def replay_when_cold(event: Event) -> Warm | None:  # noqa: ARG001 - what it says of the start does not matter
     """Warm what was hot, unless the cache was cold from the first: then there is nothing to replay."""
-    return Warm(plan=REPLAY) if _before_the_cold_start() is not None else None
+    return Warm(plan=REPLAY) if is_due() else None
+
+
+def is_due() -> bool:
+    """Whether something was hot in an earlier life of the cache that this one is to have as well."""
+    return _before_the_cold_start() is not None
 
 
 def _before_the_cold_start() -> HotSnapshot | None:

@@ -21,6 +21,7 @@ from pydantic import (
 
 from stoker.cache import CacheError
 from stoker.cache.patterns import classify
+from stoker.cache.shards import MOST_SHARDS
 from stoker.cache.tenancy import check_key, check_tags, tenant_field
 from stoker.config.warm_plans import check_plan_name
 from stoker.tasks.errors import InvalidArguments
@@ -30,6 +31,7 @@ SWEEP = "stoker.sweep"
 WARM = "stoker.warm"
 WARM_BATCH = "stoker.warm_batch"
 EVICT = "stoker.evict"
+RESHARD = "stoker.reshard"
 REFRESH = "stoker.refresh"
 REAP = "stoker.reap"
 TICK = "stoker.tick"
@@ -45,6 +47,7 @@ QUEUE_OF = {
     WARM_BATCH: "warm",
     SWEEP: "maintenance",
     EVICT: "maintenance",
+    RESHARD: "maintenance",
     REAP: "maintenance",
     TICK: "maintenance",
     HOT: "maintenance",
@@ -213,6 +216,23 @@ class Evict(Arguments):
         return {}
 
 
+class Reshard(Arguments):
+    """What is to be different, see `stoker.cache.reshard.Change`."""
+
+    num_shards: int | None = Field(default=None, ge=1, le=MOST_SHARDS)
+    pin: dict[Annotated[str, BeforeValidator(_tenant)], Annotated[int, Field(ge=0, lt=MOST_SHARDS)]] = {}
+    unpin: list[Annotated[str, BeforeValidator(_tenant)]] = []
+    function: bool = False
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if self.num_shards is None and not (self.pin or self.unpin or self.function):
+            raise ValueError("name what is to change: num_shards, pin, unpin or function")
+        if both := sorted(self.pin.keys() & set(self.unpin)):
+            raise ValueError(f"tenant {both[0]!r} is to be pinned and unpinned: give one of the two")
+        return self
+
+
 class Refresh(Arguments):
     """One key."""
 
@@ -250,6 +270,7 @@ MODEL_OF: dict[str, type[Arguments]] = {
     WARM: Warm,
     WARM_BATCH: WarmBatch,
     EVICT: Evict,
+    RESHARD: Reshard,
     REFRESH: Refresh,
     REAP: Reap,
     TICK: Tick,

@@ -101,6 +101,21 @@ def evict(target_bytes: int | None = None) -> JobHandle:
     return _send(names.EVICT, {"target_bytes": target_bytes})
 
 
+def reshard(
+    num_shards: int | None = None,
+    *,
+    pin: Mapping[str, int] | None = None,
+    unpin: Iterable[str] = (),
+    function: bool = False,
+) -> JobHandle:
+    """Have the namespace's keys live elsewhere; everything begins cold. See `Cache.reshard`.
+
+    `function` is the worker's `STOKER_SHARD_KEY_FUNC`. Raises as `invalidate`.
+    """
+    wanted = {"num_shards": num_shards, "pin": dict(pin or {}), "unpin": list(unpin), "function": function}
+    return _send(names.RESHARD, wanted)
+
+
 def refresh(key: str, tenant_id: str | None = None) -> None:
     """Have a worker load the key's value anew. Not a job: one that is not begun within a lease is dropped.
 

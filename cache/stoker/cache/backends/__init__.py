@@ -1,6 +1,6 @@
 """Where entries live. The engine talks to this interface; `memory` and `redis` implement it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
@@ -12,6 +12,7 @@ from stoker.cache.flight import Hit
 from stoker.cache.pressure import Makeup, Node
 from stoker.cache.programs import Steps
 from stoker.cache.protocol import Asked, Busy, Lease, Name
+from stoker.cache.reshard import Change, Changed, Tidied
 from stoker.cache.shards import Placement
 from stoker.cache.sweep import SweepReport
 from stoker.cache.traffic import Counts, Group, Unflushed
@@ -65,8 +66,8 @@ class Backend(Protocol):
         """Ask for the lease of each key and look once more whether its value is there."""
         ...
 
-    def lease_absent(self, names: Sequence[Name]) -> Operation[list[Batch] | None]:
-        """Lease keys of which none is there and none is leased. None: that is not so, or not offered; none is now."""
+    def begin_batches(self, names: Sequence[Name]) -> Operation[list[Batch] | None]:
+        """Permission to fill these keys, if none of them is there. None: that is not so, or not offered."""
         ...
 
     def fill_batches(self, fills: Sequence[BatchFill]) -> Operation[list[bool] | None]:
@@ -115,8 +116,26 @@ class Backend(Protocol):
         """What the entry is called in the store."""
         ...
 
+    @property
+    def placement(self) -> Placement:
+        """Where keys live, as far as this process knows."""
+        ...
+
+    @property
+    def default_shards(self) -> int:
+        """Of a new namespace, where no number is given."""
+        ...
+
     def place(self, placement: Placement) -> None:
         """Spread keys by this placement; refused once that would lose what is stored."""
+        ...
+
+    def change(self, change: Change) -> Operation[Changed]:
+        """Have the keys of the namespace live elsewhere from now on; it begins cold."""
+        ...
+
+    def tidy(self, cursors: Mapping[str, str], batch: int) -> Operation[Tidied]:
+        """Unlink what is in shards that are no more, of one page of each node. `cursors` is empty at the beginning."""
         ...
 
     def entries_by_shard(self) -> Operation[dict[int, int]]: ...

@@ -8,7 +8,7 @@ After a fork the child starts empty.
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from stoker.cache.backends import Values, Write
@@ -25,6 +25,7 @@ from stoker.cache.options import CacheConfig
 from stoker.cache.pressure import Looked, Makeup, Node, of_sample, rss_bytes
 from stoker.cache.programs import Steps
 from stoker.cache.protocol import LEASE, TOKEN, Asked, Busy, Lease, Name
+from stoker.cache.reshard import Change, Changed, Tidied
 from stoker.cache.shards import Placement
 from stoker.cache.stats import Counters
 from stoker.cache.steps import Step
@@ -50,6 +51,8 @@ class MemoryBackend:
         traffic: Of the cache, too: hits are counted there alone.
     """
 
+    default_shards = 1
+
     def __init__(
         self,
         config: CacheConfig,
@@ -61,7 +64,7 @@ class MemoryBackend:
         self._counters = counters
         self._clock = clock
         self._secrets = itertools.count()
-        self._placement = Placement()
+        self.placement = Placement()
         self._store = Store(config, counters, (traffic or Traffic(shared=False)).counts_of, clock)
         self.peek, self.update, self.put = self._store.peek, self._store.update, self._store.put
         self._begin()
@@ -130,7 +133,7 @@ class MemoryBackend:
             return self._grant(tenant_id, key, TOKEN, hold_ms / 1000)
 
     @asking_nobody
-    def lease_absent(self, names: Sequence[Name]) -> None:
+    def begin_batches(self, names: Sequence[Name]) -> None:
         """Not offered: one lease after the other costs nothing here."""
 
     @asking_nobody
@@ -276,16 +279,28 @@ class MemoryBackend:
     def stored_name(self, tenant_id: str | None, key: str) -> str:
         return f"{tenant_field(tenant_id)}:{key}"
 
+    @asking_nobody
+    def change(self, change: Change) -> Changed:
+        before = self.placement
+        self.placement = change.of(before, None)
+        return Changed(
+            self.placement, b"", before.num_shards if self.placement.facts() != before.facts() else None
+        )
+
+    @asking_nobody
+    def tidy(self, cursors: Mapping[str, str], batch: int) -> Tidied:  # noqa: ARG002
+        return Tidied({"": "0"}, 0, 0)  # all shards are in the same dict
+
     def place(self, placement: Placement) -> None:
-        self._placement = placement  # nothing moves: all shards are in the same dict
+        self.placement = placement  # nothing moves: all shards are in the same dict
 
     @asking_nobody
     def entries_by_shard(self) -> dict[int, int]:
         now = self._clock()
-        counts = dict.fromkeys(range(self._placement.num_shards), 0)
+        counts = dict.fromkeys(range(self.placement.num_shards), 0)
         for slot in self._store.slots:
             if now < expires(slot):
-                counts[self._placement.shard_of(*field_and_key(slot.place))] += 1
+                counts[self.placement.shard_of(*field_and_key(slot.place))] += 1
         return counts
 
     @asking_nobody

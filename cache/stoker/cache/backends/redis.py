@@ -6,22 +6,20 @@ no I/O: `transport` and `aio_transport` drive what is made here.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
 from stoker.cache import batch, entry, evict, hot, keys, pressure, scan, sweep, traffic
 from stoker.cache.backends import Values, Write, explain
 from stoker.cache.backends.bulk import Bulk
+from stoker.cache.backends.placed import Placed
 from stoker.cache.backends.reading import Reading, Seen, now_ms
+from stoker.cache.backends.space import resettled, resettling
 from stoker.cache.bans import Rule, View
-from stoker.cache.caps import BanNews, ManyBans
 from stoker.cache.codec import MSGPACK, Codec
 from stoker.cache.entry import Stamp
-from stoker.cache.errors import ConfigError
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
-from stoker.cache.keys import EntryNames, ShardKeys
 from stoker.cache.near import Near
 from stoker.cache.options import CacheConfig
 from stoker.cache.pressure import Makeup, Node
@@ -29,10 +27,9 @@ from stoker.cache.programs import Steps
 from stoker.cache.protocol import Asked, Busy, Filling, Found, Lease, Name, Shard
 from stoker.cache.quotas import Copy, Quotas, Refusals
 from stoker.cache.quotas import write as write_quotas
-from stoker.cache.shards import Agreement, Map, Placement
+from stoker.cache.shards import Resharded
 from stoker.cache.stats import Counters
 from stoker.cache.sweep import SweepReport
-from stoker.cache.tenancy import tenant_field
 from stoker.cache.traffic import Counts, Group, Unflushed
 from stoker.cache.usage import Usage, redis_usage
 from stoker.cache.wire import Operation, together
@@ -47,7 +44,7 @@ _FILL_PAGE = batch.PAGE
 """The same of keys to be leased or filled, which take the server longer."""
 
 
-class RedisBackend(Bulk):
+class RedisBackend(Placed, Bulk):
     """All shards on one server. `cluster.ClusterBackend` is the same with shards on many.
 
     Args:
@@ -59,8 +56,6 @@ class RedisBackend(Bulk):
     Attributes:
         near: The copies in this process, if there are to be any.
     """
-
-    default_shards = 1
 
     def __init__(
         self,
@@ -78,76 +73,10 @@ class RedisBackend(Bulk):
         self._lease_ms = round(config.lease * 1000)
         self._traffic_key = keys.traffic(config.namespace)
         self._samples_key = keys.samples(config.namespace)
-        self.near: Near | None = None
-        if config.near_size:
-            self.near = Near(config, counters, self._codec, near_keeps, near_served)
+        self.near = Near(config, counters, self._codec, near_keeps, near_served) if config.near_size else None
         self.quotas_key = keys.quotas(config.namespace)
         self._refusals = Refusals(self.quotas_key)
-        self._place(Placement(self.default_shards))
-
-    def stored_name(self, tenant_id: str | None, key: str) -> str:
-        return self.shard_of((tenant_id, key)).keys.entry(tenant_id, key).decode()
-
-    def place(self, placement: Placement) -> None:
-        if any(shard.view.control.raw for shard in self.shards):
-            raise ConfigError(
-                "num_shards",
-                placement.num_shards,
-                f"the cache is in use with {self.placement.num_shards}, and what it holds would not be found any more; "
-                "enable sharding before the first read or write, or open a new namespace",
-            )
-        self._place(placement)
-
-    def _place(self, placement: Placement) -> None:
-        config = self._config
-        wanted = Map(
-            max_load_ms=round(config.max_load * 1000),
-            boot_fence=config.boot_fence,
-            num_shards=placement.num_shards,
-            hash=placement.hash,
-            probes=placement.probes,
-            near_bound_ms=round(config.near_bound * 1000),
-        )
-        agreement = Agreement(wanted)
-        self.placement = placement
-        self.names = EntryNames(config.namespace, placement.num_shards)
-        self.shards = [self._make_shard(n, agreement) for n in range(placement.num_shards)]
-        if self.near is not None:
-            self.near.place(self.shards)
-
-    def _make_shard(self, number: int, agreement: Agreement) -> Shard:
-        keys = ShardKeys(self._config.namespace, number)
-        return Shard(keys, agreement, partial(self._cold, number), partial(self._long, number))
-
-    def _cold(self, shard: int, reason: str, incarnation: str) -> None:
-        level = logging.INFO if reason == "missing" else logging.WARNING
-        namespace = self._config.namespace
-        what = (
-            f"namespace {namespace}" if len(self.shards) == 1 else f"shard {shard} of namespace {namespace}"
-        )
-        log.log(level, "%s begins cold (%s): what was stored before is a miss", what, reason)
-        facts = {"namespace": namespace, "shard": shard, "reason": reason, "incarnation": incarnation}
-        self._on_event("cache.cold", facts)
-
-    def _long(self, shard: int, news: BanNews) -> None:
-        facts = {"namespace": self._config.namespace, "shard": shard, **asdict(news)}
-        if isinstance(news, ManyBans):
-            self._on_event("bans.many", facts)
-            return
-        self._counters.coalesced += 1
-        log.warning(
-            "tenant %s had %d live bans in namespace %s: all of it was invalidated instead; sweep more often",
-            news.tenant_id,
-            news.rules,
-            self._config.namespace,
-        )
-        self._on_event("bans.coalesced", facts)
-
-    def shard_of(self, name: Name) -> Shard:
-        """The shard that the key lives in."""
-        if len(self.shards) == 1:
-            return self.shards[0]
-        return self.shards[self.placement.shard_of(tenant_field(name[0]), name[1])]
+        self._begin_placed()
 
     def _spread(
         self,
@@ -157,16 +86,18 @@ class RedisBackend(Bulk):
         most: int = PAGE,
     ) -> Operation[list[T]]:
         """An operation over items of many shards, in pages, all shards of a page in the same round trips."""
-        if len(self.shards) == 1 and len(items) <= most:
-            return (yield from operation(self.shards[0], items))
+        space = self.space
+        alone = space.shards[0] if len(space.shards) == 1 else None
+        if alone is not None and len(items) <= most:
+            return (yield from operation(alone, items))
         results: list[T] = []
         for first in range(0, len(items), most):
             page = items[first : first + most]
-            if len(self.shards) == 1:
-                results += yield from operation(self.shards[0], page)
+            if alone is not None:
+                results += yield from operation(alone, page)
                 continue
-            groups = self._by_shard([name_of(item) for item in page])
-            parts = [operation(self.shards[n], [page[i] for i in group]) for n, group in groups.items()]
+            groups = space.by_shard([name_of(item) for item in page])
+            parts = [operation(space.shards[n], [page[i] for i in group]) for n, group in groups.items()]
             placed: dict[int, T] = {}
             for group, part in zip(groups.values(), (yield from together(parts)), strict=True):
                 placed.update(zip(group, part, strict=True))
@@ -177,23 +108,26 @@ class RedisBackend(Bulk):
         """Those of the tenants that are above their hard quotas."""
         return self._refusals.refused(tenants)
 
-    def _of_shards(self, asked: Sequence[tuple[int, Callable[[], Operation[T]]]]) -> Operation[list[T]]:
-        """Operations of shards, by their numbers, all in the same round trips."""
+    def _of_shards(self, asked: Sequence[tuple[Shard, Callable[[], Operation[T]]]]) -> Operation[list[T]]:
+        """Operations of shards, all in the same round trips."""
         return together([begin() for _, begin in asked])
 
-    def _by_shard(self, names: Sequence[Name]) -> dict[int, list[int]]:
-        """The places of the names among them, by the shard they live in."""
-        groups: dict[int, list[int]] = {}
-        for index, (tenant_id, key) in enumerate(names):
-            groups.setdefault(self.placement.shard_of(tenant_field(tenant_id), key), []).append(index)
-        return groups
+    def _one(self, shard: Shard, begin: Callable[[], Operation[T]]) -> Operation[T]:  # noqa: ARG002
+        """An operation of one shard."""
+        return begin()
 
     def read(self, tenant_id: str | None, key: str, type: Any = None) -> Operation[Hit | None]:
-        shard = self.shard_of((tenant_id, key))
-        if self.near is not None:
-            [found] = yield from self._read(shard, ((tenant_id, key),))
-            return self._reading.hit(found, type)
-        view, [blob] = yield from shard.look((shard.keys.entry(tenant_id, key),))
+        return self._read_in(self.space.shard_of(tenant_id, key), tenant_id, key, type)
+
+    def _read_in(self, shard: Shard, tenant_id: str | None, key: str, type: Any) -> Operation[Hit | None]:
+        try:
+            if self.near is not None:
+                [found] = yield from self._read(shard, ((tenant_id, key),))
+                return self._reading.hit(found, type)
+            view, [blob] = yield from shard.look((shard.keys.entry(tenant_id, key),))
+        except Resharded as news:  # as `resettling` does it, which costs a read what it need not
+            self.settle(news)
+            return (yield from self.read(tenant_id, key, type))
         if blob is None:
             return None
         return self._reading.at_once(view, blob, type) or self._reading.hit(
@@ -206,6 +140,7 @@ class RedisBackend(Bulk):
             self.near.read(names, found, shard)
         return found
 
+    @resettling
     def read_many(
         self, tenant_id: str | None, keys: Sequence[str], type: Any = None
     ) -> Operation[dict[str, Hit]]:
@@ -217,6 +152,7 @@ class RedisBackend(Bulk):
         hits = ((key, self._reading.hit(one, type)) for key, one in zip(keys, found, strict=True))
         return {key: hit for key, hit in hits if hit is not None}
 
+    @resettling
     def read_values(self, tenant_id: str | None, keys: Sequence[str], type: Any = None) -> Operation[Values]:
         if len(self.shards) > 1 or self.near is not None:
             hits = yield from self.read_many(tenant_id, keys, type)
@@ -238,6 +174,7 @@ class RedisBackend(Bulk):
             pages.append(self._reading.seen(shard, view, tenant_id, page, blobs, type))
         return pages
 
+    @resettling
     def acquire(
         self, names: Sequence[Name], type: Any = None
     ) -> Operation[list[tuple[Lease | Busy, Hit | None]]]:
@@ -246,9 +183,12 @@ class RedisBackend(Bulk):
         )
         return [(lease, self._reading.hit(found, type)) for lease, found in taken]
 
+    @resettling
     def snapshot(self, tenant_id: str | None, key: str, hold_ms: int) -> Operation[Lease]:
-        return self.shard_of((tenant_id, key)).snapshot(tenant_id, key, hold_ms)
+        shard = self.space.shard_of(tenant_id, key)
+        return self._one(shard, partial(shard.snapshot, tenant_id, key, hold_ms))
 
+    @resettling
     def fill(self, fills: Sequence[tuple[Lease, Write]]) -> Operation[list[bool]]:
         full = yield from self._refused({lease.tenant_id for lease, _ in fills})
         if full:
@@ -294,6 +234,7 @@ class RedisBackend(Bulk):
     def release(self, leases: Sequence[Lease]) -> Operation[None]:
         yield from self._spread(leases, _name_of, Shard.release)
 
+    @resettling
     def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> Operation[list[bool]]:
         if (yield from self._refused((tenant_id,))):
             self._counters.over_quota += len(writes)
@@ -307,53 +248,67 @@ class RedisBackend(Bulk):
         return (yield from self._changing([item[0] for item in items], storing))
 
     def ask_refresh(self, tenant_id: str | None, key: str) -> Operation[Asked]:
-        return self.shard_of((tenant_id, key)).ask_refresh(tenant_id, key, self._lease_ms)
+        shard = self.space.shard_of(tenant_id, key)
+        return self._one(shard, partial(shard.ask_refresh, tenant_id, key, self._lease_ms))
 
     def refreshed(self, tenant_id: str | None, key: str) -> Operation[None]:
-        return self.shard_of((tenant_id, key)).refreshed(tenant_id, key)
+        shard = self.space.shard_of(tenant_id, key)
+        return self._one(shard, partial(shard.refreshed, tenant_id, key))
 
+    @resettling
     def delete(self, tenant_id: str | None, key: str) -> Operation[bool]:
-        return self._changing([(tenant_id, key)], self.shard_of((tenant_id, key)).delete(tenant_id, key))
+        shard = self.space.shard_of(tenant_id, key)
+        deleting = self._one(shard, partial(shard.delete, tenant_id, key))
+        return self._changing([(tenant_id, key)], deleting)
 
+    @resettling
     def ban(self, rules: Sequence[Rule]) -> Operation[Operation[None] | None]:
+        space = self.space
+        shards = [space.shards[n] for n in space.concerned(rules)]
+        members = [rule.member() for rule in rules]
         try:
-            lengths = yield from together([shard.ban(rules) for shard in self.shards])
+            lengths = yield from self._of_shards([(shard, partial(shard.ban, members)) for shard in shards])
         finally:
             if self.near is not None:
                 self.near.banned()
-        return self._shorten(lengths) if any(lengths) else None
+        long = [(shard, length) for shard, length in zip(shards, lengths, strict=True) if length]
+        return self._shorten(long) if long else None
 
-    def _shorten(self, lengths: Sequence[int]) -> Operation[None]:
-        long = [(shard, length) for shard, length in zip(self.shards, lengths, strict=True) if length]
-        yield from together([shard.shorten(length) for shard, length in long])
+    @resettling
+    def _shorten(self, long: Sequence[tuple[Shard, int]]) -> Operation[None]:
+        yield from self._of_shards([(shard, partial(shard.shorten, length)) for shard, length in long])
 
+    @resettling
     def explain(self, tenant_id: str | None, key: str) -> Operation[dict[str, Any]]:
-        name = tenant_id, key
-        shard = self.shard_of(name)
-        facts = yield from explain.facts(shard, name)
-        facts["shard"] = self.shards.index(shard)
-        facts["near"] = "off" if self.near is None else self.near.state_of(name)
+        shard = self.space.shard_of(tenant_id, key)
+        facts = yield from self._one(shard, partial(explain.facts, shard, (tenant_id, key)))
+        facts["shard"] = shard.keys.number
+        facts["near"] = "off" if self.near is None else self.near.state_of((tenant_id, key))
         return facts
 
     def sweep_steps(self, batch: int, cursor: dict[str, Any] | None) -> Steps[SweepReport]:
-        return sweep.sweep_steps(self, batch, cursor)
+        return resettled(self, lambda at: sweep.sweep_steps(self.space, batch, at), cursor)
 
     def evict_steps(
         self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None, stay: float
     ) -> Steps[EvictReport]:
-        return evict.evict_steps(self, self._config, now_ms, target_bytes, batch, cursor, stay)
+        def evicted(at: dict[str, Any] | None) -> Steps[EvictReport]:
+            return evict.evict_steps(self.space, self._config, now_ms, target_bytes, batch, at, stay)
 
+        return resettled(self, evicted, cursor)
+
+    @resettling
     def entries_by_shard(self) -> Operation[dict[int, int]]:
-        return scan.count(self, PAGE)
+        return (yield from scan.count((yield from self.known()), PAGE))
 
     def usage(self) -> Operation[Usage]:
-        return redis_usage(self)
+        return (yield from redis_usage((yield from self.known())))
 
     def node(self) -> Operation[Node]:
         return pressure.node()
 
     def makeup(self, wanted: int) -> Operation[Makeup]:
-        return pressure.makeup(self, wanted)
+        return (yield from pressure.makeup((yield from self.known()), wanted))
 
     def tell_quotas(self, quotas: Quotas, full: Sequence[str], kept_ms: int) -> Operation[None]:
         return write_quotas(self.quotas_key, Copy(quotas, tuple(full)), kept_ms)
@@ -368,21 +323,21 @@ class RedisBackend(Bulk):
         """Take samples of the keys that processes have read."""
         return hot.collect(self._samples_key, most)
 
+    @resettling
     def views(self) -> Operation[list[View]]:
-        """What is known of each shard's ban log, as new as its control record is now."""
-        return together([shard.catch_up() for shard in self.shards])
+        """What is known of each shard's ban log, as new as its control record is now; and see that there is a map.
+
+        Without that look a map that was lost would be missed only by processes that have just begun.
+        """
+        space = self.space
+        yield from self._agree(space.shards[0].keys, space.agreement)
+        return (yield from self._of_shards([(shard, shard.catch_up) for shard in space.shards]))
 
     def ping(self) -> Operation[bool]:
         return bool((yield (("PING",),)).reply() == b"PONG")
 
     def close(self) -> None:
         """Nothing to do: connections are the transport's."""
-
-    def forked(self) -> None:
-        for shard in self.shards:
-            shard.forked()
-        if self.near is not None:
-            self.near.forked()
 
     def __len__(self) -> int:
         raise TypeError("len() of a cache on Redis would have to visit every key; stats() has counts")

@@ -11,6 +11,7 @@ from redis.exceptions import RedisClusterException
 from stoker.cache import Cache, CacheMonitor, ConfigError, PlacementMismatch, topology
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.keys import EntryNames, ShardKeys
+from stoker.cache.shards import Resharded
 from stoker.cache.wire import Operation
 from stoker.config import Settings, open_cache
 from stoker.tasks import JobStatus, configure, names, runtime
@@ -91,7 +92,9 @@ class System:
         if stored is None:
             raise CannotCheck(_NOT_OPEN)
         try:
-            backend.shards[0].agreement.accept(stored)
+            backend.space.agreement.accept(stored)
+        except Resharded as news:
+            backend.settle(news)
         except PlacementMismatch as refused:
             raise CannotCheck(placed_otherwise(refused)) from refused
         return backend

@@ -7,14 +7,18 @@ has happened.
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from random import Random
 from typing import NamedTuple, Protocol
 
+from stoker.cache import Cache, CacheUnavailable
 from stoker.worker.verify.plan import Plan
+from stoker.worker.verify.post import config_of
 from stoker.worker.verify.server import Server
 from stoker.worker.verify.workers import WORKERS, Workers
+from stoker.worker.verify.world import TENANTS
 
 NAMESPACE = "check"
 MOST_SHARDS = 3
@@ -210,6 +214,21 @@ def broker(stage: Stage) -> None:
     stage.after(chance.uniform(0.2, 1.2), crash)
 
 
+def reshard(stage: Stage) -> None:
+    """Have the keys live elsewhere: in one to three shards, and one of the tenants in one of them alone, or none."""
+    chance = stage.chance
+    shards = chance.randint(1, MOST_SHARDS)
+    tenants = [tenant for tenant in TENANTS if tenant is not None]
+    pin = {chance.choice(tenants): chance.randrange(shards)} if chance.random() < 0.7 else {}
+    config = config_of(stage.server.url, NAMESPACE)
+    try:
+        with Cache(replace(config, timeout=0.5, connect_timeout=0.5)) as cache:
+            cache.reshard(shards, pin=pin, unpin=set(tenants) - pin.keys())
+    except CacheUnavailable:  # of another fault
+        return
+    stage.happened("reshard")
+
+
 FAULTS = {
     "kill": Fault(kill, 0.1, 0.6, "kills"),
     "pause": Fault(pause, 0.05, 0.3, "pauses"),
@@ -223,5 +242,6 @@ FAULTS = {
     "cut": Fault(cut, 1.0, 1.5, "cuts"),
     "freeze": Fault(freeze, 0.5, 2.0, "freezes"),
     "disconnect": Fault(disconnect, 0.3, 1.0, "disconnects"),
+    "reshard": Fault(reshard, 0.3, 1.5, "reshardings"),
     "broker": Fault(broker, 4.0, 8.0, "broker_restarts"),
 }

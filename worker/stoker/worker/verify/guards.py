@@ -5,6 +5,7 @@ protocol. A removal that no longer finds what it removes fails: it must be fitte
 """
 
 import asyncio
+import json
 import math
 import random
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from stoker.cache import control, dialogue, flight, scripts, sweep
+from stoker.cache import PlacementMismatch, control, dialogue, flight, scripts, sweep
 from stoker.cache.backends import Write
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.copies import Tracked
@@ -23,7 +24,7 @@ from stoker.cache.near_channel import Conversation
 from stoker.cache.pipe import Pipe
 from stoker.cache.protocol import Lease, Shard
 from stoker.cache.scripts import Script
-from stoker.cache.shards import Agreement
+from stoker.cache.shards import Agreement, Resharded, fingerprint, parsed
 from stoker.cache.transport import Connection
 from stoker.cache.wire import Answer, Exchange, Operation
 
@@ -72,12 +73,19 @@ def _delay(chance: random.Random) -> float:
 def no_lease() -> None:
     """Store a loaded value whoever holds the key's lease, if anybody does."""
     _edit("FILL", "if redis.call('GET', KEYS[3]) ~= ARGV[3] then return 0 end", "")
-    no_lease_of_many()
-
-
-def no_lease_of_many() -> None:
-    """The same of values that a warm stores together."""
     _edit("FILL_MANY", "if holders[i] ~= ARGV[3] then return 1 end", "")
+
+
+def forgotten_writes() -> None:
+    """Store what was loaded as a batch, whatever was deleted or set since."""
+    _edit("FILL_BATCH", "written[since[i]] = true", "")
+
+
+def lost_writes() -> None:
+    """Store what was loaded as a batch though nobody knows what was deleted since, and give the list up often."""
+    _edit("FILL_BATCH", "if since[1] ~= ARGV[3] then return 0 end", "")
+    for name in ("DELETE", "SET"):
+        _edit(name, "MOST_WRITES = 10000", "MOST_WRITES = 2")
 
 
 def stamp_after_load() -> None:
@@ -87,7 +95,7 @@ def stamp_after_load() -> None:
     def late(self: RedisBackend, fills: Sequence[tuple[Lease, Write]]) -> Operation[list[bool]]:
         late_fills = []
         for lease, write in fills:
-            view = yield from self.shard_of((lease.tenant_id, lease.key)).catch_up()
+            view = yield from self.space.shard_of(lease.tenant_id, lease.key).catch_up()
             late_fills.append((replace(lease, stamp=view.stamp), write))
         return (yield from fill(self, late_fills))
 
@@ -181,6 +189,21 @@ def no_new_life() -> None:
     _edit("OPEN", "for i = 2, #KEYS do redis.call('DEL', KEYS[i]) end", "")
 
 
+def no_new_places() -> None:
+    """Go by a map that has changed without asking where keys live now."""
+    accept = Agreement.accept
+
+    def accepted(self: Agreement, stored: bytes) -> None:
+        try:
+            accept(self, stored)
+        except (Resharded, PlacementMismatch):
+            found = parsed(stored)
+            plain = json.dumps(found | {"life": ""}, sort_keys=True, separators=(",", ":")).encode()
+            self.ruling = stored, fingerprint(plain) + found["life"].encode()
+
+    _put(Agreement, "accept", accepted)
+
+
 def near_without_bound() -> None:
     """Serve copies though nobody has vouched for them lately."""
     _put(Near, "vouched", _always(math.inf))
@@ -220,7 +243,8 @@ def near_without_own() -> None:
 
 GUARDS: dict[str, Callable[[], None]] = {
     "lease": no_lease,
-    "lease-of-many": no_lease_of_many,
+    "batch-writes": forgotten_writes,
+    "batch-place": lost_writes,
     "stamp": stamp_after_load,
     "closing": no_closing,
     "second-read": no_second_read,
@@ -232,6 +256,7 @@ GUARDS: dict[str, Callable[[], None]] = {
     "set-ends-lease": set_keeps_lease,
     "delete-ends-lease": delete_keeps_lease,
     "map-life": no_new_life,
+    "new-places": no_new_places,
     "near-bound": near_without_bound,
     "near-control": near_without_control,
     "near-changes": near_without_changes,

@@ -102,7 +102,7 @@ class Run:
                 self._processes,
                 self.folder,
                 self._namespace,
-                self.plan.shards,
+                self.plan.told_shards,
                 {slot: self._url(slot) for slot in slots},
                 self.plan.broken,
             )
@@ -183,7 +183,7 @@ class Run:
             self._url(slot),
             self._namespace,
             self.chance.randrange(2**32),
-            self.plan.shards + stranger,
+            self.plan.shards + 1 if stranger else self.plan.told_shards,
             {} if self.workers is None else self.workers.environment,
             self.plan.near,
         )

@@ -10,7 +10,8 @@ from redis import Redis
 class Plan:
     """One run: `seconds` long, with the named faults and without the named guards.
 
-    Keys are spread over `shards`. With `strangers`, half of the crew spreads them over one more: who comes second is
+    Keys are spread over `shards`; with the fault `reshard` over as many as that says, and only strangers are told a
+    number. With `strangers`, half of the crew spreads them over one more: who comes second is
     refused, and nobody may be served anything stale by the other half's doing.
 
     With `jobs`, one tenant is invalidated by jobs of real Celery workers, which also warm and sweep. They take a few
@@ -44,3 +45,8 @@ class Plan:
             raise ValueError("strangers go without jobs: workers would be refused for most of the run")
         if "broker" in self.faults and not self.jobs:
             raise ValueError("the fault 'broker' needs jobs")
+
+    @property
+    def told_shards(self) -> int:
+        """What a process is told that is no stranger; 0: nothing."""
+        return 0 if "reshard" in self.faults else self.shards

@@ -3,7 +3,7 @@
 import random
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from stoker.cache import Cache, CacheConfig, CacheSharder, CacheShardingConfig, Hooks
@@ -21,9 +21,22 @@ NEAR_SIZE = 200
 """Of 300 names: some copies have to go."""
 
 
+def config_of(url: str, namespace: str) -> CacheConfig:
+    """That of every cache of a run, but for its copies."""
+    return CacheConfig(
+        backend="redis",
+        redis_url=url,
+        namespace=namespace,
+        lease=LEASE_S,
+        max_load=MAX_LOAD_S,
+        early_refresh=EARLY_REFRESH,
+    )
+
+
 class Post(NamedTuple):
     """Where a role works: its row of counters, the truth, the server and name space, and its seed.
 
+    `shards`: as many as it is told; 0: it goes by the namespace's map.
     `environment` is what makes a process a producer of jobs; empty in a run without.
     """
 
@@ -38,21 +51,12 @@ class Post(NamedTuple):
 
     def config(self) -> CacheConfig:
         """The cache's, with leases short enough to run out within a run."""
-        return CacheConfig(
-            backend="redis",
-            redis_url=self.url,
-            namespace=self.namespace,
-            lease=LEASE_S,
-            max_load=MAX_LOAD_S,
-            early_refresh=EARLY_REFRESH,
-            near_size=NEAR_SIZE if self.near else 0,
-        )
+        return replace(config_of(self.url, self.namespace), near_size=NEAR_SIZE if self.near else 0)
 
     def cache(self, hooks: Hooks | None = None) -> Cache:
         """A cache as the product makes it."""
         cache = Cache(self.config(), hooks=hooks)
-        if self.shards > 1:
-            CacheSharder(cache, CacheShardingConfig(enabled=True, num_shards=self.shards))
+        CacheSharder(cache, CacheShardingConfig(enabled=True, num_shards=self.shards or None))
         return cache
 
 

@@ -21,6 +21,7 @@ class Workers:
     The life of locks and messages is short, so that what a kill leaves behind is taken over within a run.
 
     Args:
+        shards: 0: they go by the namespace's map.
         urls: The cache's, by the worker's row of counters.
     """
 
@@ -40,7 +41,7 @@ class Workers:
             "STOKER_BROKER_URL": self.broker.url,
             "STOKER_STATE_URL": self.broker.url,
             "STOKER_NAMESPACE": namespace,
-            "STOKER_NUM_SHARDS": str(shards),
+            **({"STOKER_NUM_SHARDS": str(shards)} if shards else {}),
             "STOKER_LOADERS": in_worker.__name__,
             "STOKER_LEASE": str(LEASE_S),
             "STOKER_MAX_LOAD": str(MAX_LOAD_S),
