@@ -20,7 +20,7 @@ from benchmarks.harness import Contender, Settings, Table, run
 from benchmarks.pressure_traces import KEYS, REQUESTS, SCANNER, Asked, Mix, mixed
 from stoker.cache import Cache, CacheConfig, CacheMonitor, evict, memory_use
 from stoker.cache.backends import Write
-from stoker.cache.quotas import Quotas, over
+from stoker.cache.quotas import Quotas
 from stoker.worker.embedded import embedded_server
 
 MEMORY = 0.1
@@ -28,8 +28,8 @@ MEMORY = 0.1
 BATCH = 50
 LOOK_EVERY = 500
 """Requests between two looks at the server's memory."""
-MEASURE_EVERY = 2000
-"""Between two samples, where there are hard quotas."""
+MEASURE_EVERY = 1000
+"""Between two samples, where there are hard quotas; if somebody is above his, an eviction follows."""
 KEPT_S = 3600
 TTL_MS = 86_400_000
 NO_QUOTAS = Quotas()
@@ -76,8 +76,8 @@ def replay(mix: Mix, way: Way, memory_bytes: int, limits: Quotas = NO_QUOTAS) ->
             for start in range(0, len(mix.asked), BATCH):
                 if way.job and start % LOOK_EVERY == 0:
                     _look(cache, outcome)
-                if way.job and limits.any_hard and start % MEASURE_EVERY == 0:
-                    _measure(cache, limits)
+                if way.job and limits.any_hard and start % MEASURE_EVERY == 0 and _full(cache, limits):
+                    _evict(cache, outcome)
                 _batch(cache, mix, mix.asked[start : start + BATCH], outcome)
             outcome.took_s = time.perf_counter() - began
             outcome.by_server = client.info("stats")["evicted_keys"]
@@ -87,18 +87,22 @@ def replay(mix: Mix, way: Way, memory_bytes: int, limits: Quotas = NO_QUOTAS) ->
 def _look(cache: Cache, outcome: Outcome) -> None:
     use = cache._run(memory_use.read())
     if use.share > cache.config.high_watermark:
-        began = time.perf_counter()
-        cache.evict()
-        outcome.evicting_s += time.perf_counter() - began
-        outcome.evictions += 1
+        _evict(cache, outcome)
 
 
-def _measure(cache: Cache, limits: Quotas) -> None:
+def _evict(cache: Cache, outcome: Outcome) -> None:
+    began = time.perf_counter()
+    cache.evict()
+    outcome.evicting_s += time.perf_counter() - began
+    outcome.evictions += 1
+
+
+def _full(cache: Cache, limits: Quotas) -> list[str]:
     """What `stoker.watch` does where there are hard quotas: tell who is full."""
     monitor = CacheMonitor(cache)
-    sizes = {tenant: part.bytes for tenant, part in monitor.get_makeup().tenants.items() if tenant}
-    full = over(limits, sizes, monitor.get_node().limit_bytes).hard
+    full = monitor.get_full(limits, monitor.get_makeup())
     monitor.tell_quotas(limits, full, KEPT_S)
+    return full
 
 
 def _batch(cache: Cache, mix: Mix, asked: Sequence[Asked], outcome: Outcome) -> None:

@@ -29,16 +29,10 @@ CONTENDERS = (
 
 def measure(settings: Settings) -> Iterator[Table]:
     keys, requests = (20_000, 20_000) if settings.quick else (KEYS, REQUESTS)
-    overhead = overhead_bytes()
-    room = memory_bytes(mixed(settings.seed, keys, 0, tenants=9), overhead)
-    trace = noisy(settings.seed, round(10 * QUOTA * room), overhead, keys, requests)
-    rows: list[list[str | float]] = []
-    for one in settings.contenders:
-        way, limits = one.open()
-        alone = replay(_without_scanner(trace), way, room).hit_rate(_is_ours)
-        beside = replay(trace, way, room, limits)
-        theirs = beside.hit_rate(_is_ours)
-        rows.append([one.name, alone, theirs, alone - theirs, beside.hit_rate(lambda name: name == SCANNER)])
+    trace, room = scene(settings.seed, keys, requests)
+    rows: list[list[str | float]] = [
+        [one.name, *hit_rates(trace, room, *one.open())] for one in settings.contenders
+    ]
     yield Table(
         f"Trace N, seed {settings.seed}",
         ("", "nine alone, hits %", "nine beside the scanner, hits %", "lost, points", "scanner, hits %"),
@@ -46,6 +40,21 @@ def measure(settings: Settings) -> Iterator[Table]:
         f"{requests:,} requests on a server with {room / 2**20:.1f} MiB for entries.",
         plot="lost, points",
     )
+
+
+def scene(seed: int, keys: int = KEYS, requests: int = REQUESTS) -> tuple[Mix, int]:
+    """The trace, and the bytes that its server has for entries."""
+    overhead = overhead_bytes()
+    room = memory_bytes(mixed(seed, keys, 0, tenants=9), overhead)
+    return noisy(seed, round(10 * QUOTA * room), overhead, keys, requests), room
+
+
+def hit_rates(trace: Mix, room: int, way: Way, limits: Quotas) -> tuple[float, float, float, float]:
+    """Percent: of the nine alone, of them beside the scanner, what they lost, and his own."""
+    alone = replay(_without_scanner(trace), way, room).hit_rate(_is_ours)
+    beside = replay(trace, way, room, limits)
+    theirs = beside.hit_rate(_is_ours)
+    return alone, theirs, alone - theirs, beside.hit_rate(lambda name: name == SCANNER)
 
 
 def _is_ours(tenant: str) -> bool:

@@ -293,6 +293,15 @@ def test_the_limits_of_a_warm_count_besides_those_of_its_loaders(cache: Cache) -
     assert sorted(budget.owners) == [("loader:item:{n}", 5)] * 2 + [("plan:nightly", 5)] * 2
 
 
+def test_within_a_rate_lanes_take_turns_so_that_pages_come_evenly(cache: Cache) -> None:
+    began = time.monotonic()
+    limits = [Limit("plan:nightly", rate=2000)]
+    *_, last = cache.warm_steps([f"item:{n}" for n in range(640)], batch=160, lanes=4, limits=limits)
+    assert last.report.written == 640
+    # 20 pages are leased and filled, 6.4 ms after each other; four lanes by themselves need a quarter of that.
+    assert time.monotonic() - began > 0.15
+
+
 def test_a_warm_that_waits_for_its_budget_ends_when_it_is_told_to(cache: Cache) -> None:
     class Never(Counted):
         def ask(self, limit: Limit, unit: str, keys: int) -> float:  # noqa: ARG002

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import redis
 
-from stoker.cache import Cache, CacheConfig
+from stoker.cache import Cache, CacheConfig, CacheMonitor
+from stoker.cache.quotas import Quota
 from stoker.config import open_cache
-from stoker.tasks import JobHandle, send
+from stoker.tasks import JobHandle, runtime, send
 from stoker.worker.embedded import Server, start_server
 from stoker.worker.processes import Processes
 from tests.flow.conftest import Deployment
@@ -147,6 +148,36 @@ def test_a_flood_that_would_fill_the_server_twice_stays_below_the_high_mark(
     assert flood.late < 2, "the machine could not keep the rate"
     with redis.Redis.from_url(server.url) as client:
         assert client.info("stats")["evicted_keys"] == 0
+
+
+@pytest.mark.slow
+def test_a_tenant_that_floods_comes_down_to_his_quota_and_others_lose_nothing(
+    server: Server, deployment: Deployment
+) -> None:
+    """Though a worker is killed on the way."""
+    flood, most, kept = Flood(), 8_000_000, 3000
+    runtime.current().pressure.set_quota("noisy", Quota(hard=most))
+    doomed = deployment.worker("a", 2)
+    deployment.start("beat", "beat", ready="beat: Starting")
+    with open_cache(deployment.settings) as cache, watched(server.url, flood):
+        cache.set_many({f"k:{number}": VALUE for number in range(kept)}, "quiet", ttl=600)
+        pour(cache, flood, 10_000, "noisy")  # 12 MB
+        deployment.kill(doomed)
+        deployment.worker("b", 2)
+        pour(cache, flood, 16_000, "noisy")
+        monitor = CacheMonitor(cache)
+
+        def is_within() -> bool:
+            part = monitor.get_makeup(4000).tenants.get("noisy")
+            return part is not None and part.bytes < 1.1 * most
+
+        wait_until(is_within, 60)
+        assert len(cache.get_many([f"k:{number}" for number in range(kept)], "quiet")) == kept
+        assert cache.stats().over_quota > 0
+    evictions = [job.report for job in deployment.jobs.recent(100) if job.kind == "evict" and job.final]
+    assert sum(report["over_quota"] for report in evictions) > 0
+    assert flood.stale == 0
+    assert flood.most < 0.9
 
 
 def has_begun(job: JobHandle) -> bool:

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.pressure_traces import SCANNER, mixed, noisy
+from benchmarks.pressure_noisy import JOB, QUOTA, hit_rates, scene
+from benchmarks.pressure_traces import REQUESTS, SCANNER, mixed, noisy
+from stoker.cache import evict, quotas
+from stoker.cache.quotas import Quota, Quotas
 from tests.project.distribution import ROOT
 
 
@@ -36,6 +39,25 @@ def test_the_job_costs_less_than_the_servers_own_policy(tmp_path: Path) -> None:
     assert ours["miss cost, s"] < server["miss cost, s"]
     assert (ours["evicted by the server"], ours["not stored"]) == (0, 0)
     assert server["evicted by the server"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_nine_tenants_lose_two_points_of_hits_at_most_beside_one_that_scans(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fifth of trace N, played as `pressure_noisy` does."""
+    monkeypatch.setattr(evict, "REST", 0.0)
+    monkeypatch.setattr(quotas, "LOOK_EVERY_S", 0.0)
+    alone, beside, lost, scanner = hit_rates(
+        *scene(seed, requests=REQUESTS // 5), JOB, Quotas(tenants={SCANNER: Quota(hard=QUOTA)})
+    )
+    told = (
+        f"seed {seed}: {alone:.2f} alone, {beside:.2f} beside him, {lost:.2f} lost; the scanner {scanner:.1f}"
+    )
+    sys.stdout.write(f"{told}\n")
+    assert lost <= 2
 
 
 def test_traces_are_those_of_their_seeds_and_their_scanner_asks_every_second_time() -> None:

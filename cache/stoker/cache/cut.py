@@ -54,6 +54,10 @@ class Cut(NamedTuple):
         tenants = {name: (rank, left[name]) for name, (rank, _) in self.tenants.items() if left[name] > 0}
         return self._replace(tenants=tenants)
 
+    def of_tenants(self) -> "Cut":
+        """What is left of it when there is room for the others."""
+        return Cut(tenants=self.tenants)
+
     def as_json(self) -> dict[str, Any]:
         """For a cursor."""
         return {"stale": self.stale, "tenants": dict(self.tenants), "rank": self.rank}

@@ -15,15 +15,17 @@ from stoker.cache import memory_use, quotas, sampling, scan
 from stoker.cache.cut import OVER_QUOTA, REASONS, Cut, cut_for
 from stoker.cache.memory_use import MemoryUse
 from stoker.cache.options import CacheConfig
-from stoker.cache.programs import Effect, Sleep, Steps
+from stoker.cache.programs import Effect, Program, Sleep, Steps
 from stoker.cache.sampling import Weighed
 from stoker.cache.scan import Link, Name
 from stoker.cache.steps import Step
 from stoker.cache.tenancy import tenant_of
 from stoker.cache.wire import Operation, together
 
+PAGE = 128
+"""Names of one look at the server, so that readers wait behind little."""
 REST = 1.0
-"""Pause after each batch, as a share of the time it took; none above the high watermark."""
+"""Pause after each page, as a share of the time it took; none above the high watermark."""
 LONGEST_REST_S = 0.1
 MOST_PASSES = 20
 DEEPER = 1.1, 1.5
@@ -82,6 +84,7 @@ class _Walk:
         start: The cursor it began with.
         wraps: How often it has been at 0.
         cut: What goes, as JSON.
+        begin: How names begin that can go; all others need no look.
         to_its_end: Whether it goes all the way round, because what a tenant has too much of may be anywhere.
         passes: Those before.
         deeper: How often the cut had to be made deeper, as more came in than went.
@@ -94,6 +97,7 @@ class _Walk:
     start: int
     cut: dict[str, Any]
     to_its_end: bool
+    begin: str = ""
     wraps: int = 0
     passes: int = 0
     deeper: int = 0
@@ -148,12 +152,9 @@ def evict_steps(
         if walk is None:
             yield _step(report, None, last=True)
             return
-        began = time.monotonic()
-        report, walk, share = yield _batch(link, config, walk, report, batch, now_ms())
+        report, walk = yield from _batch(link, config, walk, report, batch, now_ms)
         if walk is not None:
             yield _step(report, walk, last=False)
-        if share <= config.high_watermark:
-            yield Sleep(min((time.monotonic() - began) * REST, LONGEST_REST_S))
 
 
 def _step(report: EvictReport, walk: _Walk | None, *, last: bool) -> Step[EvictReport]:
@@ -199,7 +200,8 @@ def _plan(
     sample = yield from sampling.draw(link, sampling.SAMPLE, counted=use.counted)
     sizes = {tenant: share.bytes for tenant, share in sample.by_tenant().items()}
     ease = 1 - config.low_watermark / config.high_watermark
-    over = quotas.over(kept, sizes, use.limit, ease)
+    room = quotas.room(sample.bytes, use.used, use.limit, config.low_watermark)
+    over = quotas.over(kept, sizes, room, ease)
     if need <= 0 and not over.hard:
         return done, None
     cut = cut_for(sample, max(0, need) * DEEPER[0] * DEEPER[1] ** deeper, over.soft, now_ms, over.hard)
@@ -209,6 +211,7 @@ def _plan(
         start=start,
         cut=cut.as_json(),
         to_its_end=bool(over.hard),
+        begin=f"{next(iter(over.hard))}:" if need <= 0 and len(over.hard) == 1 else "",
         wraps=int(start == 0),
         passes=passes,
         deeper=deeper,
@@ -219,31 +222,53 @@ def _plan(
 
 
 def _batch(
-    link: Link, config: CacheConfig, walk: _Walk, report: EvictReport, batch: int, now_ms: int
-) -> Operation[tuple[EvictReport, _Walk | None, float]]:
-    """One page of the walk. Returns the walk to go on with, if any, and the share of memory that is used."""
-    page = yield from scan.page(link, walk.scan, batch)
-    yield from together([shard.catch_up() for shard in link.shards])
-    use = yield from memory_use.read()
-    report, walk = yield from _drop(walk, report, scan.parsed(link, page.raws), use, now_ms)
-    use = yield from memory_use.read()
+    link: Link,
+    config: CacheConfig,
+    walk: _Walk | None,
+    report: EvictReport,
+    batch: int,
+    now_ms: Callable[[], int],
+) -> Program[tuple[EvictReport, _Walk | None]]:
+    """About so many names of the walk, in pages. Returns the walk to go on with, if any."""
+    use = yield memory_use.read()
+    for _ in range(-(-batch // PAGE)):
+        if walk is None:
+            break
+        began = time.monotonic()
+        report, walk, use = yield _page(link, config, walk, report, min(batch, PAGE), use, now_ms())
+        if use.share <= config.high_watermark:
+            yield Sleep(min((time.monotonic() - began) * REST, LONGEST_REST_S))
+    if walk is not None and use.used > walk.used + FLOOD * use.limit:
+        report, walk = yield _plan(link, config, report, now_ms(), walk)
+    return report, walk
+
+
+def _page(
+    link: Link, config: CacheConfig, walk: _Walk, report: EvictReport, names: int, use: MemoryUse, now_ms: int
+) -> Operation[tuple[EvictReport, _Walk | None, MemoryUse]]:
+    """A few names of the walk. Returns the walk to go on with, if any, and what is used then."""
+    asked: list[Operation[Any]] = [scan.page(link, walk.scan, names, walk.begin)]
+    asked += [shard.catch_up() for shard in link.shards]
+    page, *_ = yield from together(asked)
+    report, walk, use = yield from _drop(walk, report, scan.parsed(link, page.raws), use, now_ms)
     report = replace(report, scanned=report.scanned + len(page.raws), after_bytes=use.used)
     walk = replace(
         walk,
         scan=page.cursor.decode(),
         wraps=walk.wraps + (page.cursor == b"0"),
     )
-    if report.target_bytes is not None and use.used <= report.target_bytes and not walk.to_its_end:
-        return replace(report, reason="reached the target"), None, use.share
-    floods = use.used > walk.used + FLOOD * use.limit
-    if not (walk.round or floods):
-        return report, walk, use.share
-    return *(yield from _plan(link, config, report, now_ms, walk)), use.share
+    if report.target_bytes is not None and use.used <= report.target_bytes:
+        if not walk.to_its_end:
+            return replace(report, reason="reached the target"), None, use
+        walk = replace(walk, cut=Cut.from_json(walk.cut).of_tenants().as_json())
+    if not walk.round:
+        return report, walk, use
+    return *(yield from _plan(link, config, report, now_ms, walk)), use
 
 
 def _drop(
     walk: _Walk, report: EvictReport, names: Sequence[Name], use: MemoryUse, now_ms: int
-) -> Operation[tuple[EvictReport, _Walk]]:
+) -> Operation[tuple[EvictReport, _Walk, MemoryUse]]:
     chosen: dict[str, list[Weighed]] = {reason: [] for reason in REASONS}
     cut, aged_s = Cut.from_json(walk.cut), max(0, now_ms - walk.as_of_ms) / 1000
     for one in (yield from sampling.weigh(names, counted=use.counted, aged_s=aged_s)):
@@ -251,7 +276,9 @@ def _drop(
         if reason is not None:
             chosen[reason].append(one)
     groups = [[one.seen for one in chosen[reason]] for reason in REASONS]
-    dropped = yield from together([scan.drop(group) for group in groups])
+    asked: list[Operation[Any]] = [scan.drop(group) for group in groups]
+    asked.append(memory_use.read())
+    *dropped, use = yield from together(asked)
     counts = {reason: one.entries for reason, one in zip(REASONS, dropped, strict=True)}
     gone = [(reason, one) for reason in REASONS for one in chosen[reason]]
     report = replace(
@@ -261,7 +288,7 @@ def _drop(
         **{reason: getattr(report, reason) + count for reason, count in counts.items()},
     )
     left = cut.after(chosen[OVER_QUOTA]).as_json()
-    return report, replace(walk, cut=left, dropped=walk.dropped + sum(counts.values()))
+    return report, replace(walk, cut=left, dropped=walk.dropped + sum(counts.values())), use
 
 
 def _added(before: Mapping[str, int], more: Iterable[tuple[str, int]]) -> dict[str, int]:

@@ -10,8 +10,8 @@ from stoker.cache.errors import ConfigError
 from stoker.cache.evict import EvictReport
 from stoker.cache.lives import Lives, lives
 from stoker.cache.pressure import Makeup, Node
-from stoker.cache.quotas import Quotas
-from stoker.cache.tenancy import tenant_field
+from stoker.cache.quotas import Quotas, over, room
+from stoker.cache.tenancy import tenant_field, tenant_of
 from stoker.cache.traffic import Counts, Group
 
 
@@ -129,6 +129,17 @@ class CacheMonitor:
         if sample < 1:
             raise ConfigError("sample", sample, "must be 1 or more")
         return self._cache._run(self._cache._core.backend.makeup(sample))
+
+    def get_full(self, quotas: Quotas, makeup: Makeup) -> list[str]:
+        """The tenants that have more than their hard quotas, by this sample.
+
+        Raises:
+            CacheUnavailable: The server cannot be asked.
+        """
+        node = self.get_node()
+        entries = room(makeup.bytes, node.used_bytes, node.limit_bytes, self._cache.config.low_watermark)
+        sizes = {tenant_field(tenant): part.bytes for tenant, part in makeup.tenants.items()}
+        return [str(tenant_of(field)) for field in over(quotas, sizes, entries).hard]
 
     def tell_quotas(self, quotas: Quotas, full: Iterable[str | None], kept: float) -> None:
         """Let every process know the quotas, and which tenants may store nothing more; forgotten after `kept` seconds.

@@ -16,7 +16,7 @@ from stoker.cache.tenancy import tenant_field
 from stoker.cache.wire import Operation
 
 Amount = int | float
-"""Bytes (int), or a share of the server's `maxmemory` (float above 0, at most 1)."""
+"""Bytes (int), or a share of the `room` that entries have (float above 0, at most 1)."""
 LOOK_EVERY_S = 5.0
 """How old a process lets its knowledge of who is full become, when it stores."""
 KEPT_MS = 120_000
@@ -72,26 +72,35 @@ class Over(Struct, frozen=True):
     hard: dict[str, float]
 
 
-def over(quotas: Quotas, sizes: Mapping[str, int], limit: int, ease: float = 0.0) -> Over:
+def room(entries: int, used: int, limit: int, low_watermark: float) -> int:
+    """Bytes that entries, which take so many now, have when an eviction has ended; 0: the server has no limit.
+
+    Shares are of that, so that those of all tenants fit in if they come to one: of `maxmemory`, the server takes a part
+    for itself, and an eviction keeps another one free.
+    """
+    return max(1, entries - used + int(limit * low_watermark)) if limit else 0
+
+
+def over(quotas: Quotas, sizes: Mapping[str, int], room: int, ease: float = 0.0) -> Over:
     """Who has more than his quota, by what encoded tenants have; `ease`: how far below a hard one he is to come."""
     named = {tenant_field(tenant): quota for tenant, quota in quotas.tenants.items()}
     soft: dict[str, float] = {}
     hard: dict[str, float] = {}
     for tenant, size in sizes.items():
         quota = named.get(tenant, quotas.default) if tenant else Quota()
-        most = bytes_of(quota.hard if quota.soft is None else quota.soft, limit)
+        most = bytes_of(quota.hard if quota.soft is None else quota.soft, room)
         if most is not None and size > most:
             soft[tenant] = size - most
-        most = bytes_of(quota.hard, limit)
+        most = bytes_of(quota.hard, room)
         if most is not None and size > most:
             hard[tenant] = size - most * (1 - ease)
     return Over(soft, hard)
 
 
-def bytes_of(amount: Amount | None, limit: int) -> float | None:
+def bytes_of(amount: Amount | None, room: int) -> float | None:
     """An amount in bytes; None: no bound, as a share has where the server has no limit."""
     if isinstance(amount, float):
-        return amount * limit if limit else None
+        return amount * room if room else None
     return amount
 
 

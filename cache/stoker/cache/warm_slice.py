@@ -7,7 +7,7 @@ once.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from stoker.cache.backends import Backend, Write
@@ -27,9 +27,12 @@ ROUNDS = 3
 SAMPLE = 5
 """Written keys of each unit that are read back."""
 PACED = 32
-"""Keys of one round trip where a rate says that there is time: readers wait behind one of them for each lane, and find
-the server idle between two.
+"""Keys of one round trip where a rate says that there is time: readers wait behind one of them, and find the server
+idle between two.
 """
+HASTE, LONGEST_PAUSE_S = 1.25, 0.02
+"""How much faster than the rate the round trips of a process follow each other, as some are late; and the longest pause
+between two."""
 QUICK_S = 0.03
 """So long may the call of a loader take of whose keys there is no lease."""
 LIFETIMES = 16
@@ -81,6 +84,7 @@ class Means:
         expects_absent: Whether the last slice found nothing: the next is likely to find nothing either.
         expects_quick: Whether the last call of a loader was soon over. Where it is not, who misses a key had better
             wait for it, by its lease, than load it too.
+        next_page: When the next round trip within a limit may begin, by its owner; in monotonic seconds.
     """
 
     backend: Backend
@@ -91,6 +95,7 @@ class Means:
     limits: Sequence[Limit] = ()
     expects_absent: bool = True
     expects_quick: bool = True
+    next_page: dict[str, float] = field(default_factory=dict)
 
 
 class SliceRun:
@@ -106,7 +111,7 @@ class SliceRun:
         self._unit = unit
         self.outcome = Outcome()
         self.trouble: tuple[str, str] | None = None
-        self._page, self._pause = 1, 0.0
+        self._page, self._pace = 1, Limit("")
 
     def without_loader(self, names: Sequence[Name]) -> Program[None]:
         """Keys that somebody may have set: they are fresh, or have failed."""
@@ -124,11 +129,9 @@ class SliceRun:
         self, names: Sequence[Name], matches: Sequence[Match], shares: Mapping[str, Share]
     ) -> Program[None]:
         """Lease the keys, load those that are ours to load, and store what came."""
-        rates = [share.limit.rate for share in shares.values() if share.limit.rate is not None]
-        if rates:  # leases and fills take half of the time each that the rate gives
-            self._page, self._pause = PACED, PACED / (2 * min(rates))
-        else:
-            self._page, self._pause = len(names), 0.0
+        limits = [share.limit for share in shares.values() if share.limit.rate is not None]
+        self._pace = min(limits, key=lambda limit: limit.rate or 0.0, default=Limit(""))
+        self._page = PACED if limits else len(names)
         pages = yield from self._begin_absent(names, matches)
         if pages:
             yield from self._load_absent(pages, names, matches, shares)
@@ -138,10 +141,17 @@ class SliceRun:
     def _pages(self, size: int) -> list[slice]:
         return [slice(first, first + self._page) for first in range(0, size, self._page)]
 
-    def _rest(self, page: slice) -> Program[None]:
-        """Between two pages."""
-        if page.start and self._pause:
-            yield Sleep(self._pause)
+    def _wait_for_turn(self) -> Program[None]:
+        """Before each page. All lanes of a process take turns, as theirs would queue up at the server."""
+        owner, rate, _ = self._pace
+        if rate is None:
+            return
+        now, turns = time.monotonic(), self._means.next_page
+        at = max(now, turns.get(owner, now))
+        # Leases and fills take half of the time each that the rate gives.
+        turns[owner] = at + min(PACED / (2 * HASTE * rate), LONGEST_PAUSE_S)
+        if at > now:
+            yield Sleep(at - now)
 
     # -- all together ------------------------------------------------------------------------------------------
 
@@ -156,7 +166,7 @@ class SliceRun:
             return []
         pages: list[list[Batch]] = []
         for page in self._pages(len(names)):
-            yield from self._rest(page)
+            yield from self._wait_for_turn()
             batches = yield self._backend.begin_batches(names[page])
             if batches is None:
                 self._means.expects_absent = False
@@ -178,7 +188,7 @@ class SliceRun:
         by_key = {key.key: key for key in keys}
         written: list[Name] = []
         for place, page in zip(self._pages(len(names)), pages, strict=True):
-            yield from self._rest(place)
+            yield from self._wait_for_turn()
             now = lifetimes[place]
             filled = yield from self._fill_together(loader, page, by_key, loaded, now)
             if filled is None:
@@ -221,7 +231,7 @@ class SliceRun:
     ) -> Program[None]:
         taken: list[tuple[Lease | Busy, Hit | None]] = []
         for page in self._pages(len(names)):
-            yield from self._rest(page)
+            yield from self._wait_for_turn()
             taken += yield self._backend.acquire(names[page])
         parts, spare = self._to_load(names, matches, taken)
         if spare:
@@ -235,7 +245,7 @@ class SliceRun:
                     )
                     written: list[Name] = []
                     for page in self._pages(len(fills)):
-                        yield from self._rest(page)
+                        yield from self._wait_for_turn()
                         written += yield from self._fill(fills[page])
                     yield from self._read_back(written)
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.cache import CacheMonitor
 from stoker.cache.pressure import Makeup, Node, Part
-from stoker.cache.quotas import Quotas, over
-from stoker.cache.tenancy import tenant_field, tenant_of
+from stoker.cache.quotas import Quotas
 from stoker.tasks import send
 from stoker.tasks.errors import NotSent, StateUnavailable
 from stoker.tasks.pressure_store import Composition, Point, Row
@@ -102,9 +101,7 @@ def _composition(
     if not (due or quotas.any_hard):
         return None, []
     makeup = monitor.get_makeup(SAMPLE)
-    limit = monitor.get_node().limit_bytes if quotas.any_hard else 0
-    sizes = {tenant_field(tenant): part.bytes for tenant, part in makeup.tenants.items()}
-    full = [str(tenant_of(field)) for field in over(quotas, sizes, limit).hard]
+    full = monitor.get_full(quotas, makeup) if quotas.any_hard else []
     return composition_of(makeup, monitor.get_reads(), time.time()), full
 
 

@@ -44,7 +44,7 @@ def set_(
     hard: Annotated[str | None, typer.Option(help="Above it nothing more is stored.")] = None,
     default: Default = False,
 ) -> None:
-    """Give a tenant a quota, in bytes or as a share of the server's maxmemory; what is left out is no bound."""
+    """Give a tenant a quota, in bytes or as a share of what entries may take; what is left out is no bound."""
     if soft is None and hard is None:
         raise typer.BadParameter("give --soft, --hard or both")
     quota = Quota(*(None if text is None else amount(text) for text in (soft, hard)))
