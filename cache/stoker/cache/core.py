@@ -288,6 +288,14 @@ class Core:
             raise ConfigError("target_bytes", target_bytes, "must not be negative")
         return self.backend.evict_steps(target_bytes, batch, cursor, stay)
 
+    def on_cluster(self) -> ClusterBackend:
+        """The backend, if slots can be moved under it. Raises ConfigError."""
+        if isinstance(self.backend, ClusterBackend):
+            return self.backend
+        raise ConfigError(
+            "cluster", self.config.cluster, "only a cluster has slots to move; this cache is not on one (cluster=True)"
+        )
+
     # -- for diagnosis -----------------------------------------------------------------------------------------
 
     def explain(self, key: str, tenant_id: str | None) -> Program[dict[str, Any]]:

@@ -1,17 +1,23 @@
-"""The long verbs of `Cache`: warm, sweep and evict, in one call or in steps. Only `engine` uses it."""
+"""The long verbs of `Cache`: warm, sweep, evict and rebalance, in one call or in steps. Only `engine` uses it."""
 
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, TypeVar
 
+from stoker.cache.balance import RebalancePlan
 from stoker.cache.budget import Budget, Limit
 from stoker.cache.core import Core
 from stoker.cache.evict import EvictReport
+from stoker.cache.programs import Program
+from stoker.cache.rebalance import RebalanceReport
 from stoker.cache.steps import Step, last_report
 from stoker.cache.sweep import SweepReport
 from stoker.cache.threads import Threads
 from stoker.cache.warm import Keys
 from stoker.cache.warm_report import WarmReport
+from stoker.cache.wire import Operation
 from stoker.cache.work import Work
+
+T = TypeVar("T")
 
 
 class Verbs:
@@ -103,3 +109,47 @@ class Verbs:
     ) -> Generator[Step[EvictReport], None, None]:
         """As `evict`, yielding after each batch; then it looks on for `stay` seconds, while memory rises fast."""
         return self._threads.steps(self._core.evict_steps(target_bytes, batch, cursor, stay))
+
+    def plan_rebalance(
+        self, *, by: str = "keys", weights: Mapping[str, float] | None = None
+    ) -> RebalancePlan:
+        """Which slots of a cluster would have to move for each node to have its share. Moves nothing.
+
+        Args:
+            by: What counts: `keys`, `bytes` (by a sample), or `load` (CPU time, where the nodes count it by slot).
+            weights: By a primary's address or id how much it is to have, in proportion to others; 1 where it is left
+                out, 0 to empty it.
+
+        Raises:
+            ConfigError: The cache is not on a cluster, or a weight is of nobody.
+            CacheUnavailable: A node cannot be asked.
+        """
+        return self._threads.perform(_once(self._core.on_cluster().plan_rebalance(by, weights or {})))
+
+    def rebalance(self, *, by: str = "keys", weights: Mapping[str, float] | None = None) -> RebalanceReport:
+        """Move slots of a cluster so that each node has its share; their shards keep their hits.
+
+        One at a time, with rests, and slower while nodes answer slowly. Arguments and errors as of `plan_rebalance`;
+        ConfigError too where the servers cannot move a slot at once (before Valkey 9).
+        """
+        return last_report(self.rebalance_steps(by=by, weights=weights))
+
+    def rebalance_steps(
+        self,
+        *,
+        by: str = "keys",
+        weights: Mapping[str, float] | None = None,
+        cursor: dict[str, Any] | None = None,
+    ) -> Generator[Step[RebalanceReport], None, None]:
+        """As `rebalance`, yielding after each slot. Closed early, a slot that is on its way goes on: see
+        `stop_rebalance`."""
+        return self._threads.steps(self._core.on_cluster().rebalance_steps(by, weights or {}, cursor))
+
+    def stop_rebalance(self, cursor: dict[str, Any]) -> None:
+        """Cancel the move that was under way after the step with this cursor. Raises CacheUnavailable."""
+        self._threads.perform(_once(self._core.on_cluster().stop_rebalance(cursor)))
+
+
+def _once(operation: Operation[T]) -> Program[T]:
+    result: T = yield operation
+    return result

@@ -5,15 +5,16 @@ shards are asked. Verbs that walk over all keys are in `cluster_verbs`.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from redis.crc import key_slot
 
-from stoker.cache import cluster_verbs, traffic
+from stoker.cache import cluster_verbs, rebalance, traffic
 from stoker.cache.backends.reading import now_ms
 from stoker.cache.backends.redis import PAGE, RedisBackend
+from stoker.cache.balance import RebalancePlan
 from stoker.cache.bans import Rule, View
 from stoker.cache.cluster_map import ClusterShard
 from stoker.cache.evict import EvictReport
@@ -24,6 +25,7 @@ from stoker.cache.pressure import Makeup, Node
 from stoker.cache.programs import Steps
 from stoker.cache.protocol import Asked, Lease, Name, Shard
 from stoker.cache.quotas import Quotas
+from stoker.cache.rebalance import RebalanceReport
 from stoker.cache.shards import CLUSTER_SHARDS, Agreement, Placement
 from stoker.cache.sweep import SweepReport
 from stoker.cache.tenancy import tenant_field
@@ -158,6 +160,20 @@ class ClusterBackend(RedisBackend):
         self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None, stay: float
     ) -> Steps[EvictReport]:
         return cluster_verbs.evict_steps(self, self._config, now_ms, target_bytes, batch, cursor, stay)
+
+    def plan_rebalance(self, by: str, weights: Mapping[str, float]) -> Operation[RebalancePlan]:
+        """What would move to bring the nodes to their shares."""
+        return rebalance.plan(self, by, weights)
+
+    def rebalance_steps(
+        self, by: str, weights: Mapping[str, float], cursor: dict[str, Any] | None
+    ) -> Steps[RebalanceReport]:
+        """Move it."""
+        return rebalance.rebalance_steps(self, by, weights, cursor)
+
+    def stop_rebalance(self, cursor: dict[str, Any]) -> Operation[None]:
+        """End what is under way at this cursor."""
+        return rebalance.stop(self, cursor)
 
     def node(self) -> Operation[Node]:
         """All nodes as one."""

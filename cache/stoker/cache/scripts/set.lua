@@ -6,8 +6,9 @@
 -- Returns 1 if stored, 0 if there is no good control record, or the record of another incarnation: catch up and repeat.
 local raw = redis.call('GET', KEYS[1])
 local entry = ARGV[4]
--- As a rule nothing was banned since, and the caller has looked at the very same record. An id is 16 random digits.
-if raw ~= ARGV[3] or not string.find(raw, ARGV[1], 1, true) then
+-- As a rule nothing was banned since, and the caller has looked at the very same record. An id is 16 random digits, and
+-- no mark before it: the server is accepted.
+if raw ~= ARGV[3] or not string.find(raw, ':' .. ARGV[1], 1, true) then
   local c = parse(raw)
   if not c or not accepts(c, ARGV[1], ARGV[2]) then return 0 end
   if c.inc ~= string.sub(ARGV[3], 3, 18) then return raw end
