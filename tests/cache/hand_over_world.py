@@ -9,8 +9,8 @@ operations, routing and the hand-over are the real ones; order and clock are tho
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from random import Random
+from types import GeneratorType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -57,7 +57,8 @@ class Migration:
     copy: dict[bytes, Any] | None = None
     taken_at: int | None = None
     epoch: int = 0
-    haste: float = 0.05
+    haste: float = 0.05  # of the target, a tick
+    news: float = 0.05  # that others hear of it, a tick
     theirs: bool = False
 
     @property
@@ -82,7 +83,9 @@ class HandOverWorld:
         self.namespace = namespace
         self.ticks = self.epoch = 0
         where = urlsplit(url)  # its database would go before one that is asked for
-        self.clients = [redis.Redis.from_url(where._replace(path=f"/{n + 1}").geturl()) for n in range(NODES)]
+        self.clients: list[Any] = [
+            redis.Redis.from_url(where._replace(path=f"/{n + 1}").geturl()) for n in range(NODES)
+        ]
         self._transport = Transport(CacheConfig(backend="redis", redis_url=url))
         self.connection: Connection = self._transport._checkout(self._transport._pool)
         self.nodes = [Node(self._new_name()) for _ in range(NODES)]
@@ -199,7 +202,10 @@ class HandOverWorld:
             return redis.ResponseError("Slots are not served by this node.")
         if any(one.slot == slot and not one.over for one in self.migrations):
             return redis.ResponseError("I am already migrating slot")
-        self.migrations.append(Migration(self._new_name().decode(), slot, source, target, haste=self.chance.choice([0.2, 0.05, 0.01])))
+        haste, news = self.chance.choice([0.2, 0.02, 0.01]), self.chance.choice([0.2, 0.02])
+        self.migrations.append(
+            Migration(self._new_name().decode(), slot, source, target, haste=haste, news=news)
+        )
         return b"OK"
 
     def cancel(self, source: int) -> None:
@@ -210,11 +216,15 @@ class HandOverWorld:
     def go_on(self) -> None:
         """Whatever is under way gets a little further, or does not."""
         for one in self.migrations:
-            source, target = self.nodes[one.source], self.nodes[one.target]
+            target = self.nodes[one.target]
             if one.state == "replicating" and self.chance.random() < 0.1:
                 one.state, one.paused_until = "failover-granted", self.ticks + PAUSE
                 one.copy = self._taken(one.source, one.slot)
-            elif one.state == "failover-granted" and self.ticks >= one.paused_until and self.chance.random() < 0.1:
+            elif (
+                one.state == "failover-granted"
+                and self.ticks >= one.paused_until
+                and self.chance.random() < 0.02
+            ):
                 one.state = "failed"
             if one.copy is not None and one.taken_at is None and self.chance.random() < one.haste:
                 self._put(one.target, one.slot, one.copy)
@@ -231,7 +241,9 @@ class HandOverWorld:
             return
         surely = one.theirs or self.ticks - one.taken_at >= HEARD_WITHIN
         for number, node in enumerate(self.nodes):
-            if node.slots.get(one.slot, one.epoch) < one.epoch and (surely or self.chance.random() < 0.05):
+            if node.slots.get(one.slot, one.epoch) < one.epoch and (
+                surely or self.chance.random() < one.news
+            ):
                 del node.slots[one.slot]
                 self._put(number, one.slot, {})
                 if number == one.source and one.state == "failover-granted":
@@ -261,7 +273,9 @@ class HandOverWorld:
     # -- what processes do -------------------------------------------------------------------------------------------
 
     def _backend(self) -> ClusterBackend:
-        config = CacheConfig(backend="redis", redis_url="redis://nowhere", cluster=True, namespace=self.namespace)
+        config = CacheConfig(
+            backend="redis", redis_url="redis://nowhere", cluster=True, namespace=self.namespace
+        )
         backend = ClusterBackend(config, Counters(), lambda *_: None, lambda _: False, lambda *_: False)
         backend.place(Placement(SHARDS))
         return backend
@@ -270,6 +284,8 @@ class HandOverWorld:
         """Reads, loads and invalidates for ever."""
         backend, router = self._backend(), Router()
         while True:
+            if self.chance.random() < 0.1:
+                router.layout = self.layout()
             key = self.chance.choice(KEYS)
             what = self.read if self.chance.random() < 0.7 else self.invalidate
             with suppress(CacheError):
@@ -327,7 +343,7 @@ class HandOverWorld:
                 answer = None
                 if isinstance(effect, Sleep):
                     yield from self.sleep(effect.seconds)
-                elif effect is not None:
+                elif isinstance(effect, GeneratorType):
                     try:
                         answer = yield from self.drive(router, effect)
                     except CacheError as error:
@@ -373,10 +389,12 @@ class HandOverWorld:
         slot = self.slots[number]
         source = self.owners[slot]
         control = Control.parse(self.clients[source].get(ShardKeys(self.namespace, number).ctl))
-        met = control is None or not any(boot.isalnum() for boot in control.boots - {self.nodes[source].server})
-        if met and slot in self.nodes[source].slots:
-            if self.migrate(slot, source, self.chance.choice([n for n in range(NODES) if n != source])) == b"OK":
-                self.migrations[-1].theirs = True
+        met = control is None or not any(
+            boot.isalnum() for boot in control.boots - {self.nodes[source].server}
+        )
+        target = self.chance.choice([n for n in range(NODES) if n != source])
+        if met and slot in self.nodes[source].slots and self.migrate(slot, source, target) == b"OK":
+            self.migrations[-1].theirs = True
 
     def lose(self) -> None:
         """A control record is lost."""

@@ -14,6 +14,8 @@ from tests.cache.hand_over_world import HandOverWorld, in_this_world
 SEED = int(os.environ.get("STOKER_TEST_SEED", "1"))
 STEPS = 1500
 _numbers = itertools.count()
+ACCEPT = scripts.Script("accept", scripts.EXPECT.source.replace(b"expected(ARGV[3])", b"ARGV[3]"))
+assert ACCEPT.source != scripts.EXPECT.source
 
 
 def play(
@@ -41,7 +43,9 @@ def play_all(url: str, namespace: str, count: int, monkeypatch: pytest.MonkeyPat
         except Stale as stale:
             raise AssertionError(f"seed {seed}: {stale}") from stale
         hits, acks, warm, cold = hits + world.hits, acks + world.acks, warm + world.warm, cold + world.cold
-    sys.stdout.write(f"seeds {SEED} to {SEED + count - 1}: {hits} hits, {acks} acks, {warm} warm, {cold} cold\n")
+    sys.stdout.write(
+        f"seeds {SEED} to {SEED + count - 1}: {hits} hits, {acks} acks, {warm} warm, {cold} cold\n"
+    )
     assert min(hits, acks) > 5 * count
 
 
@@ -61,9 +65,7 @@ def test_nothing_stale_is_served_in_many_more_histories(
 
 def accepted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the target answer for the record from the beginning, whatever becomes of the migration."""
-    source = scripts.EXPECT.source.replace(b"expected(ARGV[3])", b"ARGV[3]")
-    assert source != scripts.EXPECT.source
-    monkeypatch.setattr(scripts, "EXPECT", scripts.Script("accept", source))
+    monkeypatch.setattr(scripts, "EXPECT", ACCEPT)
 
 
 def vouched_for_however_late(monkeypatch: pytest.MonkeyPatch) -> None:

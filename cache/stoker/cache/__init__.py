@@ -1,10 +1,11 @@
 """Stoker's cache engine: the public names.
 
 Reading order: `core` (every request; `engine` and `aio` perform it), `flight` (one load per key), `protocol` (the
-rules), `bans` and `entry` (what they are about), then the backends and the verbs `warm`, `sweep`, `evict`.
+rules), `bans` and `entry` (what they are about), then the backends and the verbs `warm`, `sweep`, `evict`, `rebalance`.
 """
 
 from stoker.cache.aio import AsyncCache
+from stoker.cache.balance import RebalancePlan
 from stoker.cache.engine import Cache
 from stoker.cache.errors import (
     CacheError,
@@ -21,6 +22,7 @@ from stoker.cache.evict import EvictReport
 from stoker.cache.loaders import LoadKey, loader
 from stoker.cache.monitor import CacheMonitor, CacheMonitorConfig
 from stoker.cache.options import CacheConfig, Hooks
+from stoker.cache.rebalance import RebalanceReport
 from stoker.cache.requests import Token
 from stoker.cache.sharder import CacheSharder, CacheShardingConfig
 from stoker.cache.stats import CacheStats
@@ -52,6 +54,8 @@ __all__ = [
     # reports
     "CacheStats",
     "EvictReport",
+    "RebalancePlan",
+    "RebalanceReport",
     "Step",
     "SweepReport",
     "WarmReport",

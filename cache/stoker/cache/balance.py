@@ -6,7 +6,7 @@ stay together.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
 from stoker.cache.errors import ConfigError
@@ -132,20 +132,24 @@ def plan(
     before = dict(has)
     wanted = {node: total * targets.get(node, 0.0) for node in has}
     while (step := _next_move(slots, weight, at, has, wanted)) is not None:
-        slot, target = step
-        has[at[slot]] -= weight[slot]
-        has[target] += weight[slot]
-        at[slot] = target
+        moving, target = step
+        has[at[moving]] -= weight[moving]
+        has[target] += weight[moving]
+        at[moving] = target
     moves = [
         SlotMove(one.slot, one.shards, one.node, at[one.slot], one.keys, one.bytes)
         for one in slots
         if at[one.slot] != one.node
     ]
     moves.sort(key=lambda move: -weight[move.slot])
-    shares = [
-        NodeShare(node, before[node] / total, has[node] / total, targets.get(node, 0.0))
-        for node in sorted(has)
-    ] if total else [NodeShare(node, 0.0, 0.0, targets.get(node, 0.0)) for node in sorted(has)]
+    shares = (
+        [
+            NodeShare(node, before[node] / total, has[node] / total, targets.get(node, 0.0))
+            for node in sorted(has)
+        ]
+        if total
+        else [NodeShare(node, 0.0, 0.0, targets.get(node, 0.0)) for node in sorted(has)]
+    )
     most = max(targets.values())
     hot = [
         HotShard(one.shards, at[one.slot], weight[one.slot] / total, most)
@@ -168,7 +172,9 @@ def _targets(members: Sequence[Member], weights: Mapping[str, float]) -> dict[No
         wanted[known[name]] = float(weight)
     total = sum(wanted.values())
     if not total:
-        raise ConfigError("weights", dict(weights), "give at least one node more than 0: somebody has to have them")
+        raise ConfigError(
+            "weights", dict(weights), "give at least one node more than 0: somebody has to have them"
+        )
     return {node: weight / total for node, weight in wanted.items()}
 
 

@@ -293,7 +293,9 @@ class Core:
         if isinstance(self.backend, ClusterBackend):
             return self.backend
         raise ConfigError(
-            "cluster", self.config.cluster, "only a cluster has slots to move; this cache is not on one (cluster=True)"
+            "cluster",
+            self.config.cluster,
+            "only a cluster has slots to move; this cache is not on one (cluster=True)",
         )
 
     # -- for diagnosis -----------------------------------------------------------------------------------------

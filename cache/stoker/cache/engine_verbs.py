@@ -1,23 +1,20 @@
 """The long verbs of `Cache`: warm, sweep, evict and rebalance, in one call or in steps. Only `engine` uses it."""
 
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from stoker.cache.balance import RebalancePlan
 from stoker.cache.budget import Budget, Limit
 from stoker.cache.core import Core
 from stoker.cache.evict import EvictReport
-from stoker.cache.programs import Program
+from stoker.cache.programs import once
 from stoker.cache.rebalance import RebalanceReport
 from stoker.cache.steps import Step, last_report
 from stoker.cache.sweep import SweepReport
 from stoker.cache.threads import Threads
 from stoker.cache.warm import Keys
 from stoker.cache.warm_report import WarmReport
-from stoker.cache.wire import Operation
 from stoker.cache.work import Work
-
-T = TypeVar("T")
 
 
 class Verbs:
@@ -124,7 +121,7 @@ class Verbs:
             ConfigError: The cache is not on a cluster, or a weight is of nobody.
             CacheUnavailable: A node cannot be asked.
         """
-        return self._threads.perform(_once(self._core.on_cluster().plan_rebalance(by, weights or {})))
+        return self._threads.perform(once(self._core.on_cluster().plan_rebalance(by, weights or {})))
 
     def rebalance(self, *, by: str = "keys", weights: Mapping[str, float] | None = None) -> RebalanceReport:
         """Move slots of a cluster so that each node has its share; their shards keep their hits.
@@ -147,9 +144,4 @@ class Verbs:
 
     def stop_rebalance(self, cursor: dict[str, Any]) -> None:
         """Cancel the move that was under way after the step with this cursor. Raises CacheUnavailable."""
-        self._threads.perform(_once(self._core.on_cluster().stop_rebalance(cursor)))
-
-
-def _once(operation: Operation[T]) -> Program[T]:
-    result: T = yield operation
-    return result
+        self._threads.perform(once(self._core.on_cluster().stop_rebalance(cursor)))

@@ -10,8 +10,8 @@ In every other case nobody vouches, and the shard begins cold where it is: a tar
 source had gone on with writes; one that got the slot by another route, with older data; a process that died before it
 vouched. After a hand-over, done or not, the record is *narrowed* to the server that has it.
 
-`rebalance` says which slots, and in which order. Source: Valkey's `cluster_migrateslots.c`, whose source node waits with
-writes for at least `PAUSE_S` after it has let the target take over, and then goes on whatever has become of it.
+`rebalance` says which slots, and in which order. Source: Valkey's `cluster_migrateslots.c`, by which a source waits
+with writes for at least `PAUSE_S` after it has let the target take over, and then goes on whatever has become of it.
 """
 
 import math
@@ -186,7 +186,9 @@ def _begin(spread: Spread, move: Move, target_server: bytes) -> Operation[_Begun
     """
     since = time.monotonic()
     answer = yield (("CLUSTER", "GETSLOTMIGRATIONS"),)
-    under_way = [entry for entry in _exports(answer) if _has(entry, move.slot) and entry["state"] not in _ENDED]
+    under_way = [
+        entry for entry in _exports(answer) if _has(entry, move.slot) and entry["state"] not in _ENDED
+    ]
     if any(not _is(entry, move) for entry in under_way):
         return "somebody else is moving it"
     handed: list[tuple[int, str, str]] = []

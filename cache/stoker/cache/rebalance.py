@@ -86,7 +86,12 @@ def rebalance_steps(
             yield _refuse_others(planned.moves[0].source)
         before = {one.node: round(one.before, 4) for one in planned.nodes}
         report = RebalanceReport(planned=len(planned.moves), before=before)
-        cursor = {"by": by, "at": 0, "moves": [asdict(one) for one in planned.moves], "report": asdict(report)}
+        cursor = {
+            "by": by,
+            "at": 0,
+            "moves": [asdict(one) for one in planned.moves],
+            "report": asdict(report),
+        }
         yield _step(cursor, report)
     report = RebalanceReport(**cursor["report"])
     yield hand_over.settle(spread, range(len(spread.shards)))  # what a run that is gone has left
@@ -120,8 +125,8 @@ def _refuse_others(node: str) -> Operation[None]:
         raise ConfigError(
             "cluster",
             node,
-            "this server cannot move slots at once (Valkey 9 can); move them by redis-cli --cluster reshard, after which "
-            "their shards begin cold",
+            "this server cannot move slots at once (Valkey 9 can); move them by redis-cli --cluster reshard, "
+            "after which their shards begin cold",
         )
 
 
@@ -134,9 +139,7 @@ def _now(planned: SlotMove, known: Census) -> Move | None:
     return Move(planned.slot, tuple(planned.shards), source, planned.target, target_id)
 
 
-def _move(
-    spread: Spread, planned: SlotMove, report: RebalanceReport, cursor: dict[str, Any]
-) -> Counted:
+def _move(spread: Spread, planned: SlotMove, report: RebalanceReport, cursor: dict[str, Any]) -> Counted:
     """One slot, tried again if it stays; and what has become of it."""
     outcome = Outcome(False, True, "")
     for attempt in range(TRIES):

@@ -44,7 +44,9 @@ def _primaries(answer: Answer) -> Iterator[tuple[Member, list[int]]]:
     for raw_shard in answer.reply():
         shard = facts(raw_shard)
         ranges = shard["slots"]
-        slots = [n for first, last in zip(ranges[::2], ranges[1::2], strict=True) for n in range(first, last + 1)]
+        slots = [
+            n for first, last in zip(ranges[::2], ranges[1::2], strict=True) for n in range(first, last + 1)
+        ]
         for raw in shard["nodes"]:
             node = facts(raw)
             if text(node["role"]) == "master" and text(node["health"]) == "online":

@@ -27,6 +27,7 @@ from stoker.worker import (
     plans_cli,
     pressure_view,
     quotas_cli,
+    rebalance_cli,
     top_view,
     up,
 )
@@ -45,6 +46,7 @@ cli = typer.Typer(
 cli.add_typer(plans_cli.plans, name="plans")
 cli.add_typer(events_cli.events, name="events")
 cli.add_typer(quotas_cli.quotas, name="quotas")
+cli.command()(rebalance_cli.rebalance)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from redis.crc import key_slot
 
-from stoker.cache import cluster_verbs, rebalance, traffic
+from stoker.cache import cluster_verbs, rebalance, shard_weights, traffic
 from stoker.cache.backends.reading import now_ms
 from stoker.cache.backends.redis import PAGE, RedisBackend
 from stoker.cache.balance import RebalancePlan
@@ -26,6 +26,7 @@ from stoker.cache.programs import Steps
 from stoker.cache.protocol import Asked, Lease, Name, Shard
 from stoker.cache.quotas import Quotas
 from stoker.cache.rebalance import RebalanceReport
+from stoker.cache.shard_weights import Census
 from stoker.cache.shards import CLUSTER_SHARDS, Agreement, Placement
 from stoker.cache.sweep import SweepReport
 from stoker.cache.tenancy import tenant_field
@@ -160,6 +161,10 @@ class ClusterBackend(RedisBackend):
         self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None, stay: float
     ) -> Steps[EvictReport]:
         return cluster_verbs.evict_steps(self, self._config, now_ms, target_bytes, batch, cursor, stay)
+
+    def census(self) -> Operation[Census]:
+        """Which primaries there are, and whose each slot is."""
+        return shard_weights.census()
 
     def plan_rebalance(self, by: str, weights: Mapping[str, float]) -> Operation[RebalancePlan]:
         """What would move to bring the nodes to their shares."""
