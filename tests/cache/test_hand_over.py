@@ -52,7 +52,7 @@ def play_all(url: str, namespace: str, count: int, monkeypatch: pytest.MonkeyPat
 def test_nothing_stale_is_served_whatever_happens_to_a_hand_over(
     cache_server: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    play_all(cache_server, namespace, 3, monkeypatch)
+    play_all(cache_server, namespace, 2, monkeypatch)
 
 
 @pytest.mark.slow
@@ -60,7 +60,7 @@ def test_nothing_stale_is_served_whatever_happens_to_a_hand_over(
 def test_nothing_stale_is_served_in_many_more_histories(
     cache_server: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    play_all(cache_server, namespace, 100, monkeypatch)
+    play_all(cache_server, namespace, 60, monkeypatch)
 
 
 def accepted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,9 +126,9 @@ def plan(
     weight = {slot.slot: _weight(by, slot) for slot in slots}
     total = sum(weight.values())
     at = {slot.slot: slot.node for slot in slots}
-    has = {member.node: 0.0 for member in members}
+    has = {member.node: 0 for member in members}
     for slot in slots:
-        has[slot.node] = has.get(slot.node, 0.0) + weight[slot.slot]
+        has[slot.node] = has.get(slot.node, 0) + weight[slot.slot]
     before = dict(has)
     wanted = {node: total * targets.get(node, 0.0) for node in has}
     while (step := _next_move(slots, weight, at, has, wanted)) is not None:
@@ -178,15 +178,15 @@ def _targets(members: Sequence[Member], weights: Mapping[str, float]) -> dict[No
     return {node: weight / total for node, weight in wanted.items()}
 
 
-def _weight(by: str, slot: Slot) -> float:
-    """What a slot weighs; an empty one a little, for it will not stay empty."""
+def _weight(by: str, slot: Slot) -> int:
+    """What a slot weighs; an empty one a little, for it will not stay empty. A whole number, so that sums are exact."""
     match by:
         case "keys":
-            return slot.keys + 0.01
+            return 100 * slot.keys + 1
         case "bytes":
-            return slot.bytes + 0.01
+            return 100 * slot.bytes + 1
         case "load" if slot.load is not None:
-            return slot.load + 0.01
+            return 100 * slot.load + 1
         case "load":
             remedy = "its nodes do not count load: Valkey 8 or later with cluster-slot-stats-enabled yes does"
             raise ConfigError("by", by, f"{remedy}; or weigh keys or bytes")
@@ -195,9 +195,9 @@ def _weight(by: str, slot: Slot) -> float:
 
 def _next_move(
     slots: Sequence[Slot],
-    weight: Mapping[int, float],
+    weight: Mapping[int, int],
     at: Mapping[int, Node],
-    has: Mapping[Node, float],
+    has: Mapping[Node, int],
     wanted: Mapping[Node, float],
 ) -> tuple[int, Node] | None:
     """The move that brings the two nodes that are furthest from their shares closest to them; None if none helps.
