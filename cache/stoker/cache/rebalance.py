@@ -4,21 +4,24 @@ What should move is `balance`'s business, and how one slot moves `hand_over`'s. 
 twice: each move looks first at who has the slot now, and the records are settled before the first and after each.
 """
 
+import logging
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from stoker.cache import balance, hand_over, shard_weights
 from stoker.cache.balance import RebalancePlan, SlotMove
 from stoker.cache.cluster_verbs import Spread
-from stoker.cache.errors import ConfigError
+from stoker.cache.errors import CacheUnavailable, ConfigError
 from stoker.cache.hand_over import Move, Outcome
 from stoker.cache.parts import everywhere
 from stoker.cache.programs import Effect, Sleep, Steps
 from stoker.cache.shard_weights import Census
 from stoker.cache.steps import Step
 from stoker.cache.wire import Operation, once
+
+log = logging.getLogger(__name__)
 
 SIGN_EVERY_S = 1.0
 """While one slot takes long."""
@@ -37,7 +40,7 @@ class RebalanceReport:
     Attributes:
         planned: Slots to be moved.
         moved: Slots that are where they should be.
-        cold: Of these, slots whose shards began cold there.
+        cold: Of these, slots whose shards began cold there; those not counted that an earlier run left on their way.
         failed: Slots that stayed.
         keys: In the slots that were moved, when the plan was made.
         bytes: Likewise, by a sample.
@@ -152,11 +155,14 @@ def _move(spread: Spread, planned: SlotMove, report: RebalanceReport, cursor: di
         if move.source == move.target:  # an earlier run has moved it, or somebody else
             outcome = Outcome(True, True)
             break
-        outcome = yield from _reporting(hand_over.hand_over(spread, move), report, cursor)
+        try:
+            outcome = yield from _reporting(hand_over.hand_over(spread, move), report, cursor)
+        except CacheUnavailable:
+            yield _settled_if_it_can_be(spread, planned.shards)
+            raise
         yield hand_over.settle(spread, planned.shards)
         if outcome.moved:
             break
-    yield hand_over.settle(spread, planned.shards)
     return replace(
         report,
         moved=report.moved + outcome.moved,
@@ -166,6 +172,13 @@ def _move(spread: Spread, planned: SlotMove, report: RebalanceReport, cursor: di
         bytes=report.bytes + planned.bytes * outcome.moved,
         reason=f"slot {planned.slot}: {outcome.reason}" if outcome.reason else report.reason,
     )
+
+
+def _settled_if_it_can_be(spread: Spread, shards: Sequence[int]) -> Operation[None]:
+    try:
+        yield from hand_over.settle(spread, shards)
+    except CacheUnavailable as error:  # nothing rests on it; whoever goes on does it first
+        log.warning("control records of shards %s still expect another server: %s", list(shards), error)
 
 
 def _reporting(

@@ -1,15 +1,15 @@
 """What each slot with shards in it weighs, and which primaries there are; without I/O. For `balance`."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from stoker.cache.balance import Member, Slot
 from stoker.cache.cluster_verbs import Spread
 from stoker.cache.errors import CacheUnavailable
-from stoker.cache.parts import Node, Part, at_once, everywhere
-from stoker.cache.wire import Answer, Operation, once
+from stoker.cache.parts import Layout, Node, Part, at_once, everywhere
+from stoker.cache.wire import Operation
 
 SAMPLED = 20
 """Keys of a slot whose bytes are asked for."""
@@ -28,11 +28,16 @@ class Census(NamedTuple):
 
 def census() -> Operation[Census]:
     """Ask all nodes that have slots."""
-    told = yield from everywhere(lambda _node, _layout: once(("CLUSTER", "SHARDS")))
+
+    def asked(_node: Node, layout: Layout) -> Operation[list[tuple[Member, list[int]]]]:
+        answer = yield (("CLUSTER", "SHARDS"),)
+        return _primaries(answer.reply(), set(layout.nodes))
+
+    told = yield from everywhere(asked)
     members: Counter[Member] = Counter()
     owners: dict[int, Counter[Node]] = {}
-    for answer in told.values():
-        for member, slots in _primaries(answer):
+    for primaries in told.values():
+        for member, slots in primaries:
             members[member] += 1
             for slot in slots:
                 owners.setdefault(slot, Counter())[member.node] += 1
@@ -40,18 +45,23 @@ def census() -> Operation[Census]:
     return Census(known, {slot: votes.most_common(1)[0][0] for slot, votes in owners.items()})
 
 
-def _primaries(answer: Answer) -> Iterator[tuple[Member, list[int]]]:
-    for raw_shard in answer.reply():
+def _primaries(reply: Any, known: set[Node]) -> list[tuple[Member, list[int]]]:
+    """Those that are up, with their slots; `known` are addresses as the cluster tells them to us."""
+    found = []
+    for raw_shard in reply:
         shard = facts(raw_shard)
-        ranges = shard["slots"]
-        slots = [
-            n for first, last in zip(ranges[::2], ranges[1::2], strict=True) for n in range(first, last + 1)
-        ]
-        for raw in shard["nodes"]:
-            node = facts(raw)
+        bounds = shard["slots"]
+        slots = [n for at in range(0, len(bounds), 2) for n in range(bounds[at], bounds[at + 1] + 1)]
+        for node in map(facts, shard["nodes"]):
             if text(node["role"]) == "master" and text(node["health"]) == "online":
-                port = node.get("tls-port") or node["port"]
-                yield Member(text(node["id"]), f"{text(node['endpoint'])}:{port}"), slots
+                found.append((node, slots))
+    tls = any(_address(node, "tls-port") in known for node, _ in found)
+    port = "tls-port" if tls else "port"
+    return [(Member(text(node["id"]), _address(node, port)), slots) for node, slots in found]
+
+
+def _address(node: Mapping[str, Any], port: str) -> Node:
+    return f"{text(node['endpoint'])}:{node.get(port, '')}"
 
 
 def slots(spread: Spread, owners: Mapping[int, Node], by: str) -> Operation[list[Slot]]:

@@ -72,7 +72,7 @@ def add_primary(
     cache_bytes: int = CACHE_BYTES,
     node_timeout_s: float = 2.0,
 ) -> EmbeddedCluster:
-    """Start one more primary, which has no slots, and wait until all know it. Arguments and errors of `start_cluster`."""
+    """Start one more primary, without slots, and wait until all know it. Arguments and errors as of `start_cluster`."""
     nodes = len(cluster.primaries)
     newcomer = _start(processes, cache_bytes // nodes, node_timeout_s, f"node-{nodes}")
     known = [*cluster.primaries, *cluster.replicas]
