@@ -118,6 +118,14 @@ def test_the_documented_acl_is_enough_on_a_cluster(
     assert cache.stats().unavailable == 0
 
 
+def test_entries_of_all_shards_are_weighed_and_evicted(cache: Cache) -> None:
+    assert cache.set_many(VALUES)
+    makeup = CacheMonitor(cache).get_makeup(200)
+    assert makeup.sampled > 50
+    report = cache.evict(target_bytes=1)
+    assert report.least_worth > 0
+
+
 def test_the_distribution_counts_the_entries_of_all_nodes(make_clustered: MakeCache) -> None:
     cache = make_clustered()
     sharder = CacheSharder(cache, CacheShardingConfig(True, 8))

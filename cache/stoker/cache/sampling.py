@@ -125,15 +125,16 @@ def weigh(names: Sequence[Name], *, counted: bool, aged_s: float = 0.0) -> Opera
 
 
 def _weigh(names: Sequence[Name], *, counted: bool, aged_s: float) -> Operation[list[Weighed]]:
-    call = Call(
-        scripts.LOOK,
-        tuple(name.raw for name in names),
-        (scan.HEAD_BYTES - 1, "FREQ" if counted else "IDLETIME"),
-    )
-    answer = yield (("CLIENT", "NO-TOUCH", "ON"), call, ("CLIENT", "NO-TOUCH", "OFF"))
-    said = answer.reply(1)
+    by_shard: dict[int, list[Name]] = {}  # in a cluster a script may only name keys of one slot
+    for name in names:
+        by_shard.setdefault(name.number, []).append(name)
+    args = (scan.HEAD_BYTES - 1, "FREQ" if counted else "IDLETIME")
+    calls = (Call(scripts.LOOK, tuple(name.raw for name in its), args) for its in by_shard.values())
+    answer = yield (("CLIENT", "NO-TOUCH", "ON"), *calls, ("CLIENT", "NO-TOUCH", "OFF"))
+    said = [value for place in range(len(by_shard)) for value in answer.reply(1 + place)]
+    ordered = [name for its in by_shard.values() for name in its]
     weighed = []
-    for name, head, used, size in zip(names, said[::3], said[1::3], said[2::3], strict=True):
+    for name, head, used, size in zip(ordered, said[::3], said[1::3], said[2::3], strict=True):
         seen = scan.seen(name, head) if size > 0 else None
         if seen is not None and seen.readable:
             reads = _reads(used, counted=counted, aged_s=aged_s)
