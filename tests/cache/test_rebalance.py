@@ -1,19 +1,11 @@
 """Moving slots of a real cluster: their shards keep their hits, and nothing stale is served, whatever happens."""
 
-import itertools
-import json
 import os
-import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import asdict
 from random import Random
-from types import GeneratorType
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -21,42 +13,24 @@ import redis
 from stoker.cache import (
     Cache,
     CacheConfig,
-    CacheUnavailable,
     ConfigError,
     RebalancePlan,
     RebalanceReport,
+    Step,
+    rebalance,
 )
 from stoker.cache import hand_over as handing
-from stoker.cache.balance import SlotMove
-from stoker.cache.bans import Control
-from stoker.cache.hand_over import Move, Outcome, hand_over, settle
 from stoker.cache.programs import Sleep
 from stoker.cache.shards import Placement
-from stoker.worker.embedded_cluster import EmbeddedCluster, add_primary, start_cluster
-from stoker.worker.processes import Processes
+from stoker.worker.embedded_cluster import EmbeddedCluster
 from tests.cache.awaited import Awaited
 from tests.cache.cluster_load import Load
-from tests.cache.cluster_nodes import VALUES, admin, owner, shard_of, slots_of
+from tests.cache.cluster_nodes import VALUES, owner, slots_of
 from tests.cache.conftest import MakeCache
+from tests.cache.rebalancing import address, assert_settled, config_of, four_nodes
 from tests.waiting import wait_until
 
 SEED = int(os.environ.get("STOKER_TEST_SEED", "1"))
-
-
-@pytest.fixture
-def own_cluster() -> Iterator[tuple[EmbeddedCluster, Processes]]:
-    """Three primaries with their slots, and a fourth without, which a test may harm."""
-    with Processes() as processes:
-        cluster = start_cluster(processes, node_timeout_s=1.0)
-        yield add_primary(processes, cluster, node_timeout_s=1.0), processes
-
-
-def config_of(cluster: EmbeddedCluster, **more: Any) -> CacheConfig:
-    return CacheConfig(backend="redis", redis_url=cluster.url, cluster=True, namespace="bal", **more)
-
-
-def address(cluster: EmbeddedCluster, node: int) -> str:
-    return f"127.0.0.1:{cluster.primaries[node].port}"
 
 
 def only(cluster: EmbeddedCluster, *empty: int) -> dict[str, float]:
@@ -64,21 +38,7 @@ def only(cluster: EmbeddedCluster, *empty: int) -> dict[str, float]:
     return {address(cluster, node): 0.0 for node in empty}
 
 
-def assert_settled(cache: Cache, cluster: EmbeddedCluster) -> None:
-    """Every control record accepts the server process that has it, and no other."""
-    shards = cache._core.backend.shards  # type: ignore[attr-defined]
-    with redis.RedisCluster.from_url(cluster.url) as client:
-        client.nodes_manager.initialize()
-        for shard in shards:
-            control = Control.parse(client.get(shard.keys.ctl))
-            assert control is not None
-            node = client.get_node_from_key(shard.keys.ctl.decode())
-            with redis.Redis(port=node.port, decode_responses=True) as server:
-                run_id = server.info("server")["run_id"]
-            assert [boot.decode() for boot in control.boots] == [run_id[:16]], shard.keys.ctl
-
-
-@pytest.mark.parametrize("awaited", [False, True])
+@pytest.mark.parametrize("awaited", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_slot_that_is_handed_over_keeps_its_entries_and_their_ttls(
     make_clustered: MakeCache,
     cache_cluster: EmbeddedCluster,
@@ -132,6 +92,33 @@ def test_a_plan_by_bytes_weighs_what_entries_take(make_clustered: MakeCache) -> 
     assert plan.by == "bytes"
 
 
+def test_it_waits_while_nodes_answer_slowly_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of its own: nodes answer in a millisecond, then in half a second, until they recover or for good."""
+
+    def waited(slow_looks: float) -> tuple[float, int]:
+        now, looks = 0.0, 0
+        monkeypatch.setattr(rebalance, "time", SimpleNamespace(monotonic=lambda: now))
+        steps = rebalance._calm(RebalanceReport(1), 0.001, {"at": 0})
+        said = 0
+        try:
+            effect = next(steps)
+            while True:
+                if isinstance(effect, Sleep):
+                    now += effect.seconds
+                elif isinstance(effect, Step):
+                    said += 1
+                else:
+                    looks += 1
+                    now += 0.5 if looks <= slow_looks else 0.001
+                effect = steps.send(None)
+        except StopIteration as ended:
+            return ended.value[0].waited_s, said
+
+    assert waited(0) == (0, 0)
+    assert waited(10) == (5, 5)
+    assert waited(float("inf")) == (rebalance.LONGEST_WAIT_S, rebalance.LONGEST_WAIT_S)
+
+
 class Static:
     """Keys that nobody changes, and a thread that reads them."""
 
@@ -180,10 +167,14 @@ class Static:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("keys", [pytest.param(5_000, marks=pytest.mark.soak), 100_000])
 def test_three_nodes_become_four_under_load_and_lose_nothing(
-    own_cluster: tuple[EmbeddedCluster, Processes], keys: int
+    keys: int,
 ) -> None:
+    with four_nodes() as (cluster, _):
+        move_under_load(cluster, keys)
+
+
+def move_under_load(cluster: EmbeddedCluster, keys: int) -> None:
     # Given a full cluster under load, and a node more
-    cluster, _ = own_cluster
     config = config_of(cluster)
     load = Load(SEED)
     with Cache(config) as quiet, Static(config, keys) as static, load.on(lambda: Cache(config)):
@@ -222,156 +213,3 @@ def test_three_nodes_become_four_under_load_and_lose_nothing(
 def share_moved(plan: RebalancePlan) -> list[float]:
     """What each node that gives slots away gives, as a share of all."""
     return [one.before - one.after for one in plan.nodes if one.before > one.after]
-
-
-def act_at_a_look(
-    cache: Cache, move: Move, which: int, act: Callable[[], object]
-) -> Outcome | CacheUnavailable:
-    """Hand a slot over, and do something right after one of the looks at how far it is."""
-    program = hand_over(cache._core.on_cluster(), move)
-    looks = 0
-    try:
-        effect = next(program)
-        while True:
-            answer = None
-            if isinstance(effect, GeneratorType):
-                answer = cache._run(effect)
-            elif isinstance(effect, Sleep):
-                time.sleep(effect.seconds)
-            else:
-                looks += 1
-                if looks == which:
-                    act()
-            effect = program.send(answer)
-    except CacheUnavailable as error:
-        return error
-    except StopIteration as ended:
-        outcome: Outcome = ended.value
-        return outcome
-
-
-def a_move(cache: Cache, cluster: EmbeddedCluster, shard: int, source: int, target: int) -> Move:
-    known = cache._run(cache._core.on_cluster().census())
-    to = address(cluster, target)
-    return Move(slots_of(cache)[shard], (shard,), address(cluster, source), to, known.id_of(to))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("which", [1, 2, 3])
-@pytest.mark.parametrize("what", ["cancelled", "source killed", "target killed"])
-def test_a_hand_over_that_comes_to_nothing_is_rolled_back_and_nothing_stale_is_served(
-    what: str, which: int
-) -> None:
-    with Processes() as processes:
-        # Given a cluster with replicas under load, and one primary more
-        cluster = start_cluster(processes, replicas=True, node_timeout_s=1.0)
-        cluster = add_primary(processes, cluster, node_timeout_s=1.0)
-        config = config_of(cluster, timeout=0.5)
-        load = Load(SEED)
-        with Cache(config) as quiet, load.on(lambda: Cache(config)):
-            assert quiet.set_many(VALUES, "quiet", ttl=600)
-            wait_until(lambda: load.count["acks"] > 100)
-            shard = shard_of(quiet, "user:1")
-            source = owner(cluster, slots_of(quiet)[shard])
-            move = a_move(quiet, cluster, shard, source, 3)
-
-            # When something happens while the slot is on its way
-            def act() -> None:
-                if what == "cancelled":
-                    with (
-                        suppress(redis.ResponseError),
-                        admin(cluster, source) as client,
-                    ):  # it may have arrived
-                        client.execute_command("CLUSTER CANCELSLOTMIGRATIONS")
-                else:
-                    victim = cluster.primaries[source if what == "source killed" else 3]
-                    processes.stop([victim.child], 0)
-
-            outcome = act_at_a_look(quiet, move, which, act)
-            wait_until(lambda: settled(quiet), 30)
-            acks = load.count["acks"]
-            wait_until(lambda: load.count["acks"] > acks + 100)
-            # Then the shards are where they were or at the target, with all that they had unless their node is gone
-            found = quiet.get_many(VALUES, "quiet")
-            sys.stdout.write(
-                f"{what} at look {which}: {outcome}; {len(load.stale)} stale; {dict(load.count)}\n"
-            )
-            assert load.stale == []
-            if what == "cancelled":
-                assert found == VALUES
-                assert_settled(quiet, cluster)
-
-
-def settled(cache: Cache) -> bool:
-    """Whether the records of all shards are good, and accept their owners alone."""
-    shards = range(len(slots_of(cache)))
-    try:
-        return bool(cache._run(settle(cache._core.on_cluster(), shards)) == len(shards))
-    except CacheUnavailable:
-        return False
-
-
-WORKER = """
-import json, os, signal, sys, threading
-from stoker.cache import Cache, CacheConfig
-from stoker.cache.transport import Connection
-
-url, last, cursor = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
-ask, asked, turn = Connection.ask, 0, threading.Lock()
-
-def ask_or_die(self, commands):
-    global asked
-    with turn:
-        asked += 1
-        if asked == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return ask(self, commands)
-
-with Cache(CacheConfig(backend="redis", redis_url=url, cluster=True, namespace="bal")) as cache:
-    Connection.ask = ask_or_die
-    for step in cache.rebalance_steps(cursor=cursor):
-        if step.cursor["at"]:
-            break
-print(asked)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_worker_is_killed_before_each_command_of_a_hand_over_and_another_goes_on(
-    own_cluster: tuple[EmbeddedCluster, Processes],
-) -> None:
-    cluster, _ = own_cluster
-    config = config_of(cluster)
-    load = Load(SEED)
-    with Cache(config) as quiet, load.on(lambda: Cache(config), readers=1):
-        quiet._core.backend.place(Placement(64))
-        assert quiet.set_many(VALUES, "quiet", ttl=600)
-        wait_until(lambda: load.count["acks"] > 50)
-        shard = shard_of(quiet, "user:1")
-        slot = slots_of(quiet)[shard]
-        colds = killed = 0
-        for last in itertools.count(1):
-            # Given a job whose next move is of a slot that is much used
-            source = owner(cluster, slot)
-            target = (source + 1) % 4
-            move = SlotMove(slot, (shard,), address(cluster, source), address(cluster, target), 0, 0)
-            cursor = {"by": "keys", "at": 0, "moves": [asdict(move)], "report": asdict(RebalanceReport(1))}
-            # When its worker is killed, at a later command each time
-            worker = [sys.executable, "-c", WORKER, cluster.url, str(last), json.dumps(cursor)]
-            done = subprocess.run(worker, timeout=60, check=False, capture_output=True, text=True)
-            assert done.returncode in (0, -signal.SIGKILL), done.stderr
-            # Then another one goes on from the cursor
-            *_, step = quiet.rebalance_steps(cursor=cursor)
-            assert (step.report.moved, step.report.failed) == (1, 0)
-            assert owner(cluster, slot) == target
-            assert_settled(quiet, cluster)
-            assert load.stale == []
-            killed += done.returncode != 0
-            colds += step.report.cold
-            if done.returncode == 0:
-                break
-        sys.stdout.write(f"killed before each of {killed} commands; {colds} began cold; {dict(load.count)}\n")
-        assert killed > 10
-        assert load.count["not acknowledged"] == 0
