@@ -103,8 +103,13 @@ def test_a_hand_over_that_comes_to_nothing_is_rolled_back_and_nothing_stale_is_s
                 f"{what} at look {which}: {outcome}; {len(load.stale)} stale; {dict(load.count)}\n"
             )
             assert load.stale == []
-            if what == "cancelled" or (isinstance(outcome, Outcome) and not outcome.moved):
-                assert found == VALUES
+            if (
+                what != "source killed"
+            ):  # the slot's own shard may begin cold at a target that was let in before
+                lost = {shard_of(quiet, key, "quiet") for key in VALUES.keys() - found.keys()}
+                assert lost <= (
+                    {shard} if what == "target killed" or owner(cluster, move.slot) == 3 else set()
+                )
             if what == "cancelled":
                 assert_settled(quiet, cluster)
 
