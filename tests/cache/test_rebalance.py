@@ -1,6 +1,7 @@
 """Moving slots of a real cluster: their shards keep their hits, and nothing stale is served, whatever happens."""
 
 import os
+import shutil
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ from stoker.cache import (
 from stoker.cache import hand_over as handing
 from stoker.cache.programs import Sleep
 from stoker.cache.shards import Placement
+from stoker.worker import embedded
 from stoker.worker.embedded_cluster import EmbeddedCluster
 from tests.cache.awaited import Awaited
 from tests.cache.cluster_load import Load
@@ -117,6 +119,22 @@ def test_it_waits_while_nodes_answer_slowly_but_not_for_ever(monkeypatch: pytest
     assert waited(0) == (0, 0)
     assert waited(10) == (5, 5)
     assert waited(float("inf")) == (rebalance.LONGEST_WAIT_S, rebalance.LONGEST_WAIT_S)
+
+
+@pytest.mark.slow
+def test_servers_that_cannot_move_slots_at_once_are_planned_for_and_then_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    redis_7 = shutil.which("redis-server")
+    if redis_7 is None:
+        pytest.skip("there is no redis-server here")
+    monkeypatch.setattr(embedded, "_binary", lambda: redis_7)
+    with four_nodes() as (cluster, _), Cache(config_of(cluster)) as cache:
+        cache.set_many(VALUES)
+        assert len(cache.plan_rebalance().moves) > 4
+        with pytest.raises(ConfigError, match="redis-cli --cluster reshard"):
+            cache.rebalance()
+        assert cache.get_many(VALUES) == VALUES
 
 
 class Static:
