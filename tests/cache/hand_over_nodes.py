@@ -15,7 +15,7 @@ import redis
 from redis.crc import key_slot
 from redis.exceptions import MovedError
 
-from stoker.cache import CacheConfig, hand_over
+from stoker.cache import CacheConfig, hand_over, scripts
 from stoker.cache.bans import Control
 from stoker.cache.cluster import Look, Rest, Round, Router
 from stoker.cache.errors import CacheUnavailable
@@ -168,6 +168,8 @@ class Nodes:
         slot = _slot(batch)
         if slot is not None and slot not in self.nodes[number].slots:
             return [MovedError(f"{slot} {address(self.owners[slot])}")] * len(batch)
+        if isinstance(batch[0], Call) and batch[0].script is scripts.GIVE:
+            return [self.give(number, int(batch[0].args[1]))]
         self.connection.line.server = self.nodes[number].server
         return self.connection.ask((("SELECT", number + 1), *batch)).replies[1:]
 
@@ -178,6 +180,12 @@ class Nodes:
             case "CANCELSLOTMIGRATIONS":
                 self.cancel(number)
                 return b"OK"
+            case "MYID":
+                return str(number).encode()
+            case "GETKEYSINSLOT":
+                return [key for key in self._keys(number) if key_slot(key) == command[2]]
+            case "SETSLOT":
+                return self.take(number, command) if command[3] == "NODE" else b"OK"
             case "MIGRATESLOTS":
                 return self.migrate(command[3], number, int(command[6]))
         raise AssertionError(command)
@@ -193,6 +201,26 @@ class Nodes:
         self.migrations.append(
             Migration(self._new_name().decode(), slot, source, target, haste=haste, news=news)
         )
+        return b"OK"
+
+    def take(self, number: int, command: Any) -> Any:
+        """A node takes a slot without what is in it."""
+        slot, source = command[2], self.owners[command[2]]
+        self.epoch += 1
+        one = Migration(self._new_name().decode(), slot, source, number, "cancelled", 0, {}, self.ticks)
+        one.epoch, one.news = self.epoch, self.chance.choice([0.2, 0.02])
+        self.migrations.append(one)
+        self._put(number, slot, {})
+        self.owners[slot] = number
+        self.nodes[number].slots[slot] = one.epoch
+        return b"OK"
+
+    def give(self, number: int, slot: int) -> Any:
+        """A node is told at once that another has its slot, and may refuse to know it."""
+        if self.chance.random() < 0.5:
+            return redis.ResponseError("Can't assign hashslot while I still hold keys for this hash slot.")
+        if self.nodes[number].slots.pop(slot, None) is not None:
+            self._put(number, slot, {})
         return b"OK"
 
     def cancel(self, source: int) -> None:
@@ -322,7 +350,7 @@ def _slot(batch: Any) -> int | None:
     for command in batch:
         if isinstance(command, Call):
             return key_slot(command.keys[0])
-        if command[0] in ("GET", "MGET", "SET"):
+        if command[0] in ("GET", "MGET", "SET", "UNLINK"):
             return key_slot(command[1] if isinstance(command[1], bytes) else command[1].encode())
     return None
 

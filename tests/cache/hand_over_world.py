@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import GeneratorType
 from typing import Any
 
-from stoker.cache import CacheConfig, CacheError, cluster, cluster_map, hand_over
+from stoker.cache import CacheConfig, CacheError, cluster, cluster_map, cold_move, hand_over
 from stoker.cache.backends import Write
 from stoker.cache.backends.cluster import ClusterBackend
 from stoker.cache.bans import Control, Kind, Rule
@@ -99,7 +99,8 @@ class HandOverWorld(Nodes):
         source = self.owners[self.slots[number]]
         target = self.chance.choice([n for n in range(NODES) if n != source])
         move = Move(self.slots[number], (number,), address(source), address(target), str(target))
-        program = hand_over.hand_over(backend, move)
+        how = self.chance.choice([hand_over.hand_over, hand_over.hand_over, cold_move.cold_move])
+        program = how(backend, move)
         try:
             effect = next(program)
             while True:
@@ -176,5 +177,6 @@ def in_this_world(monkeypatch: Any, world: HandOverWorld) -> None:
     """The clock is the world's; and who waits for a hand-over waits for longer than a source can be behind."""
     monkeypatch.setattr(cluster_map, "MOST_SHARDS", SHARDS)
     monkeypatch.setattr(hand_over, "time", world)
+    monkeypatch.setattr(cold_move, "time", world)
     monkeypatch.setattr(cluster, "REST_S", 4 * TICK_S)
     monkeypatch.setattr(cluster, "LONGEST_RESTS", HEARD_WITHIN // 3)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from stoker.cache import cluster, hand_over, scripts
+from stoker.cache import cluster, cold_move, hand_over, scripts
+from stoker.cache.wire import asking_nobody
 from tests.cache.cluster_world import Stale
 from tests.cache.hand_over_world import HandOverWorld, in_this_world
 
@@ -78,9 +79,17 @@ def nobody_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "LONGEST_RESTS", 0)
 
 
+def not_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a source go on while its slot is given to another without its entries."""
+    monkeypatch.setattr(cold_move, "freeze", asking_nobody(lambda *_: True))
+
+
+GUARDS = [accepted_at_once, vouched_for_however_late, nobody_waited_for, not_frozen]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("remove", [accepted_at_once, vouched_for_however_late, nobody_waited_for])
+@pytest.mark.parametrize("remove", GUARDS)
 def test_without_each_of_its_guards_something_stale_is_served(
     cache_server: str,
     namespace: str,

@@ -170,7 +170,8 @@ def kill_before_each_command(cluster: EmbeddedCluster) -> None:
             source = owner(cluster, slot)
             target = (source + 1) % 4
             move = SlotMove(slot, (shard,), address(cluster, source), address(cluster, target), 0, 0)
-            cursor = {"by": "keys", "at": 0, "moves": [asdict(move)], "report": asdict(RebalanceReport(1))}
+            report = asdict(RebalanceReport(1))
+            cursor = {"by": "keys", "warm": True, "at": 0, "moves": [asdict(move)], "report": report}
             # When its worker is killed, at a later command each time
             worker = [sys.executable, "-c", WORKER, cluster.url, str(last), json.dumps(cursor)]
             done = subprocess.run(worker, timeout=60, check=False, capture_output=True, text=True)

@@ -126,8 +126,8 @@ class Verbs:
     def rebalance(self, *, by: str = "keys", weights: Mapping[str, float] | None = None) -> RebalanceReport:
         """Move slots of a cluster so that each node has its share; their shards keep their hits.
 
-        One at a time, with rests, and slower while nodes answer slowly. Arguments and errors as of `plan_rebalance`;
-        ConfigError too where the servers cannot move a slot at once (before Valkey 9).
+        One at a time, with rests, and slower while nodes answer slowly. Where the servers cannot move a slot at once
+        (before Valkey 9) its shards begin cold. Arguments and errors as of `plan_rebalance`.
         """
         return last_report(self.rebalance_steps(by=by, weights=weights))
 

@@ -100,7 +100,7 @@ def hand_over(spread: Spread, move: Move) -> HandOver:
         CacheUnavailable: A node has not answered; where the slot is must be looked at anew.
     """
     yield known(spread, move.shards)
-    target_server = yield _on(move.target, _server)
+    target_server = yield _on(move.target, server_of)
     begun = yield _on(move.source, partial(_begin, spread, move, target_server))
     if isinstance(begun, str):
         return Outcome(False, True, begun)
@@ -175,7 +175,8 @@ def _on(node: Node, begin: Callable[[], Operation[Any]]) -> Operation[Any]:
     return result
 
 
-def _server() -> Operation[bytes]:
+def server_of() -> Operation[bytes]:
+    """What the boot fence calls the server process."""
     return (yield from once(("PING",))).server
 
 

@@ -45,6 +45,11 @@ class ShardKeys:
         """The control records of every shard that this namespace may have."""
         return tuple(f"{{{self._namespace}:{shard}}}:ctl".encode() for shard in range(most))
 
+    @property
+    def control(self) -> tuple[bytes, ...]:
+        """What the shard has one of each."""
+        return self.ctl, self.bans, self.marks
+
     def entry(self, tenant_id: str | None, key: str) -> bytes:
         """String, PX as the entry's TTL: header, tags, payload."""
         return f"{self.entry_prefix}{tenant_field(tenant_id)}:{key}".encode()

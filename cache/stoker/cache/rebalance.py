@@ -1,7 +1,8 @@
 """Bringing the nodes of a cluster to their shares: a plan, then slots handed over one at a time, gently.
 
-What should move is `balance`'s business, and how one slot moves `hand_over`'s. This may be killed anywhere and run
-twice: each move looks first at who has the slot now, and the records are settled before the first and after each.
+What should move is `balance`'s business; how a slot moves is `hand_over`'s, or `cold_move`'s on older servers. This
+may be killed anywhere and run twice: each move looks first at who has the slot now, and the records are settled before
+the first and after each.
 """
 
 import logging
@@ -10,10 +11,10 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from stoker.cache import balance, hand_over, shard_weights
+from stoker.cache import balance, cold_move, hand_over, shard_weights
 from stoker.cache.balance import RebalancePlan, SlotMove
 from stoker.cache.cluster_verbs import Spread
-from stoker.cache.errors import CacheUnavailable, ConfigError
+from stoker.cache.errors import CacheUnavailable
 from stoker.cache.hand_over import Move, Outcome
 from stoker.cache.parts import everywhere
 from stoker.cache.programs import Effect, Sleep, Steps
@@ -80,21 +81,16 @@ def rebalance_steps(
     """Plan and move, yielding after each slot and while one takes long; `cursor` goes on with an earlier run's plan.
 
     Raises:
-        ConfigError: Nothing can be planned so, or this cluster moves no slots at once.
+        ConfigError: Nothing can be planned so.
         CacheUnavailable: A node did not answer; give the last step's cursor to go on later.
     """
     if cursor is None:
         planned = yield plan(spread, by, weights)
-        if planned.moves:
-            yield _refuse_others(planned.moves[0].source)
         before = {one.node: round(one.before, 4) for one in planned.nodes}
         report = RebalanceReport(planned=len(planned.moves), before=before)
-        cursor = {
-            "by": by,
-            "at": 0,
-            "moves": [asdict(one) for one in planned.moves],
-            "report": asdict(report),
-        }
+        warm = not planned.moves or (yield hand_over.can_move(planned.moves[0].source))
+        moves = [asdict(one) for one in planned.moves]
+        cursor = {"by": by, "warm": warm, "at": 0, "moves": moves, "report": asdict(report)}
         yield _step(cursor, report)
     report = RebalanceReport(**cursor["report"])
     yield hand_over.settle(spread, range(len(spread.shards)))  # what a run that is gone has left
@@ -118,19 +114,9 @@ def stop(spread: Spread, cursor: dict[str, Any]) -> Operation[None]:
         return
     planned = SlotMove(**cursor["moves"][cursor["at"]])
     known: Census = yield from shard_weights.census()
-    if (move := _now(planned, known)) is not None:
+    if cursor["warm"] and (move := _now(planned, known)) is not None:
         yield from hand_over.cancel(move)
     yield from hand_over.settle(spread, planned.shards)
-
-
-def _refuse_others(node: str) -> Operation[None]:
-    if not (yield from hand_over.can_move(node)):
-        raise ConfigError(
-            "cluster",
-            node,
-            "this server cannot move slots at once (Valkey 9 can); move them by redis-cli --cluster reshard, "
-            "after which their shards begin cold",
-        )
 
 
 def _now(planned: SlotMove, known: Census) -> Move | None:
@@ -156,7 +142,8 @@ def _move(spread: Spread, planned: SlotMove, report: RebalanceReport, cursor: di
             outcome = Outcome(True, True)
             break
         try:
-            outcome = yield from _reporting(hand_over.hand_over(spread, move), report, cursor)
+            how = hand_over.hand_over if cursor["warm"] else cold_move.cold_move
+            outcome = yield from _reporting(how(spread, move), report, cursor)
         except CacheUnavailable:
             yield _settled_if_it_can_be(spread, planned.shards)
             raise

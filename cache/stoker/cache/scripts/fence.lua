@@ -8,14 +8,16 @@
 -- caller reads the map again. The incarnation is made here and from the time, so that running the same call twice is
 -- one more flush and never the same incarnation again.
 -- In a cluster the map is elsewhere. Then the record is a draft, which no server is named for, until admit.lua; one that
--- stands already, whoever began it, will do. Returns {record, 1 if it is a draft}. And one that expects this server is
--- left for whoever is handing it over, unless ARGV[6] is '1': he has been waited for. Returns {record, 2} then.
+-- stands already, whoever began it, will do. Returns {record, 1 if it is a draft}. And one that expects this server, or
+-- accepts none, is left for whoever is handing it over, unless ARGV[6] is '1': he has been waited for. Returns
+-- {record, 2} then.
 local drafts = #KEYS == 3
 if not drafts and redis.call('GET', KEYS[4]) ~= ARGV[6] then return {false, 0} end
 local raw = redis.call('GET', KEYS[1])
 local c = parse(raw)
 if drafts and c and c.digest == ARGV[2] and c.boots == draft_of(ARGV[1])
   and redis.call('ZSCORE', KEYS[2], sentinel_of(c)) then return {raw, 1} end
+if drafts and c and c.digest == ARGV[2] and ARGV[6] ~= '1' and string.sub(c.boots, 1, 1) == '>' then return {raw, 2} end
 if drafts and c and ARGV[6] ~= '1' and expects(c, ARGV[1], ARGV[2]) then
   c.boots = expected(ARGV[1])  -- who had it before is not to be believed either, should it be moved back
   raw = render(c)
