@@ -28,15 +28,21 @@ def address(cluster: EmbeddedCluster, node: int) -> str:
     return f"127.0.0.1:{cluster.primaries[node].port}"
 
 
+def unsettled(cache: Cache, cluster: EmbeddedCluster) -> list[str]:
+    """The control records that do not accept the server process that has them, or another too."""
+    found = []
+    with redis.RedisCluster.from_url(cluster.url) as plain:
+        client: Any = plain
+        for shard in cache._core.on_cluster().shards:
+            control = Control.parse(client.get(shard.keys.ctl))
+            port = client.get_node_from_key(shard.keys.ctl.decode()).port
+            with redis.Redis(port=port, decode_responses=True) as server:
+                run_id: str = server.info("server")["run_id"]
+            if control is None or control.boots != {run_id[:16].encode()}:
+                found.append(f"{shard.keys.tag} at {run_id[:16]}: {control}")
+    return found
+
+
 def assert_settled(cache: Cache, cluster: EmbeddedCluster) -> None:
     """Every control record accepts the server process that has it, and no other."""
-    shards = cache._core.backend.shards  # type: ignore[attr-defined]
-    with redis.RedisCluster.from_url(cluster.url) as client:
-        client.nodes_manager.initialize()
-        for shard in shards:
-            control = Control.parse(client.get(shard.keys.ctl))
-            assert control is not None
-            node = client.get_node_from_key(shard.keys.ctl.decode())
-            with redis.Redis(port=node.port, decode_responses=True) as server:
-                run_id = server.info("server")["run_id"]
-            assert [boot.decode() for boot in control.boots] == [run_id[:16]], shard.keys.ctl
+    assert unsettled(cache, cluster) == []

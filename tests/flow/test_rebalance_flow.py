@@ -4,13 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-import redis
 
-from stoker.cache import Cache
-from stoker.cache.bans import Control
 from stoker.tasks import JobStatus, configure, runtime, send
 from stoker.worker.embedded_cluster import EmbeddedCluster, add_primary, start_cluster
 from stoker.worker.processes import Processes
+from tests.cache.rebalancing import assert_settled, unsettled
 from tests.flow.conftest import Deployment
 from tests.waiting import wait_until
 
@@ -34,19 +32,6 @@ def on_a_cluster(
         yield deployment, cluster, processes
         runtime.current().close()
         deployment.kill_all()
-
-
-def boots_agree(cache: Cache, cluster: EmbeddedCluster) -> bool:
-    """Whether each control record accepts the process that has it, and no other."""
-    with redis.RedisCluster.from_url(cluster.url) as client:
-        for shard in cache._core.on_cluster().shards:
-            control = Control.parse(client.get(shard.keys.ctl))
-            port = client.get_node_from_key(shard.keys.ctl.decode()).port
-            with redis.Redis(port=port, decode_responses=True) as server:
-                run_id: str = server.info("server")["run_id"]
-            if control is None or control.boots != {run_id[:16].encode()}:
-                return False
-    return True
 
 
 def newcomer_has_its_share(deployment: Deployment, cluster: EmbeddedCluster) -> bool:
@@ -75,7 +60,7 @@ def test_a_worker_that_is_killed_while_it_moves_slots_is_taken_over_from(
         assert (ended.state, ended.failed, ended.done) == ("succeeded", 0, begun.total)
         assert ended.report["complete"]
         assert newcomer_has_its_share(deployment, cluster)
-        assert boots_agree(deployment.cache, cluster)
+        assert_settled(deployment.cache, cluster)
         # And no more was lost than what was on its way when the worker died
         assert len(deployment.cache.get_many(KEPT)) >= len(KEPT) * 60 / 64
 
@@ -94,7 +79,7 @@ def test_a_job_that_is_told_to_stop_leaves_each_slot_at_one_node(
         assert status.state == "aborted"
         assert status.total is not None
         assert 0 < status.done < status.total
-        wait_until(lambda: boots_agree(deployment.cache, cluster), 30)
+        wait_until(lambda: not unsettled(deployment.cache, cluster), 30)
         assert len(deployment.cache.get_many(KEPT)) >= len(KEPT) * 62 / 64
 
 
