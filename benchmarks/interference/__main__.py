@@ -5,17 +5,19 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from benchmarks.interference.measure import App, Times, app, evictions, invalidations, percentile, warm_rate
 from benchmarks.interference.stage import Stage, on
 from stoker.config import open_cache
-from stoker.tasks import configure, runtime, send
+from stoker.tasks import JobHandle, JobStatus, configure, runtime, send
 from stoker.worker.processes import Processes
 
 INVALIDATION_P99_MS = 100.0
 READS_RATIO = 3.0
+UNDER_WAY_WITHIN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ def _measure(stage: Stage, reader: App, sizes: Sizes) -> Result:
         _say(f"warming at {cap:,} keys/s at most, and reading")
         job = send.warm_plan("capped")
         invalidations(cache, 10)  # until connections are open
-        before = job.status()
+        before = _under_way(job)
         warming, after = reader.read_for(sizes.idle_s).result(), job.status()
         _say("invalidating besides")
         reads = reader.read_for(sizes.idle_s)
@@ -136,6 +138,16 @@ def _measure(stage: Stage, reader: App, sizes: Sizes) -> Result:
     pinned = stage.front is not None
     shown = pinned, round(full), cap, round(rate), Spread.of(times), *spreads, evicting, evicted
     return Result(*shown, ratio=ratio, evicting_ratio=evicting_ratio)
+
+
+def _under_way(job: JobHandle) -> JobStatus:
+    """Wait until the job has done something."""
+    deadline = time.monotonic() + UNDER_WAY_WITHIN_S
+    while not (status := job.status()).done:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"job {job.id} has done nothing in {UNDER_WAY_WITHIN_S:g} s")
+        time.sleep(0.05)
+    return status
 
 
 def table(result: Result) -> Iterator[str]:

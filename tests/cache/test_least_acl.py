@@ -43,7 +43,7 @@ def load_items(keys: list[LoadKey]) -> dict[str, Any]:
     return {key.key: key.args["n"] for key in keys}
 
 
-@pytest.mark.parametrize("lacking", ["+msetex", "+exists"])
+@pytest.mark.parametrize("lacking", ["+msetex", "+exists", "+rpushx", "+lrange"])
 def test_a_warm_goes_on_without_the_commands_for_many_keys_at_once(
     client: Any, cache_server: str, namespace: str, lacking: str
 ) -> None:

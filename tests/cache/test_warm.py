@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stoker.cache import Cache, CacheConfig, LoadKey
+from stoker.cache import Cache, CacheConfig, LoadKey, warm_slice
 from stoker.cache.budget import Limit
 from stoker.cache.errors import ConfigError
 from stoker.cache.loaders import Loader, Registry
@@ -120,7 +120,10 @@ def test_what_is_invalidated_under_every_load_is_refused(cache: Cache, source: S
     assert cache.get("item:1") is None
 
 
-def test_a_key_that_another_loads_is_waited_for(cache: Cache) -> None:
+def test_a_key_that_another_loads_is_waited_for_where_loads_are_slow(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_slice, "QUICK_S", 0)
     loading, go_on = threading.Event(), threading.Event()
 
     def slow() -> str:
@@ -131,12 +134,12 @@ def test_a_key_that_another_loads_is_waited_for(cache: Cache) -> None:
     reader = threading.Thread(target=cache.get_or_load, args=("item:1", slow))
     reader.start()
     loading.wait(10)
-    steps = cache.warm_steps(["item:1", "item:2"])
-    assert next(step for step in steps if step.done).report.written == 1
+    steps = cache.warm_steps(["item:0", "item:1", "item:2"], batch=1, lanes=1)
+    assert next(step for step in steps if step.done == 2).report.written == 2
     go_on.set()
     reader.join()
     *_, last = steps
-    assert (last.report.fresh, last.report.written) == (1, 1)
+    assert (last.report.fresh, last.report.written) == (1, 2)
     assert cache.get("item:1") == "theirs"
 
 

@@ -45,7 +45,8 @@ MIXES_WITH_COPIES = [
 """Faults and shards."""
 GUARDS: dict[str, list[str]] = {
     "lease": ["--faults=none"],
-    "lease-of-many": ["--faults=none"],
+    "batch-writes": ["--faults=none"],
+    "batch-place": ["--faults=none"],
     "stamp": ["--faults=none"],
     "closing": ["--faults=none"],
     "second-read": ["--faults=none"],

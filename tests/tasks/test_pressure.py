@@ -6,14 +6,14 @@ import time
 import pytest
 
 from stoker.cache import CacheMonitor
-from stoker.cache.budget import Limit
 from stoker.cache.quotas import Quota, Quotas
 from stoker.config import Settings, open_cache
-from stoker.tasks import configure, plan_changes, pressure, runtime
-from stoker.tasks.pressure import Waiting, look, point_of
+from stoker.tasks import configure, plan_changes, pressure, runtime, send
+from stoker.tasks.base import MAX_STARTS
+from stoker.tasks.pressure import Gate, look, point_of
 from stoker.tasks.pressure_store import MOST_POINTS, Point
 from stoker.tasks.tick import start_due
-from tests.tasks.planning import GIVEN, make_due
+from tests.tasks.planning import GIVEN, make_due, run
 from tests.tasks.pressing import LIMIT, used
 
 LOW, HIGH = 0.8, 0.9
@@ -145,24 +145,51 @@ def test_plans_go_on_where_the_settings_say_so(settings: Settings, monkeypatch: 
     at_share(monkeypatch, 0.95)
     look(here)
     assert start_due(here) == ["a"]
-    assert pressure.budget_of_plan(here) is here.budget
+    assert not Gate(here).is_shut()
     here.close()
 
 
-def test_a_plan_that_runs_waits_between_its_batches(
+def test_a_plan_that_runs_gives_its_place_back_until_there_is_memory(
     here: runtime.Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limit = Limit("loader:x")
-    at_share(monkeypatch, 0.95, 0.5)
-    waiting = Waiting(here)
-    assert waiting.ask(limit, "unit", 1) == 0
+    plan_changes.add(here.plans, "a", GIVEN)
+    at_share(monkeypatch, 0.95)
     look(here)
-    assert waiting.ask(limit, "unit", 1) == 0  # it looks once a second
-    waiting._looked = float("-inf")
-    assert waiting.ask(limit, "unit", 1) == pressure.PAUSE_S
+    job = send.warm_plan("a")
+    for _ in range(MAX_STARTS + 1):  # it was not killed, so it is not given up
+        assert run(job.id) == "IGNORED"
+    status = job.status()
+    assert (status.state, status.done) == ("running", 0)
+    assert status.error == "it waits until memory is below the low mark"
+    at_share(monkeypatch, 0.85, 0.5)
+    assert run(job.id) == "IGNORED"
+    assert run(job.id) == "SUCCESS"  # though nobody has looked but the plan itself
+    assert job.status().error == ""
+
+
+def test_a_plan_is_stopped_between_its_batches(
+    here: runtime.Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(here)
+    assert not gate.is_shut()
+    at_share(monkeypatch, 0.95)
     look(here)
-    waiting._looked = float("-inf")
-    assert waiting.ask(limit, "unit", 1) == 0
+    assert not gate.is_shut()  # it looks once a second
+    gate._looked = float("-inf")
+    assert gate.is_shut()
+
+
+def test_a_plan_looks_itself_where_nobody_does(
+    here: runtime.Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_share(monkeypatch, 0.5, 0.95)
+    look(here)
+    assert not Gate(here).is_shut()
+    every = here.settings.beat.watch_every
+    assert every is not None
+    later = time.time() + 3 * every
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert Gate(here).is_shut()
 
 
 def test_what_an_old_look_said_does_not_hold(here: runtime.Runtime, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def outcome(plan: Plan | None = None, **figures: Any) -> Outcome:
     ("arguments", "told"),
     [
         (["--faults=kill,rain"], "there is no 'rain': choose of kill, pause, restart"),
-        (["--break=sloth"], "there is no 'sloth': choose of lease, lease-of-many, stamp"),
+        (["--break=sloth"], "there is no 'sloth': choose of lease, batch-writes, batch-place"),
         (["--url=redis://127.0.0.1:1/0", "--faults=kill"], "leave out the url"),
         (["--url=localhost"], "must specify one of the following schemes"),
         (["--faults=broker", "--no-jobs"], "the fault 'broker' needs jobs"),

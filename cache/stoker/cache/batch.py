@@ -1,7 +1,12 @@
-"""Many absent keys at once, for warming: leased by a few commands, filled by a few scripts, one round trip each.
+"""Many absent keys at once, for warming: stored by a few scripts in one round trip, without a lease for each of them.
+
+A batch notes itself in a list of its shard, `writes`, before it is loaded. Whoever deletes or sets an entry meanwhile
+notes that after it, if there is such a list. Then all is stored that was not noted; nothing, if the batch's own note is
+gone. So a load under way brings back nothing that was deleted, as by a lease (rule 2). But nobody waits for it either:
+a reader who misses one of the keys loads it too, so batches are for loads that are soon over.
 
 Operations on one shard, as those of `protocol`, but in columns, one of names, one of values and so on: an object for
-each key would cost more than all else. What does not go smoothly goes key by key.
+each key would cost more than all else. What does not go smoothly is stored key by key.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,11 +14,11 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from stoker.cache import entry
+from stoker.cache import entry, scripts
 from stoker.cache.codec import MSGPACK
 from stoker.cache.entry import Stamp
 from stoker.cache.protocol import Chunk, Filling, Lease, Name, Shard, new_secret
-from stoker.cache.wire import Command, Operation, not_known
+from stoker.cache.wire import Call, Command, Operation, not_known
 from stoker.cache.worth import Turn
 
 PAGE = 128
@@ -21,25 +26,29 @@ PAGE = 128
 
 
 class Batch(Struct, frozen=True, gc=False):
-    """Leases that were taken together: one token and one stamp for all; iterating makes them one by one.
+    """Permission to fill many keys of a shard; iterating makes the leases one by one.
 
     Attributes:
         shard: Its number.
-        entries, leases: What they are called on the server.
+        entries: What they are called on the server.
+        place: Of the batch among the shard's writes.
     """
 
     shard: int
     names: Sequence[Name]
     entries: Sequence[bytes]
-    leases: Sequence[bytes]
     secret: bytes
     stamp: Stamp
+    place: int
 
     def __iter__(self) -> Iterator[Lease]:
-        return (Lease(tenant_id, key, self.secret, self.stamp) for tenant_id, key in self.names)
+        return (self._lease(*name) for name in self.names)
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def _lease(self, tenant_id: str | None, key: str) -> Lease:
+        return Lease(tenant_id, key, self.secret, self.stamp, self.place)
 
 
 class BatchFill(NamedTuple):
@@ -56,43 +65,34 @@ class BatchFill(NamedTuple):
     turn: Turn
 
 
-def lease_absent(shard: Shard, number: int, names: Sequence[Name], lease_ms: int) -> Operation[Batch | None]:
-    """Lease keys of which none is stored and none is leased; None, and nothing is leased, if that is not so.
+def begin(shard: Shard, number: int, names: Sequence[Name], lease_ms: int) -> Operation[Batch | None]:
+    """Begin a batch of keys of which none is stored; None if that is not so.
 
-    Rule 1: leases and control record are taken before any load begins.
+    Rule 1: it is noted, and the control record is taken, before any load begins.
     """
-    if not shard.sets_together:
+    if not shard.takes_batches:
         return None
     secret = new_secret()
-    entries, leases = shard.keys.entries_and_leases(names)
-    pages = _pages(len(names))
+    entries = shard.keys.entries_of(names)
+    call = Call(scripts.BEGIN, (shard.keys.ctl, shard.keys.writes), (shard.digest, secret, lease_ms))
+    look: list[Command] = [("EXISTS", *entries[page]) for page in _pages(len(names))]
     known = shard.view
-    take: list[Command] = [_lease_call(leases[page], secret, lease_ms) for page in pages]
-    look: list[Command] = [("EXISTS", *entries[page]) for page in pages]
-    answer = yield (*take, *look, ("GET", shard.keys.ctl))
-    took, there = answer.replies[: len(pages)], answer.replies[len(pages) : -1]
-    batch = Batch(number, names, entries, leases, secret, known.stamp)
-    if took.count(1) < len(pages) or there.count(0) < len(pages):
-        shard.sets_together = not any(not_known(reply) for reply in (*took, *there))
-        taken = [
-            lease
-            for page, reply in zip(pages, took, strict=True)
-            if reply == 1
-            for lease in list(batch)[page]
-        ]
-        if taken:
-            yield from shard.release(taken)
+    answer = yield (call, *look)
+    begun, *there = answer.replies
+    if isinstance(begun, Exception) or any(there):
+        shard.takes_batches = not any(map(not_known, answer.replies))
         return None
-    raw = answer.reply()
+    place, raw = begun
     view = known
     if not known.current(raw, answer.server):
         view = yield from shard.sync(raw, answer.server, known)
-    return Batch(number, names, entries, leases, secret, view.stamp)
+    return Batch(number, names, entries, secret, view.stamp, place)
 
 
 def fill(shard: Shard, values: BatchFill, payloads: Sequence[bytes], now_ms: int) -> Operation[list[bool]]:
     """Store an entry with its payload for each key of the batch; tells which were stored and live on."""
     batch = values.batch
+    lease = next(iter(batch))
     kept = [
         (soft_ms and now_ms + soft_ms, hard_ms and now_ms + hard_ms, tags)
         for (hard_ms, soft_ms), tags in zip(values.lifetimes, values.tags, strict=True)
@@ -101,8 +101,8 @@ def fill(shard: Shard, values: BatchFill, payloads: Sequence[bytes], now_ms: int
     ttls_ms = [hard_ms for hard_ms, _ in values.lifetimes]
 
     def chunk(page: slice) -> Chunk:
-        columns = batch.entries[page], batch.leases[page], blobs[page], ttls_ms[page]
-        call = shard.fill_many_call(batch.secret, batch.stamp, *columns)
+        columns = batch.entries[page], blobs[page], ttls_ms[page]
+        call = shard.fill_batch_call(lease, *columns)
         return Chunk(call, len(columns[0]), batch.stamp, lambda: fillings(page))
 
     def fillings(page: slice) -> list[Filling]:
@@ -114,10 +114,3 @@ def fill(shard: Shard, values: BatchFill, payloads: Sequence[bytes], now_ms: int
 
 def _pages(size: int) -> list[slice]:
     return [slice(first, first + PAGE) for first in range(0, size, PAGE)]
-
-
-def _lease_call(leases: Sequence[bytes], secret: bytes, lease_ms: int) -> Command:
-    """Take all of these leases, or none if one of them is held."""
-    pairs = [secret] * (2 * len(leases))
-    pairs[::2] = leases
-    return ("MSETEX", len(leases), *pairs, "NX", "PX", lease_ms)

@@ -28,6 +28,7 @@ class ShardKeys:
         "marks",
         "refresh_prefix",
         "tag",
+        "writes",
     )
 
     def __init__(self, namespace: str, shard: int = 0) -> None:
@@ -37,6 +38,8 @@ class ShardKeys:
         self.ctl = f"{self.tag}:ctl".encode()  # string: the control record, see bans.Control
         self.bans = f"{self.tag}:bans".encode()  # sorted set: rule -> seq, and the sentinel -> +inf
         self.marks = f"{self.tag}:marks".encode()  # sorted set: head -> server time in ms
+        # list, PX a lease: secrets of batches, and the entries that were deleted or set meanwhile, see batch
+        self.writes = f"{self.tag}:writes".encode()
         self.entry_prefix = f"{self.tag}:e:"
         self.lease_prefix = f"{self.tag}:l:"
         self.refresh_prefix = f"{self.tag}:r:"
@@ -62,6 +65,11 @@ class ShardKeys:
     def lease(self, tenant_id: str | None, key: str) -> bytes:
         """String, PX at most `max_load`: the token of whoever may fill the entry."""
         return f"{self.lease_prefix}{tenant_field(tenant_id)}:{key}".encode()
+
+    def entries_of(self, names: Sequence[tuple[str | None, str]]) -> list[bytes]:
+        """`entry` of each (tenant, key)."""
+        prefix = self.entry_prefix.encode()
+        return [prefix + ending for ending in _endings(names)]
 
     def entries_and_leases(self, names: Sequence[tuple[str | None, str]]) -> tuple[list[bytes], list[bytes]]:
         """`entry` and `lease` of each (tenant, key)."""

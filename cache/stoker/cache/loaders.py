@@ -30,7 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 RefreshIn = Literal["worker", "process"]
 
 
-class LoadKey(Struct, frozen=True):
+class LoadKey(Struct, frozen=True, gc=False):
     """One key that a loader with `many=True` is asked for.
 
     Attributes:

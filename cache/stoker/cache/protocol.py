@@ -25,12 +25,17 @@ Name = tuple[str | None, str]
 
 
 class Lease(Struct, frozen=True, gc=False):
-    """Permission to fill one key: `secret` is its token in Redis, `stamp` was read after it was taken."""
+    """Permission to fill one key: `secret` is its token in Redis, `stamp` was read after it was taken.
+
+    Attributes:
+        place: Of its batch among the writes of its shard; 0: it was taken for this key alone.
+    """
 
     tenant_id: str | None
     key: str
     secret: bytes
     stamp: Stamp
+    place: int = 0
 
     @property
     def name(self) -> Name:
@@ -89,8 +94,8 @@ def new_secret() -> bytes:
 class Shard(BanLog):
     """One shard: its entries, leases and ban log."""
 
-    sets_together = True
-    """Whether the server may know MSETEX (Redis 8.4, Valkey 9.1), and we may use it."""
+    takes_batches = True
+    """Whether this user may do what batches need, as far as is known."""
 
     # -- reading (rules 3, 4) ---------------------------------------------------------------------------------
 
@@ -190,12 +195,15 @@ class Shard(BanLog):
 
     def _chunk(self, fills: list[Filling]) -> Chunk:
         lease = fills[0].lease
-        if len(fills) == 1:
+        if lease.place:
+            columns = [one.blob for one in fills], [one.ttl_ms for one in fills]
+            call = self.fill_batch_call(
+                lease, self.keys.entries_of([one.lease.name for one in fills]), *columns
+            )
+        elif len(fills) == 1:
             call = self.fill_call(lease, fills[0].blob, fills[0].ttl_ms)
         else:
-            columns = [one.blob for one in fills], [one.ttl_ms for one in fills]
-            names = self.keys.entries_and_leases([one.lease.name for one in fills])
-            call = self.fill_many_call(lease.secret, lease.stamp, *names, *columns)
+            call = self.fill_many_call(fills)
         return Chunk(call, len(fills), lease.stamp, lambda: fills)
 
     def filled(self, chunks: Sequence[Chunk]) -> Operation[list[bool]]:
@@ -214,8 +222,13 @@ class Shard(BanLog):
                 newest = next((raw for raw in reversed(each) if raw), newest)
                 records.append(each)
             else:
-                newest = reply or newest
-                records.append(reply or [None] * chunk.size)
+                raw, *left_out = reply if isinstance(reply, list) else (reply,)
+                newest = raw or newest
+                if left_out or not raw:
+                    there = [(n not in left_out and raw) or None for n in range(1, chunk.size + 1)]
+                    records.append(there)
+                else:
+                    records.append(raw)
         if newest is None:
             return [False] * sum(chunk.size for chunk in chunks)
         view = known
@@ -259,33 +272,26 @@ class Shard(BanLog):
         """Rule 2 as one script."""
         return Call(
             scripts.FILL,
-            (self.keys.ctl, self.keys.entry(*lease.name), self.keys.lease(*lease.name)),
+            self._written(*lease.name),
             (self.digest, lease.secret, lease.stamp.incarnation.hex(), lease.stamp.seq, blob, ttl_ms),
         )
 
-    def fill_many_call(
-        self,
-        secret: bytes,
-        stamp: Stamp,
-        entries: Sequence[bytes],
-        leases: Sequence[bytes],
-        blobs: Sequence[bytes],
-        ttls_ms: Sequence[int],
+    def fill_many_call(self, fills: Sequence[Filling]) -> Call:
+        """The same, of values whose leases were taken together."""
+        entries, leases = self.keys.entries_and_leases([one.lease.name for one in fills])
+        groups = _groups(entries, [one.blob for one in fills], [one.ttl_ms for one in fills])
+        lease = fills[0].lease
+        given = (self.digest, lease.secret, lease.stamp.incarnation.hex(), lease.stamp.seq)
+        return Call(scripts.FILL_MANY, (self.keys.ctl, *leases), (*given, *groups))
+
+    def fill_batch_call(
+        self, lease: Lease, entries: Sequence[bytes], blobs: Sequence[bytes], ttls_ms: Sequence[int]
     ) -> Call:
-        """The same, of values that were leased together."""
-        pairs: list[bytes] = [b""] * (2 * len(entries))
-        pairs[::2] = entries
-        pairs[1::2] = blobs
-        args: list[bytes | str | int] = []
-        groups = first = 0
-        for ttl_ms, same in groupby(ttls_ms):
-            count = len(list(same))
-            expiry = ("PX", ttl_ms) if ttl_ms else ()
-            args += (1 + 2 * count + len(expiry), count, *pairs[2 * first : 2 * (first + count)], *expiry)
-            groups += 1
-            first += count
-        given = (self.digest, secret, stamp.incarnation.hex(), stamp.seq, int(self.sets_together), groups)
-        return Call(scripts.FILL_MANY, (self.keys.ctl, *leases), (*given, *args))
+        """The same, of values of one batch; the lease is that of any of them."""
+        stamp = lease.stamp
+        given = (self.digest, lease.secret, stamp.incarnation.hex(), stamp.seq, lease.place)
+        names = (self.keys.ctl, self.keys.writes)
+        return Call(scripts.FILL_BATCH, names, (*given, *_groups(entries, blobs, ttls_ms)))
 
     def release(self, leases: Sequence[Lease]) -> Operation[list[None]]:
         """Give back the leases that are still held."""
@@ -341,7 +347,7 @@ class Shard(BanLog):
         raise CacheUnavailable("redis", "the control record keeps changing; try again")
 
     def _set_call(self, view: View, name: Name, blob: bytes, ttl_ms: int) -> Call:
-        names = (self.keys.ctl, self.keys.entry(*name), self.keys.lease(*name))
+        names = self._written(*name)
         control = view.control
         known = control.raw if control.digest == self.digest else b""
         args = (self.digest, known, entry.stamped(blob, view.stamp), ttl_ms)
@@ -349,7 +355,7 @@ class Shard(BanLog):
 
     def delete(self, tenant_id: str | None, key: str) -> Operation[bool]:
         """Unlink entry and lease; tells whether there was an entry."""
-        names = (self.keys.ctl, self.keys.entry(tenant_id, key), self.keys.lease(tenant_id, key))
+        names = self._written(tenant_id, key)
         for _ in range(ATTEMPTS):
             known = self.view
             answer = yield (Call(scripts.DELETE, names, (self.digest,)),)
@@ -358,3 +364,26 @@ class Shard(BanLog):
                 return bool(value)
             yield from self.sync(value, answer.server, known)
         raise CacheUnavailable("redis", "the control record keeps changing; try again")
+
+    def _written(self, tenant_id: str | None, key: str) -> tuple[bytes, ...]:
+        """The keys of whoever changes an entry."""
+        keys = self.keys
+        return keys.ctl, keys.entry(tenant_id, key), keys.lease(tenant_id, key), keys.writes
+
+
+def _groups(
+    entries: Sequence[bytes], blobs: Sequence[bytes], ttls_ms: Sequence[int]
+) -> list[bytes | str | int]:
+    """What scripts store together: what has one TTL is one group, see control.lua."""
+    pairs: list[bytes] = [b""] * (2 * len(entries))
+    pairs[::2] = entries
+    pairs[1::2] = blobs
+    args: list[bytes | str | int] = []
+    groups = first = 0
+    for ttl_ms, same in groupby(ttls_ms):
+        count = len(list(same))
+        expiry = ("PX", ttl_ms) if ttl_ms else ()
+        args += (1 + 2 * count + len(expiry), count, *pairs[2 * first : 2 * (first + count)], *expiry)
+        groups += 1
+        first += count
+    return [groups, *args]

@@ -6,7 +6,7 @@ once.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +30,8 @@ PACED = 32
 """Keys of one round trip where a rate says that there is time: readers wait behind one of them for each lane, and find
 the server idle between two.
 """
+QUICK_S = 0.03
+"""So long may the call of a loader take of whose keys there is no lease."""
 LIFETIMES = 16
 """TTLs among the values that one call of a loader returned: what is warmed together shall not expire so."""
 
@@ -77,6 +79,8 @@ class Means:
         lease: Seconds for which a killed loader may block a key.
         limits: Of the whole warm, besides those of its loaders.
         expects_absent: Whether the last slice found nothing: the next is likely to find nothing either.
+        expects_quick: Whether the last call of a loader was soon over. Where it is not, who misses a key had better
+            wait for it, by its lease, than load it too.
     """
 
     backend: Backend
@@ -86,6 +90,7 @@ class Means:
     lease: float
     limits: Sequence[Limit] = ()
     expects_absent: bool = True
+    expects_quick: bool = True
 
 
 class SliceRun:
@@ -124,7 +129,7 @@ class SliceRun:
             self._page, self._pause = PACED, PACED / (2 * min(rates))
         else:
             self._page, self._pause = len(names), 0.0
-        pages = yield from self._lease_absent(names, matches)
+        pages = yield from self._begin_absent(names, matches)
         if pages:
             yield from self._load_absent(pages, names, matches, shares)
         else:
@@ -140,10 +145,10 @@ class SliceRun:
 
     # -- all together ------------------------------------------------------------------------------------------
 
-    def _lease_absent(self, names: Sequence[Name], matches: Sequence[Match]) -> Program[list[list[Batch]]]:
+    def _begin_absent(self, names: Sequence[Name], matches: Sequence[Match]) -> Program[list[list[Batch]]]:
         """Batches of each page, if none of the keys is there and one loader loads them all; else nothing."""
         loader = matches[0][0]
-        if not self._means.expects_absent or not loader.many:
+        if not (self._means.expects_absent and self._means.expects_quick and loader.many):
             return []
         if len({id(match[0]) for match in matches}) > 1:
             return []
@@ -152,11 +157,9 @@ class SliceRun:
         pages: list[list[Batch]] = []
         for page in self._pages(len(names)):
             yield from self._rest(page)
-            batches = yield self._backend.lease_absent(names[page])
+            batches = yield self._backend.begin_batches(names[page])
             if batches is None:
                 self._means.expects_absent = False
-                if pages:
-                    yield self._backend.release(list(_leases_of(pages)))
                 return []
             pages.append(batches)
         return pages
@@ -170,21 +173,20 @@ class SliceRun:
     ) -> Program[None]:
         loader = matches[0][0]
         keys = [LoadKey(key, args, tenant) for (tenant, key), (_, args) in zip(names, matches, strict=True)]
-        with self._means.leases.holding(_leases_of(pages)):
-            loaded = yield from self._call(loader, keys, shares)
-            lifetimes = self._lifetimes(loader, len(keys))
-            by_key = {key.key: key for key in keys}
-            written: list[Name] = []
-            for place, page in zip(self._pages(len(names)), pages, strict=True):
-                yield from self._rest(place)
-                now = lifetimes[place]
-                filled = yield from self._fill_together(loader, page, by_key, loaded, now)
-                if filled is None:
-                    members = [(lease, by_key[lease.key]) for batch in page for lease in batch]
-                    fills = yield from self._to_fill(loader, members, loaded, now)
-                    filled = yield from self._fill(fills)
-                written += filled
-            yield from self._read_back(written)
+        loaded = yield from self._call(loader, keys, shares)
+        lifetimes = self._lifetimes(loader, len(keys))
+        by_key = {key.key: key for key in keys}
+        written: list[Name] = []
+        for place, page in zip(self._pages(len(names)), pages, strict=True):
+            yield from self._rest(place)
+            now = lifetimes[place]
+            filled = yield from self._fill_together(loader, page, by_key, loaded, now)
+            if filled is None:
+                members = [(lease, by_key[lease.key]) for batch in page for lease in batch]
+                fills = yield from self._to_fill(loader, members, loaded, now)
+                filled = yield from self._fill(fills)
+            written += filled
+        yield from self._read_back(written)
 
     def _fill_together(
         self,
@@ -321,6 +323,7 @@ class SliceRun:
         began = time.monotonic()
         loaded = yield from loader.load(keys)
         took = time.monotonic() - began
+        self._means.expects_quick = took < QUICK_S
         for owner in (loader.owner, *(limit.owner for limit in self._means.limits)):
             shares[owner].add(loaded, took)
         return loaded
@@ -350,12 +353,6 @@ class SliceRun:
         for tenant_id in dict.fromkeys(tenant_id for tenant_id, _ in sample):
             keys = [key for tenant, key in sample if tenant == tenant_id]
             self.outcome.count("readable", len((yield self._backend.read_many(tenant_id, keys))))
-
-
-def _leases_of(pages: Sequence[Sequence[Batch]]) -> Iterable[Lease]:
-    """All leases, made when they are looked at: as a rule nobody has to renew or release one."""
-    batches = [batch for page in pages for batch in page]
-    return batches[0] if len(batches) == 1 else [lease for batch in batches for lease in batch]
 
 
 def _by_unique_key(members: Sequence[Member]) -> Iterator[Sequence[Member]]:

@@ -38,7 +38,17 @@ ANNOUNCE_EVERY = 1.0
 
 
 class HandOver(Exception):
-    """This run ends here; the job goes on in another."""
+    """This run ends here; the job goes on in another.
+
+    Args:
+        why: What the job waits for; "": for nothing.
+        delay: Seconds until the other is due.
+    """
+
+    def __init__(self, why: str = "", delay: float = HAND_OVER_DELAY) -> None:
+        super().__init__(why, delay)
+        self.why = why
+        self.delay = delay
 
 
 class Aborted(Exception):
@@ -115,7 +125,11 @@ class Run:
             if (reason := why_failed(report)) is not None:
                 raise JobFailed(job_id, reason)
             return self._succeed(report)
-        except (HandOver, SoftTimeLimitExceeded):
+        except HandOver as over:
+            if over.why:
+                self._wait(over)
+            self._go_on_after(over.delay)
+        except SoftTimeLimitExceeded:
             self._go_on_after(HAND_OVER_DELAY)
         except Aborted:
             self._jobs.finish(job_id, "aborted", self._claim.token)
@@ -213,6 +227,11 @@ class Run:
         self._jobs.release(self._claim)
         self._task.send_again(job_id, delay)
         raise Ignore(f"job {job_id} goes on in another run") from None
+
+    def _wait(self, over: HandOver) -> None:
+        """Say what for. A run that chose to end has not been killed, so it does not count as one more start."""
+        self._heed(self._write({"starts": 0, "error": over.why}))
+        self._task.announce("task-STARTED", result=over.why)
 
     def _try_later(self, error: CacheUnavailable) -> NoReturn:
         tries = self._claim.tries + 1

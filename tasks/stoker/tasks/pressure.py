@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from stoker.cache import CacheMonitor
-from stoker.cache.budget import Budget, Limit
 from stoker.cache.pressure import Makeup, Node, Part
 from stoker.cache.quotas import Quotas, over
 from stoker.cache.tenancy import tenant_field, tenant_of
@@ -30,6 +29,8 @@ _SHORTEST_S = 0.2
 """Two looks closer than this tell no slope."""
 _LOST_AFTER = 6
 """Looks that may be missing before what they said does not hold any more."""
+_OVERDUE_AFTER = 2
+"""Looks that may be missing before a plan that runs looks itself."""
 _LEAST_KEPT_S = 60.0
 _MOST_ROWS = 100
 PAUSE_S = 1.0
@@ -165,27 +166,34 @@ def pressed(here: "Runtime") -> bool:
     return last is not None and last.pressed and time.time() - last.at < kept_s(here)
 
 
-def budget_of_plan(here: "Runtime") -> Budget:
-    """What a run of a warm plan may ask of origins: nothing under pressure, unless the settings say otherwise."""
-    return here.budget if here.settings.job.warm_under_pressure else Waiting(here)
+class Gate:
+    """Lets a run of a warm plan go on, unless the cache is under pressure. Looks at most once a second.
 
-
-class Waiting:
-    """The fleet's budget, which grants nothing while the cache is under pressure. Looks at most once a second."""
+    Who runs a plan may hold the very processes that `watch` and `evict` would need. So a run that is stopped ends, and
+    the job goes on in another; and where the last look is overdue or said that memory is short, the run looks itself.
+    """
 
     def __init__(self, here: "Runtime") -> None:
         self._here = here
         self._looked = float("-inf")
-        self._pressed = False
+        self._shut = False
 
-    def ask(self, limit: Limit, unit: str, keys: int) -> float:
-        """As the budget's, or for how long to wait."""
+    def is_shut(self) -> bool:
+        """Whether to stop. Raises CacheUnavailable: the cache's server cannot be asked."""
         now = time.monotonic()
-        if now - self._looked >= PAUSE_S:
-            self._looked, self._pressed = now, pressed(self._here)
-        return PAUSE_S if self._pressed else self._here.budget.ask(limit, unit, keys)
+        if now - self._looked >= PAUSE_S and not self._here.settings.job.warm_under_pressure:
+            self._looked, self._shut = now, self._is_pressed()
+        return self._shut
 
-    def done(self, limit: Limit, unit: str, *, asked: int, loaded: int, failed: int, seconds: float) -> float:
-        """As the budget's."""
-        budget = self._here.budget
-        return budget.done(limit, unit, asked=asked, loaded=loaded, failed=failed, seconds=seconds)
+    def _is_pressed(self) -> bool:
+        try:
+            last = self._here.pressure.last()
+            if last is not None and (last.pressed or self._is_overdue(last)):
+                return look(self._here).pressed
+        except StateUnavailable as error:
+            log.warning("whether memory is short is not known: %s", error)
+        return False
+
+    def _is_overdue(self, last: Point) -> bool:
+        every = self._here.settings.beat.watch_every
+        return every is not None and time.time() - last.at > _OVERDUE_AFTER * every

@@ -4,16 +4,16 @@ How a batch is loaded and filled is `stoker.cache.warm`'s business; what is shar
 """
 
 from collections.abc import Callable, Generator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from stoker.cache import Cache, Step
-from stoker.cache.budget import Budget, Limit
+from stoker.cache.budget import Limit
 from stoker.tasks import names, plans, pressure, runtime, send
 from stoker.tasks.app import app
-from stoker.tasks.coordinator import SteppedTask
+from stoker.tasks.coordinator import HandOver, SteppedTask
 from stoker.tasks.errors import NotSent
 from stoker.tasks.job import Claim
 from stoker.tasks.plan_tenants import tenants_of_run
@@ -45,9 +45,20 @@ def _steps(cache: Cache, arguments: names.Warm, claim: Claim, batch: int) -> Ste
         limits = _limits(arguments.plan, plan)
         work.begin(plan.version, limits, claim.token)
         warming = partial(cache.warm_steps, plan.keys, batch=batch, limits=limits)
-        for step in _with_help(here, claim, work, warming, pressure.budget_of_plan(here)):
+        for step in _while_there_is_memory(here, _with_help(here, claim, work, warming)):
             guess = step.total is None and plan.expected
             yield replace(step, total=max(plan.expected or 0, step.done)) if guess else step
+
+
+def _while_there_is_memory(here: Runtime, steps: Steps) -> Steps:
+    gate = pressure.Gate(here)
+    with closing(steps):
+        while not gate.is_shut():
+            step = next(steps, None)
+            if step is None:
+                return
+            yield step
+    raise HandOver("it waits until memory is below the low mark", pressure.PAUSE_S)
 
 
 def _limits(name: str, plan: plans.PlanKeys) -> list[Limit]:
@@ -56,13 +67,11 @@ def _limits(name: str, plan: plans.PlanKeys) -> list[Limit]:
     return [Limit(f"plan:{name}", plan.rate, plan.concurrency)]
 
 
-def _with_help(
-    here: Runtime, claim: Claim, work: SharedWork, warming: Callable[..., Steps], budget: Budget | None = None
-) -> Steps:
+def _with_help(here: Runtime, claim: Claim, work: SharedWork, warming: Callable[..., Steps]) -> Steps:
     """Warm, and call helpers once there is enough for them to do."""
     job = here.settings.job
     helpers = job.helpers
-    for step in warming(lanes=job.lanes, work=work, budget=budget or here.budget):
+    for step in warming(lanes=job.lanes, work=work, budget=here.budget):
         yield step
         if helpers and not step.last and work.tally().left > job.lanes * job.batch:
             with suppress(NotSent):  # then it takes longer

@@ -36,15 +36,17 @@ def _help(task: JobTask, here: Runtime, job_id: str) -> bool:
     pace = Pace(0, began)
     step: Step[Any] | None = None
     of_plan = (here.jobs.arguments(job_id) or {}).get("plan") is not None
-    budget = pressure.budget_of_plan(here) if of_plan else here.budget
+    gate = pressure.Gate(here)
+    if of_plan and gate.is_shut():
+        return False
     with here.work(job_id) as work:
         for step in here.cache.help_warm_steps(
-            work, lanes=settings.lanes, budget=budget, limits=work.limits()
+            work, lanes=settings.lanes, budget=here.budget, limits=work.limits()
         ):
             now = time.monotonic()
             if step.last or (status := here.jobs.status(job_id)) is None or status.final:
                 break
-            if now - began > HAND_OVER_AT * settings.soft_time_limit:
+            if now - began > HAND_OVER_AT * settings.soft_time_limit or (of_plan and gate.is_shut()):
                 break  # whoever coordinates next asks for helpers anew
             pace.add(step, now)
             if now - announced >= ANNOUNCE_EVERY:

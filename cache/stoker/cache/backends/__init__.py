@@ -65,8 +65,8 @@ class Backend(Protocol):
         """Ask for the lease of each key and look once more whether its value is there."""
         ...
 
-    def lease_absent(self, names: Sequence[Name]) -> Operation[list[Batch] | None]:
-        """Lease keys of which none is there and none is leased. None: that is not so, or not offered; none is now."""
+    def begin_batches(self, names: Sequence[Name]) -> Operation[list[Batch] | None]:
+        """Permission to fill these keys, if none of them is there. None: that is not so, or not offered."""
         ...
 
     def fill_batches(self, fills: Sequence[BatchFill]) -> Operation[list[bool] | None]:

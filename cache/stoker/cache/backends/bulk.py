@@ -9,7 +9,7 @@ from stoker.cache import batch
 from stoker.cache.backends.reading import now_ms
 from stoker.cache.batch import Batch, BatchFill
 from stoker.cache.codec import Codec
-from stoker.cache.protocol import Lease, Name, Shard
+from stoker.cache.protocol import Name, Shard
 from stoker.cache.wire import Operation
 
 T = TypeVar("T")
@@ -23,11 +23,6 @@ class Bulk(ABC):
     _lease_ms: int
 
     @abstractmethod
-    def release(self, leases: Sequence[Lease]) -> Operation[None]:
-        """See `Backend`."""
-        ...
-
-    @abstractmethod
     def _by_shard(self, names: Sequence[Name]) -> dict[int, list[int]]: ...
 
     @abstractmethod
@@ -39,21 +34,17 @@ class Bulk(ABC):
     @abstractmethod
     def _changing(self, names: Sequence[Name], operation: Operation[T]) -> Operation[T]: ...
 
-    def lease_absent(self, names: Sequence[Name]) -> Operation[list[Batch] | None]:
-        """Lease keys of which none is there and none is leased, in a batch for each shard; else None, and none is."""
+    def begin_batches(self, names: Sequence[Name]) -> Operation[list[Batch] | None]:
+        """Begin a batch of those of each shard, if none of the keys is there."""
         groups = self._by_shard(names) if len(self.shards) > 1 else {0: range(len(names))}
-        taken = yield from self._of_shards(
+        begun = yield from self._of_shards(
             [
-                (n, partial(batch.lease_absent, self.shards[n], n, [names[i] for i in group], self._lease_ms))
+                (n, partial(batch.begin, self.shards[n], n, [names[i] for i in group], self._lease_ms))
                 for n, group in groups.items()
             ]
         )
-        batches = [one for one in taken if one is not None]
-        if len(batches) == len(taken):
-            return batches
-        if batches:
-            yield from self.release([lease for one in batches for lease in one])
-        return None
+        batches = [one for one in begun if one is not None]
+        return batches if len(batches) == len(begun) else None
 
     def fill_batches(self, fills: Sequence[BatchFill]) -> Operation[list[bool] | None]:
         """Store the values, those of a batch all in one round trip, as a rule; tells which were stored and live on.

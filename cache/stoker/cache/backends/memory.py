@@ -130,7 +130,7 @@ class MemoryBackend:
             return self._grant(tenant_id, key, TOKEN, hold_ms / 1000)
 
     @asking_nobody
-    def lease_absent(self, names: Sequence[Name]) -> None:
+    def begin_batches(self, names: Sequence[Name]) -> None:
         """Not offered: one lease after the other costs nothing here."""
 
     @asking_nobody

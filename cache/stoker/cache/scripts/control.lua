@@ -43,3 +43,39 @@ local function now_ms()
   local t = redis.call('TIME')
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
+
+-- Entries that were deleted or set while batches are under way are noted in the list that those share, if there is one
+-- (see begin.lua). One that has grown long is given up: what is under way then is not stored.
+local MOST_WRITES = 10000
+local function note_write(writes, entry)
+  local n = redis.pcall('RPUSHX', writes, entry)
+  if type(n) == 'table' or n > MOST_WRITES then redis.call('UNLINK', writes) end
+end
+
+-- Stores groups of entries of one TTL each, by MSETEX where the server knows it. From ARGV[at] on: how many groups;
+-- then for each how many arguments follow, and those of MSETEX: how many entries, their keys and values by turns, and
+-- 'PX' and the TTL in ms, if any. The keys stand where MSETEX wants them, for Lua is slow to move them; they have the
+-- hash tag of the script's others. Leaves out the entries that are named in `but`, and returns their places.
+local function store_groups(at, but)
+  local together, left_out, place = not but, {}, 0
+  local groups = tonumber(ARGV[at])
+  at = at + 1
+  for _ = 1, groups do
+    local first, last = at + 1, at + tonumber(ARGV[at])
+    local size = tonumber(ARGV[first])
+    if together then
+      local done = redis.pcall('MSETEX', unpack(ARGV, first, last))
+      together = type(done) ~= 'table' or not done.err
+    end
+    if not together then
+      local pairs_end = first + 2 * size
+      for i = first + 1, pairs_end, 2 do
+        if but and but[ARGV[i]] then table.insert(left_out, place + (i - first + 1) / 2)
+        else redis.call('SET', ARGV[i], ARGV[i + 1], unpack(ARGV, pairs_end + 1, last)) end
+      end
+    end
+    place = place + size
+    at = last + 1
+  end
+  return left_out
+end

@@ -1,6 +1,6 @@
 #!lua
 -- set.lua: store a value that is true now, stamped with the present head; end the key's lease (rule 12).
--- KEYS[1] ctl   KEYS[2] entry   KEYS[3] lease
+-- KEYS[1] ctl   KEYS[2] entry   KEYS[3] lease   KEYS[4] writes
 -- ARGV[1] server   ARGV[2] digest   ARGV[3] control record the caller knows   ARGV[4] entry, stamped by that record
 -- ARGV[5] TTL in ms, '0' for none
 -- Returns 1 if stored, 0 if there is no good control record, or the record of another incarnation: catch up and repeat.
@@ -17,4 +17,5 @@ end
 if ARGV[5] == '0' then redis.call('SET', KEYS[2], entry)
 else redis.call('SET', KEYS[2], entry, 'PX', ARGV[5]) end
 redis.call('DEL', KEYS[3])
+note_write(KEYS[4], KEYS[2])
 return 1

@@ -1,13 +1,14 @@
 """Who works on a run, and how a process becomes a member of the crew."""
 
 import logging
+import math
 import os
 import random
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from stoker.cache import PlacementMismatch
+from stoker.cache import PlacementMismatch, warm_slice
 from stoker.cache.caps import Caps
 from stoker.cache.control import BanLog
 from stoker.worker.verify import async_readers, guards, readers, source, writers
@@ -57,10 +58,14 @@ def be(role: Role, post: Post, broken: Sequence[str]) -> NoReturn:
 
 
 def alter(seed: int, broken: Sequence[str]) -> None:
-    """Let answers come late in this process, let every eighth one keep ban logs tiny, and take guards away."""
+    """Let answers come late in this process, every eighth one keep ban logs tiny, every second one warm slow loads in
+    batches too, and take guards away.
+    """
     guards.delay_answers(random.Random(seed))
     if seed % 8 == 0:
         BanLog.caps = TINY
+    if seed % 2 == 0:
+        warm_slice.QUICK_S = math.inf
     for name in broken:
         guards.GUARDS[name]()
 

@@ -72,12 +72,19 @@ def _delay(chance: random.Random) -> float:
 def no_lease() -> None:
     """Store a loaded value whoever holds the key's lease, if anybody does."""
     _edit("FILL", "if redis.call('GET', KEYS[3]) ~= ARGV[3] then return 0 end", "")
-    no_lease_of_many()
-
-
-def no_lease_of_many() -> None:
-    """The same of values that a warm stores together."""
     _edit("FILL_MANY", "if holders[i] ~= ARGV[3] then return 1 end", "")
+
+
+def forgotten_writes() -> None:
+    """Store what was loaded as a batch, whatever was deleted or set since."""
+    _edit("FILL_BATCH", "written[since[i]] = true", "")
+
+
+def lost_writes() -> None:
+    """Store what was loaded as a batch though nobody knows what was deleted since, and give the list up often."""
+    _edit("FILL_BATCH", "if since[1] ~= ARGV[3] then return 0 end", "")
+    for name in ("DELETE", "SET"):
+        _edit(name, "MOST_WRITES = 10000", "MOST_WRITES = 2")
 
 
 def stamp_after_load() -> None:
@@ -220,7 +227,8 @@ def near_without_own() -> None:
 
 GUARDS: dict[str, Callable[[], None]] = {
     "lease": no_lease,
-    "lease-of-many": no_lease_of_many,
+    "batch-writes": forgotten_writes,
+    "batch-place": lost_writes,
     "stamp": stamp_after_load,
     "closing": no_closing,
     "second-read": no_second_read,

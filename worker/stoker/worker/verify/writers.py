@@ -210,15 +210,23 @@ HOT_USERS = KEYS[:8]
 
 def _warm(cache: Cache, desk: Desk) -> None:
     tenants = desk.chance.sample(TENANTS[1:], 2)
+    for _ in range(3):
+        hot = desk.chance.sample(HOT_USERS, 3)
+        for key in hot:
+            cache.delete(key)
+        _warm_keys(cache, desk, hot)  # of one batch loader, and none is there: a batch
     for keys in (
         {name: desk.chance.sample(KEYS, 6) for name in tenants if name is not None},
         desk.chance.sample(KEYS, 6),
-        desk.chance.sample(HOT_USERS, 4),  # of one batch loader: leased and filled together if none is there
     ):
-        report = cache.warm(keys)
-        desk.judge.add("warmed", report.written)
-        if report.failed:
-            desk.judge.error("warm", RuntimeError(str(report.errors)))
+        _warm_keys(cache, desk, keys)
+
+
+def _warm_keys(cache: Cache, desk: Desk, keys: dict[str, list[str]] | list[str]) -> None:
+    report = cache.warm(keys)
+    desk.judge.add("warmed", report.written)
+    if report.failed:
+        desk.judge.error("warm", RuntimeError(str(report.errors)))
 
 
 def _compute(cache: Cache, desk: Desk) -> None:
