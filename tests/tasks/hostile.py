@@ -12,13 +12,14 @@ from stoker.config import Settings, open_cache
 from stoker.tasks import names
 from stoker.tasks.app import app
 
-TASKS = (names.INVALIDATE, names.SWEEP, names.WARM, names.EVICT, names.RESHARD)
+TASKS = (names.INVALIDATE, names.SWEEP, names.WARM, names.EVICT, names.RESHARD, names.REBALANCE)
 GOOD: dict[str, dict[str, Any]] = {
     names.INVALIDATE: {"pattern": "user:*"},
     names.SWEEP: {},
     names.WARM: {"keys": ["fuzzed:1"]},
     names.EVICT: {"target_bytes": 2**40},
     names.RESHARD: {"num_shards": 4},
+    names.REBALANCE: {"act": False},
 }
 EDGES = (0, -1, 1, 2**31, 2**53 - 1, 2**53, 2**53 + 1, 2**63 - 1, 2**63, 2**64, -(2**63), 10**30, 10**400)
 

@@ -29,6 +29,9 @@ from stoker.tasks.errors import JobFailed, JobLost, NotSent, StateUnavailable
         (names.INVALIDATE, {"tenant_id": ""}, "tenant_id '': must not be empty"),
         (names.INVALIDATE, {"whole_tenant": True}, "name the tenant"),
         (names.EVICT, {"target_bytes": -1}, "target_bytes=-1: Input should be greater than or equal to 0"),
+        (names.REBALANCE, {"by": "size"}, "by='size': Input should be 'keys', 'bytes' or 'load'"),
+        (names.REBALANCE, {"weights": {"a:1": -1.0}}, "Input should be greater than or equal to 0"),
+        (names.REBALANCE, {"weights": {"a:1": float("nan")}}, "Input should be"),
     ],
 )
 def test_wrong_arguments_are_refused_with_the_reason(task: str, arguments: dict[str, Any], told: str) -> None:

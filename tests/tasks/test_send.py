@@ -27,6 +27,7 @@ WITHIN_S_IF_FROZEN = 1.5
 SENDS: list[Callable[[], Any]] = [
     send.sweep,
     send.evict,
+    send.rebalance,
     lambda: send.warm(["user:1"]),
     lambda: send.invalidate(keys=["user:1"]),
     lambda: send.invalidate_pattern("user:*"),

@@ -2,10 +2,11 @@
 
 Reading order: `core` (every request; `engine` and `aio` perform it), `flight` (one load per key), `protocol` (the
 rules), `bans` and `entry` (what they are about), then the backends and the verbs `warm`, `sweep`, `evict`,
-`reshard`.
+`rebalance`, `reshard`.
 """
 
 from stoker.cache.aio import AsyncCache
+from stoker.cache.balance import RebalancePlan
 from stoker.cache.engine import Cache
 from stoker.cache.errors import (
     CacheError,
@@ -22,6 +23,7 @@ from stoker.cache.evict import EvictReport
 from stoker.cache.loaders import LoadKey, loader
 from stoker.cache.monitor import CacheMonitor, CacheMonitorConfig
 from stoker.cache.options import CacheConfig, Hooks
+from stoker.cache.rebalance import RebalanceReport
 from stoker.cache.requests import Token
 from stoker.cache.reshard import ReshardReport
 from stoker.cache.sharder import CacheSharder, CacheShardingConfig
@@ -54,6 +56,8 @@ __all__ = [
     # reports
     "CacheStats",
     "EvictReport",
+    "RebalancePlan",
+    "RebalanceReport",
     "ReshardReport",
     "Step",
     "SweepReport",

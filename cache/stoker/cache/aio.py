@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar, cast
 
 from stoker.cache.aio_transport import AioTransport
+from stoker.cache.balance import RebalancePlan
 from stoker.cache.cached import AsyncCachedDecorator, AsyncCachedFunction, cached_by
 from stoker.cache.cluster_transport import AioClusterTransport
 from stoker.cache.copies import ABSENT
@@ -19,7 +20,8 @@ from stoker.cache.loaders import Registry, default_registry
 from stoker.cache.loop import Loop
 from stoker.cache.near_channel import channel_of
 from stoker.cache.options import CacheConfig, Hooks, Seconds
-from stoker.cache.programs import Program
+from stoker.cache.programs import Program, once
+from stoker.cache.rebalance import RebalanceReport
 from stoker.cache.requests import Token
 from stoker.cache.reshard import Change, ReshardReport
 from stoker.cache.sentinel_transport import AioSentinelTransport
@@ -290,6 +292,32 @@ class AsyncCache:
     ) -> AsyncIterator[Step[ReshardReport]]:
         """See `Cache.reshard_steps`."""
         return self._here().loop.steps(self._core.reshard_steps(change, batch, cursor))
+
+    async def plan_rebalance(
+        self, *, by: str = "keys", weights: Mapping[str, float] | None = None
+    ) -> RebalancePlan:
+        """See `Cache.plan_rebalance`."""
+        return await self._do(once(self._core.on_cluster().plan_rebalance(by, weights or {})))
+
+    async def rebalance(
+        self, *, by: str = "keys", weights: Mapping[str, float] | None = None
+    ) -> RebalanceReport:
+        """See `Cache.rebalance`."""
+        return await _last(self.rebalance_steps(by=by, weights=weights))
+
+    def rebalance_steps(
+        self,
+        *,
+        by: str = "keys",
+        weights: Mapping[str, float] | None = None,
+        cursor: dict[str, Any] | None = None,
+    ) -> AsyncIterator[Step[RebalanceReport]]:
+        """See `Cache.rebalance_steps`."""
+        return self._here().loop.steps(self._core.on_cluster().rebalance_steps(by, weights or {}, cursor))
+
+    async def stop_rebalance(self, cursor: dict[str, Any]) -> None:
+        """See `Cache.stop_rebalance`."""
+        await self._do(once(self._core.on_cluster().stop_rebalance(cursor)))
 
     # -- for diagnosis -----------------------------------------------------------------------------------------
 

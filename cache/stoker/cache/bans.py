@@ -25,6 +25,10 @@ _CONTROL = re.compile(
 )
 
 
+EXPECTED = b">"
+"""What the name of a server begins with that is to take over a record, and must not be believed yet."""
+
+
 class Kind(StrEnum):
     """What a rule kills, as the first letter of its member in the ban log."""
 
@@ -79,7 +83,8 @@ class Control:
         floor: Bans up to it are retired; entries below it that were dead are gone.
         generation: Of `boots`; a sweep that saw it change starts again.
         digest: Of the map, and of its life, that all processes of the namespace share.
-        boots: Ids of the server processes that may answer for this record.
+        boots: Ids of the server processes that may answer for this record. One that begins with a mark may not yet:
+            that of a draft (in a cluster), or of who is expected to take it over.
     """
 
     raw: bytes

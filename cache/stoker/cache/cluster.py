@@ -23,6 +23,10 @@ from stoker.cache.wire import Answer, Exchange, Operation
 T = TypeVar("T")
 ATTEMPTS = 5
 """How often a part is begun before it counts as unavailable."""
+REST_S = 0.01
+"""Between two looks at a shard that has been moved and is about to be handed over."""
+LONGEST_RESTS = 200
+"""After so many the shard begins cold: whoever was handing it over is gone."""
 
 
 class Moved(Exception):
@@ -40,13 +44,19 @@ class Round(NamedTuple):
     operations: dict[Node, Operation[list[Any]]]
 
 
+class Rest(NamedTuple):
+    """Do nothing for so many seconds."""
+
+    seconds: float
+
+
 class Look(NamedTuple):
     """Have the layout learned: now, which is the answer, or `beside` the caller."""
 
     beside: bool
 
 
-Routed = Generator[Round | Look, Any, T]
+Routed = Generator[Round | Look | Rest, Any, T]
 
 
 class Router:
@@ -84,7 +94,8 @@ class Router:
         results: dict[int, Any] = {}
         failures: dict[int, str] = {}
         left = list(range(len(parts)))
-        for _ in range(ATTEMPTS):
+        attempts = rests = 0
+        while left and attempts < ATTEMPTS:
             outcomes = yield from self._try([parts[i] for i in left])
             moved: list[int] = []
             unmended: dict[int, Unmended] = {}
@@ -98,17 +109,23 @@ class Router:
                     unmended[i] = outcome
                 else:
                     moved.append(i)
+            handed_over = False
             if unmended:
+                patient = rests < LONGEST_RESTS
                 try:
-                    yield from self.run(cluster_map.mend(list(unmended.values())))
+                    bad = list(unmended.values())
+                    handed_over = yield from self.run(cluster_map.mend(bad, patient=patient))
                 except Resharded:
                     raise
                 except CacheUnavailable as error:
                     failures.update(dict.fromkeys(unmended, error.reason))
                     unmended.clear()
             left = sorted((*moved, *unmended))
-            if not left:
-                break
+            if handed_over:
+                rests += 1
+                yield Rest(REST_S)
+            else:
+                attempts += 1
         failures.update(dict.fromkeys(left, "its slot or its control record keeps changing; try again"))
         if failures:
             incomplete = (Displaced if displaced else NotAll)("redis", _summary(parts, failures))

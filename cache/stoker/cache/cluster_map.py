@@ -27,13 +27,17 @@ from stoker.cache.control import ATTEMPTS
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.keys import ShardKeys
 from stoker.cache.parts import Part, at_once
-from stoker.cache.protocol import Shard
+from stoker.cache.protocol import Busy, Found, Lease, Name, Shard, new_secret
 from stoker.cache.reshard import Change, Changed
 from stoker.cache.shards import MOST_SHARDS, Agreement, fingerprint, parsed
 from stoker.cache.wire import Call, Command, Operation, once
 
 DRAFT = b"?"
 """What the name of a draft's server begins with."""
+
+
+_DRAFTED, _EXPECTED = 1, 2
+"""What `fence.lua` says of a record that is not good."""
 
 
 class ClusterShard(Shard):
@@ -58,6 +62,16 @@ class ClusterShard(Shard):
     ) -> Operation[tuple[bytes, bytes, View]]:
         raise Unmended(self, unusable, reason, backwards)
         yield ()
+
+    def acquire(
+        self, names: Sequence[Name], lease_ms: int, secret: bytes = b""
+    ) -> Operation[list[tuple[Lease | Busy, Found | None]]]:
+        secret = secret or new_secret()
+        try:
+            return (yield from super().acquire(names, lease_ms, secret))
+        except Unmended:  # it will be begun again, and must not find these and wait for itself
+            yield from self.release([Lease(*name, secret, self.view.stamp) for name in names])
+            raise
 
     def began(self, reason: str, raw: bytes) -> None:
         """This process began the incarnation of this record."""
@@ -119,8 +133,14 @@ class Charter(NamedTuple):
         return fingerprint(_rendered(plain)) + str(self.settings["life"]).encode()
 
 
-def mend(unmended: Sequence[Unmended]) -> Operation[None]:
+def mend(unmended: Sequence[Unmended], *, patient: bool = True) -> Operation[bool]:
     """Go by the map that rules, and begin new records for shards that have no good one.
+
+    Args:
+        patient: Leave those alone that are being handed over to the server that has them now.
+
+    Returns:
+        Whether some were left alone.
 
     Raises:
         CacheUnavailable: A node that has to be asked did not answer, or all keeps changing.
@@ -132,11 +152,12 @@ def mend(unmended: Sequence[Unmended]) -> Operation[None]:
         digest = agreement.ruling[1]
         bad = [one for one in unmended if not one.only_unknown(digest)]
         found = yield from at_once(
-            _part(one.shard.keys, one.shard.keys.ctl, partial(_draft, one, digest)) for one in bad
+            _part(one.shard.keys, one.shard.keys.ctl, partial(_draft, one, digest, patient)) for one in bad
         )
-        drafts = [(one, raw) for one, (raw, is_draft) in zip(bad, found, strict=True) if is_draft]
+        expected = any(state == _EXPECTED for _, state in found)
+        drafts = [(one, raw) for one, (raw, state) in zip(bad, found, strict=True) if state == _DRAFTED]
         if not drafts:
-            return
+            return expected
         if not (yield from still_rules(keys, digest)):
             continue
         admitted = yield from at_once(
@@ -146,7 +167,7 @@ def mend(unmended: Sequence[Unmended]) -> Operation[None]:
         for (one, raw), done in zip(drafts, admitted, strict=True):
             if done:
                 one.shard.began(one.reason, raw)
-        return
+        return expected
     raise CacheUnavailable("redis", "the namespace's map keeps changing; try again")
 
 
@@ -285,12 +306,12 @@ def _put(keys: ShardKeys, charter: Charter, settings: dict[str, Any]) -> Operati
     return bool(answer.reply())
 
 
-def _draft(one: Unmended, digest: bytes) -> Operation[tuple[bytes, bool]]:
-    """The record that stands, and whether it is a draft."""
+def _draft(one: Unmended, digest: bytes, patient: bool) -> Operation[tuple[bytes, int]]:
+    """The record that stands, and what it is besides a good one."""
     keys = one.shard.keys
-    args = (digest, one.unusable, one.backwards.hex(), os.urandom(12).hex())
-    raw, is_draft = (yield (Call(scripts.FENCE, (keys.ctl, keys.bans, keys.marks), args),)).reply()
-    return raw, bool(is_draft)
+    args = (digest, one.unusable, one.backwards.hex(), os.urandom(12).hex(), "0" if patient else "1")
+    raw, state = (yield (Call(scripts.FENCE, (keys.ctl, keys.bans, keys.marks), args),)).reply()
+    return raw, int(state)
 
 
 def _admit(keys: ShardKeys, digest: bytes, draft: bytes) -> Operation[bool]:

@@ -7,13 +7,14 @@ Performs what `cluster.Router` asks for, in threads (`ClusterTransport`, for `en
 import asyncio
 import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from stoker.cache import topology
 from stoker.cache.aio_transport import AioTransport
-from stoker.cache.cluster import Look, Round, Routed, Router
+from stoker.cache.cluster import Look, Rest, Round, Routed, Router
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.options import CacheConfig
 from stoker.cache.parts import Layout, Node
@@ -60,11 +61,14 @@ class ClusterTransport:
             result: T = stop.value
             return result
 
-    def _do(self, effect: Round | Look) -> Any:
-        if isinstance(effect, Round):
-            return self._round(effect.operations)
-        if effect.beside:
-            return self._look_beside()
+    def _do(self, effect: Round | Look | Rest) -> Any:
+        match effect:
+            case Round(operations):
+                return self._round(operations)
+            case Rest(seconds):
+                return time.sleep(seconds)
+            case Look(beside=True):
+                return self._look_beside()
         return self.router.layout or self._learn()
 
     def _round(self, operations: dict[Node, Operation[Any]]) -> dict[Node, Any]:
@@ -153,9 +157,11 @@ class AioClusterTransport:
             result: T = stop.value
             return result
 
-    async def _do(self, effect: Round | Look) -> Any:
+    async def _do(self, effect: Round | Look | Rest) -> Any:
         if isinstance(effect, Round):
             return await self._round(effect.operations)
+        if isinstance(effect, Rest):
+            return await asyncio.sleep(effect.seconds)
         looking = self._look_beside()
         if effect.beside:
             return None

@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Any
 
 from stoker.cache import scripts
-from stoker.cache.bans import BanTable, Control, Kind, Rule, TenantSize, View, sentinel
+from stoker.cache.bans import EXPECTED, BanTable, Control, Kind, Rule, TenantSize, View, sentinel
 from stoker.cache.caps import CAPS, BanNews, Caps, Coalesced, ManyBans
 from stoker.cache.chance import CHANCE
 from stoker.cache.errors import CacheUnavailable
@@ -97,7 +97,7 @@ class BanLog:
         if control.digest != self.digest:
             return "placement"
         if server not in control.boots:
-            return "server"
+            return "expected" if EXPECTED + server in control.boots else "server"
         if self.regressed(known, control):
             return "regressed"
         return ""

@@ -294,6 +294,16 @@ class Core:
     ) -> Steps[ReshardReport]:
         return reshard_steps(self.backend, change, batch, cursor)
 
+    def on_cluster(self) -> ClusterBackend:
+        """The backend, if slots can be moved under it. Raises ConfigError."""
+        if isinstance(self.backend, ClusterBackend):
+            return self.backend
+        raise ConfigError(
+            "cluster",
+            self.config.cluster,
+            "only a cluster has slots to move; this cache is not on one (cluster=True)",
+        )
+
     # -- for diagnosis -----------------------------------------------------------------------------------------
 
     def explain(self, key: str, tenant_id: str | None) -> Program[dict[str, Any]]:

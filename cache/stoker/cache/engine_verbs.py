@@ -1,11 +1,14 @@
-"""The long verbs of `Cache`: warm, sweep, evict and reshard, in one call or in steps. Only `engine` uses it."""
+"""The long verbs of `Cache`: `warm`, `sweep`, `evict`, `rebalance`, `reshard`, at once or in steps. For `engine`."""
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
+from stoker.cache.balance import RebalancePlan
 from stoker.cache.budget import Budget, Limit
 from stoker.cache.core import Core
 from stoker.cache.evict import EvictReport
+from stoker.cache.programs import once
+from stoker.cache.rebalance import RebalanceReport
 from stoker.cache.reshard import Change, ReshardReport
 from stoker.cache.steps import Step, last_report
 from stoker.cache.sweep import SweepReport
@@ -138,3 +141,42 @@ class Verbs:
     ) -> Generator[Step[ReshardReport], None, None]:
         """As `reshard`, yielding after each batch of keys that it looks at."""
         return self._threads.steps(self._core.reshard_steps(change, batch, cursor))
+
+    def plan_rebalance(
+        self, *, by: str = "keys", weights: Mapping[str, float] | None = None
+    ) -> RebalancePlan:
+        """Which slots of a cluster would have to move for each node to have its share. Moves nothing.
+
+        Args:
+            by: What counts: `keys`, `bytes` (by a sample), or `load` (CPU time, where the nodes count it by slot).
+            weights: By a primary's address or id how much it is to have, in proportion to others; 1 where it is left
+                out, 0 to empty it.
+
+        Raises:
+            ConfigError: The cache is not on a cluster, or a weight is of nobody.
+            CacheUnavailable: A node cannot be asked.
+        """
+        return self._threads.perform(once(self._core.on_cluster().plan_rebalance(by, weights or {})))
+
+    def rebalance(self, *, by: str = "keys", weights: Mapping[str, float] | None = None) -> RebalanceReport:
+        """Move slots of a cluster so that each node has its share; their shards keep their hits.
+
+        One at a time, with rests, and slower while nodes answer slowly. Where the servers cannot move a slot at once
+        (before Valkey 9) its shards begin cold. Arguments and errors as of `plan_rebalance`.
+        """
+        return last_report(self.rebalance_steps(by=by, weights=weights))
+
+    def rebalance_steps(
+        self,
+        *,
+        by: str = "keys",
+        weights: Mapping[str, float] | None = None,
+        cursor: dict[str, Any] | None = None,
+    ) -> Generator[Step[RebalanceReport], None, None]:
+        """As `rebalance`, yielding after each slot. Closed early, a slot that is on its way goes on: see
+        `stop_rebalance`."""
+        return self._threads.steps(self._core.on_cluster().rebalance_steps(by, weights or {}, cursor))
+
+    def stop_rebalance(self, cursor: dict[str, Any]) -> None:
+        """Cancel the move that was under way after the step with this cursor. Raises CacheUnavailable."""
+        self._threads.perform(once(self._core.on_cluster().stop_rebalance(cursor)))

@@ -58,6 +58,11 @@ class ShardKeys:
             for name in ("ctl", "bans", "marks")
         )
 
+    @property
+    def control(self) -> tuple[bytes, ...]:
+        """What the shard has one of each."""
+        return self.ctl, self.bans, self.marks
+
     def entry(self, tenant_id: str | None, key: str) -> bytes:
         """String, PX as the entry's TTL: header, tags, payload."""
         return f"{self.entry_prefix}{tenant_field(tenant_id)}:{key}".encode()

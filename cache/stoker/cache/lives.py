@@ -24,4 +24,5 @@ def lives(views: Iterable[View]) -> Lives:
     """What these views, one of each shard, say."""
     controls = [view.control for view in views]
     servers = {boot.decode() for control in controls for boot in control.boots}
-    return Lives(tuple(control.incarnation.hex() for control in controls), frozenset(servers - {"-"}))
+    own = {server for server in servers if server.isalnum()}  # those of drafts and hand-overs are marked
+    return Lives(tuple(control.incarnation.hex() for control in controls), frozenset(own))

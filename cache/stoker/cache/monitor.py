@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stoker.cache.backends.cluster import ClusterBackend
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.engine import Cache
 from stoker.cache.errors import ConfigError
@@ -110,6 +111,18 @@ class CacheMonitor:
         """
         backend = self._cache._core.backend
         return lives(self._cache._run(backend.views())) if isinstance(backend, RedisBackend) else Lives()
+
+    def get_primaries(self) -> frozenset[str]:
+        """Addresses of the primaries of the cluster, those without slots too; empty where there is no cluster.
+
+        Raises:
+            CacheUnavailable: The server cannot be asked.
+        """
+        backend = self._cache._core.backend
+        if not isinstance(backend, ClusterBackend):
+            return frozenset()
+        known = self._cache._run(backend.census())
+        return frozenset(member.node for member in known.members)
 
     def get_node(self) -> Node:
         """How full the server is (on the memory backend this process), and what it has evicted by itself.

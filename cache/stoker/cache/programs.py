@@ -69,3 +69,9 @@ Effect = Operation[Any] | Load | Wait | Sleep | Aside | Spawn | Lane
 Program = Generator[Effect, Any, T]
 Steps = Generator[Effect | Step[R], Any, None]
 """A program that also yields what it has done so far; that has no answer."""
+
+
+def once(operation: Operation[T]) -> Program[T]:
+    """A single operation as a program."""
+    result: T = yield operation
+    return result

@@ -148,10 +148,10 @@ class Shard(BanLog):
     # -- filling (rules 1, 2) ---------------------------------------------------------------------------------
 
     def acquire(
-        self, names: Sequence[Name], lease_ms: int
+        self, names: Sequence[Name], lease_ms: int, secret: bytes = b""
     ) -> Operation[list[tuple[Lease | Busy, Found | None]]]:
         """Ask for the lease of each key, and look once more whether it is there; both before any load begins."""
-        secret = new_secret()
+        secret = secret or new_secret()
         entries, leases = self.keys.entries_and_leases(names)
         known = self.view
         answer = yield (

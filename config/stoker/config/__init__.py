@@ -19,6 +19,7 @@ from stoker.config.groups import (
     FlowerSettings,
     HotSettings,
     JobSettings,
+    RebalanceSettings,
     WorkerSettings,
 )
 from stoker.config.invalidations import ScheduledInvalidation
@@ -38,6 +39,7 @@ __all__ = [
     "InvalidSettings",
     "JobSettings",
     "Limits",
+    "RebalanceSettings",
     "ScheduledInvalidation",
     "Settings",
     "Timing",

@@ -3,7 +3,7 @@
 Durations are seconds.
 """
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
@@ -172,6 +172,22 @@ class BeatSettings(Group):
     hot_every: Every | None = Field(
         default=10,
         description="Seconds between two looks at which keys are read; none: hot keys are not learned.",
+    )
+    rebalance_every: Every | None = Field(
+        default=3600,
+        description="Seconds between two looks at the shares of a cluster's nodes; none: no such looks.",
+    )
+
+
+class RebalanceSettings(Group):
+    """`STOKER_REBALANCE__*`: what follows by itself when the nodes of a cluster do not have their shares."""
+
+    by: Literal["keys", "bytes", "load"] = Field(
+        default="keys", description="What a node is to have its share of: keys, bytes or load."
+    )
+    act: bool = Field(
+        default=False,
+        description="Whether beat and nodes.changed move slots; else they only plan, and `stoker rebalance` moves.",
     )
 
 

@@ -36,6 +36,7 @@ from stoker.config.groups import (
     FlowerSettings,
     HotSettings,
     JobSettings,
+    RebalanceSettings,
     WorkerSettings,
 )
 from stoker.config.invalidations import ScheduledInvalidation, parse_invalidations
@@ -230,6 +231,7 @@ class Settings(BaseSettings):
     job: JobSettings = JobSettings()
     event: EventSettings = EventSettings()
     beat: BeatSettings = BeatSettings()
+    rebalance: RebalanceSettings = RebalanceSettings()
     hot: HotSettings = HotSettings()
     flower: FlowerSettings = FlowerSettings()
 

@@ -14,7 +14,7 @@ except ModuleNotFoundError as missing:
 from stoker.cache import Hooks
 from stoker.tasks import engine_events, send
 from stoker.tasks import hot_replay as hot_replay  # its plan and its rule are there from the first
-from stoker.tasks.actions import Action, Evict, Invalidate, InvalidateTags, Refresh, Warm
+from stoker.tasks.actions import Action, Evict, Invalidate, InvalidateTags, Rebalance, Refresh, Warm
 from stoker.tasks.app import configure
 from stoker.tasks.errors import (
     InvalidArguments,
@@ -38,6 +38,7 @@ from stoker.tasks.plans import warm_plan
 from stoker.tasks.publish import publish
 from stoker.tasks.react import react
 from stoker.tasks.reap import reap
+from stoker.tasks.rebalance import rebalance
 from stoker.tasks.refresh import refresh
 from stoker.tasks.reshard import reshard
 from stoker.tasks.rules import Explained, explain_event, on_event
@@ -67,6 +68,7 @@ __all__ = [
     "JobStatus",
     "NotSent",
     "PlanError",
+    "Rebalance",
     "Refresh",
     "RuleError",
     "StateUnavailable",
@@ -83,6 +85,7 @@ __all__ = [
     "publish",
     "react",
     "reap",
+    "rebalance",
     "refresh",
     "reshard",
     "send",

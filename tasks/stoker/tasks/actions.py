@@ -158,7 +158,23 @@ class Evict(Action):
         names.check(names.EVICT, {"target_bytes": self.target_bytes})
 
 
-KINDS = (Invalidate, InvalidateTags, Warm, Refresh, Evict)
+@dataclass(frozen=True)
+class Rebalance(Action):
+    """Bring the nodes of the cluster to their shares.
+
+    Attributes:
+        by: What counts: `keys`, `bytes` or `load`.
+        act: Whether slots are moved; else the job only says which would be.
+    """
+
+    by: str = "keys"
+    act: bool = True
+
+    def check(self) -> None:
+        names.check(names.REBALANCE, {"by": self.by, "act": self.act})
+
+
+KINDS = (Invalidate, InvalidateTags, Warm, Refresh, Evict, Rebalance)
 
 
 def perform(actions: Iterable[Action], event: Event, here: Runtime, run: str) -> None:
@@ -199,6 +215,8 @@ def _send(action: Action, cause: str | None) -> None:
                 send.refresh(key, _told(action.tenant_id))
         case Evict():
             send.evict(action.target_bytes)
+        case Rebalance():
+            send.rebalance(by=action.by, act=action.act)
         case _:
             raise InvalidArguments(type(action).__name__, why_not_known())
 

@@ -17,6 +17,7 @@ from stoker.tasks.errors import InvalidArguments
 from stoker.tasks.names import Tenant, problems_of
 
 COLD = "cache.cold"
+NODES = "nodes.changed"
 """The cache, or a shard of it, has begun a new life: what was stored before is a miss."""
 MOST_BYTES = 65_536
 """Of a payload as JSON. An event says what happened; data belong into the database."""

@@ -38,6 +38,7 @@ TICK = "stoker.tick"
 HOT = "stoker.hot"
 REACT = "stoker.react"
 WATCH = "stoker.watch"
+REBALANCE = "stoker.rebalance"
 
 QUEUE_OF = {
     INVALIDATE: "invalidate",  # never behind warming
@@ -52,6 +53,7 @@ QUEUE_OF = {
     TICK: "maintenance",
     HOT: "maintenance",
     WATCH: "maintenance",
+    REBALANCE: "maintenance",
 }
 QUEUES = tuple(dict.fromkeys(QUEUE_OF.values()))
 
@@ -59,6 +61,7 @@ MAX_JOB_ID = 255
 MAX_WARM_KEYS = 100_000
 MAX_INVALIDATE_KEYS = 10_000
 MOST_BYTES = 2**63 - 1
+MOST_NODES = 1000
 _MOST_PROBLEMS = 5
 _MOST_SHOWN = 80
 
@@ -99,6 +102,9 @@ Tenant = Annotated[str | None, BeforeValidator(_tenant)]
 Key = Annotated[str, BeforeValidator(_key)]
 Pattern = Annotated[str | None, BeforeValidator(_pattern)]
 PlanName = Annotated[str, AfterValidator(check_plan_name)]
+By = Literal["keys", "bytes", "load"]
+NodeName = Annotated[str, Field(min_length=1, max_length=300)]
+Weight = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
 M = TypeVar("M", bound="Arguments")
@@ -264,6 +270,17 @@ class Watch(Arguments):
     """Takes nothing."""
 
 
+class Rebalance(Arguments):
+    """`by`: what counts. `weights`: of nodes, by address or id. `act`: move slots; else only say which would move."""
+
+    by: By = "keys"
+    weights: dict[NodeName, Weight] = Field(default={}, max_length=MOST_NODES)
+    act: bool = True
+
+    def target(self) -> dict[str, Any]:
+        return {"act": self.act}
+
+
 MODEL_OF: dict[str, type[Arguments]] = {
     INVALIDATE: Invalidate,
     SWEEP: Sweep,
@@ -277,6 +294,7 @@ MODEL_OF: dict[str, type[Arguments]] = {
     HOT: Hot,
     REACT: React,
     WATCH: Watch,
+    REBALANCE: Rebalance,
 }
 
 

@@ -20,6 +20,8 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         (names.EVICT, beat.evict_every, {}),
         (names.HOT, beat.hot_every, {}),
     ]
+    if settings.cache_cluster:
+        wanted.append((names.REBALANCE, beat.rebalance_every, settings.rebalance.model_dump()))
     ours = {
         task: {"task": task, "schedule": every, "kwargs": kwargs, "options": {"expires": every}}
         for task, every, kwargs in wanted

@@ -116,6 +116,15 @@ def reshard(
     return _send(names.RESHARD, wanted)
 
 
+def rebalance(*, by: str = "keys", weights: Mapping[str, float] | None = None, act: bool = True) -> JobHandle:
+    """Move slots of the cluster so that each node has its share; or with `act=False` only plan, in the job's report.
+
+    Joins a run that is not over, whatever its weights. Arguments as of `Cache.plan_rebalance`; raises as `invalidate`.
+    """
+    given = {name: float(weight) for name, weight in (weights or {}).items()}
+    return _send(names.REBALANCE, {"by": by, "weights": given, "act": act})
+
+
 def refresh(key: str, tenant_id: str | None = None) -> None:
     """Have a worker load the key's value anew. Not a job: one that is not begun within a lease is dropped.
 

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha1
 from typing import Any
 
 from stoker.cache import CacheMonitor
@@ -16,13 +17,12 @@ from stoker.tasks import names, pressure, rules, runtime
 from stoker.tasks.app import app
 from stoker.tasks.base import JobTask
 from stoker.tasks.engine_events import cold_id
-from stoker.tasks.events import COLD
+from stoker.tasks.events import COLD, NODES
 from stoker.tasks.publish import publish
 
 log = logging.getLogger(__name__)
 
 PRESSURE = "cache.pressure"
-NODES = "nodes.changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,13 @@ class Look:
     Attributes:
         pressed: Whether memory was above the high mark, and not below the low one since.
         crossings: How often that began.
+        primaries: Nodes of the cluster that may have slots; empty where there is no cluster.
     """
 
     lives: Lives
     pressed: bool
     crossings: int
+    primaries: frozenset[str] = frozenset()
 
 
 @app.task(name=names.WATCH, bind=True, shared=False, base=JobTask)
@@ -70,9 +72,8 @@ def _look(here: runtime.Runtime, before: Look | None) -> Look:
     monitor = CacheMonitor(here.cache)
     pressed = pressure.look(here).pressed
     crossings = before.crossings if before else 0
-    return Look(
-        monitor.get_lives(), pressed, crossings + (pressed and not (before is not None and before.pressed))
-    )
+    crossed = pressed and not (before is not None and before.pressed)
+    return Look(monitor.get_lives(), pressed, crossings + crossed, monitor.get_primaries())
 
 
 def _changes(here: runtime.Runtime, before: Look, now: Look) -> Iterator[tuple[str, dict[str, Any], str]]:
@@ -83,9 +84,12 @@ def _changes(here: runtime.Runtime, before: Look, now: Look) -> Iterator[tuple[s
             if old != new:
                 facts = {"namespace": namespace, "shard": shard, "reason": "seen", "incarnation": new}
                 yield COLD, facts, cold_id(shard, new)
-    if was.servers and is_.servers and was.servers != is_.servers:
-        facts = {"namespace": namespace, "before": sorted(was.servers), "now": sorted(is_.servers)}
-        yield NODES, facts, f"nodes.{is_.incarnations[0]}"
+    if nodes := _nodes_changed(before, now):
+        servers = {"before": sorted(was.servers), "now": sorted(is_.servers)}
+        facts = {"namespace": namespace, **servers, **nodes}
+        # Nodes come and go without a new life: what there was, and is, names the change.
+        change = sha1(json.dumps(facts).encode(), usedforsecurity=False).hexdigest()[:16]
+        yield NODES, facts, f"nodes.{is_.incarnations[0]}.{change}"
     if now.crossings != before.crossings:
         high = here.settings.high_watermark
         yield (
@@ -95,12 +99,28 @@ def _changes(here: runtime.Runtime, before: Look, now: Look) -> Iterator[tuple[s
         )
 
 
+def _nodes_changed(before: Look, now: Look) -> dict[str, list[str]] | None:
+    """The primaries that have come and gone; None if all is as it was. Where one list is empty it was not known."""
+    was, is_ = before.lives.servers, now.lives.servers
+    restarted = bool(was and is_ and was != is_)
+    changed = bool(before.primaries and now.primaries and before.primaries != now.primaries)
+    if not restarted and not changed:
+        return None
+    if not changed:
+        return {"joined": [], "left": []}
+    return {
+        "joined": sorted(now.primaries - before.primaries),
+        "left": sorted(before.primaries - now.primaries),
+    }
+
+
 def _fields(look: Look) -> dict[str, str]:
     return {
         "incarnations": json.dumps(look.lives.incarnations),
         "servers": json.dumps(sorted(look.lives.servers)),
         "pressed": str(int(look.pressed)),
         "crossings": str(look.crossings),
+        "primaries": json.dumps(sorted(look.primaries)),
     }
 
 
@@ -108,6 +128,7 @@ def _read(found: dict[str, str]) -> Look | None:
     """The last look; None if there was none that can be read."""
     try:
         seen = Lives(tuple(json.loads(found["incarnations"])), frozenset(json.loads(found["servers"])))
-        return Look(seen, found["pressed"] == "1", int(found["crossings"]))
+        primaries = frozenset(json.loads(found.get("primaries", "[]")))
+        return Look(seen, found["pressed"] == "1", int(found["crossings"]), primaries)
     except (KeyError, ValueError, TypeError):
         return None

@@ -27,6 +27,7 @@ from stoker.worker import (
     plans_cli,
     pressure_view,
     quotas_cli,
+    rebalance_cli,
     reshard_cli,
     top_view,
     up,
@@ -46,6 +47,7 @@ cli = typer.Typer(
 cli.add_typer(plans_cli.plans, name="plans")
 cli.add_typer(events_cli.events, name="events")
 cli.add_typer(quotas_cli.quotas, name="quotas")
+cli.command()(rebalance_cli.rebalance)
 cli.command()(reshard_cli.reshard)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

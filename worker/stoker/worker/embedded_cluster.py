@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import redis
@@ -57,32 +58,51 @@ def start_cluster(
         NotReady: A server or the cluster was not ready in time.
         ConfigError: There is no binary for this machine.
     """
-    each = cache_bytes // nodes
-
-    def start(name: str) -> Server:
-        folder = processes.directory / name
-        folder.mkdir()
-        options = {
-            "dir": str(folder),
-            "cluster-enabled": "yes",
-            "cluster-node-timeout": str(round(node_timeout_s * 1000)),
-            "cluster-require-full-coverage": "no",
-            "cluster-replica-validity-factor": "0",
-            "cluster-allow-replica-migration": "no",
-            "repl-diskless-sync-delay": "0",
-        }
-        return start_server(
-            processes,
-            "cache",
-            cache_bytes=each,
-            name=name,
-            options=lambda: options | {"cluster-port": str(free_port())},
-        )
-
+    start = partial(_start, processes, cache_bytes // nodes, node_timeout_s)
     primaries = [start(f"node-{n}") for n in range(nodes)]
     followers = [start(f"replica-{n}") for n in range(nodes)] if replicas else []
     _form(primaries, followers)
     return EmbeddedCluster(primaries, followers)
+
+
+def add_primary(
+    processes: Processes,
+    cluster: EmbeddedCluster,
+    *,
+    cache_bytes: int = CACHE_BYTES,
+    node_timeout_s: float = 2.0,
+) -> EmbeddedCluster:
+    """Start one more primary, without slots, and wait until all know it. Arguments and errors as of `start_cluster`."""
+    nodes = len(cluster.primaries)
+    newcomer = _start(processes, cache_bytes // nodes, node_timeout_s, f"node-{nodes}")
+    known = [*cluster.primaries, *cluster.replicas]
+    with ExitStack() as stack:
+        clients = [stack.enter_context(_client(server)) for server in (*known, newcomer)]
+        for server in known:
+            _meet(clients[-1], server)
+        _wait(lambda: all(_know_all(one, len(clients)) for one in clients))
+    return EmbeddedCluster([*cluster.primaries, newcomer], cluster.replicas)
+
+
+def _start(processes: Processes, cache_bytes: int, node_timeout_s: float, name: str) -> Server:
+    folder = processes.directory / name
+    folder.mkdir()
+    options = {
+        "dir": str(folder),
+        "cluster-enabled": "yes",
+        "cluster-node-timeout": str(round(node_timeout_s * 1000)),
+        "cluster-require-full-coverage": "no",
+        "cluster-replica-validity-factor": "0",
+        "cluster-allow-replica-migration": "no",
+        "repl-diskless-sync-delay": "0",
+    }
+    return start_server(
+        processes,
+        "cache",
+        cache_bytes=cache_bytes,
+        name=name,
+        options=lambda: options | {"cluster-port": str(free_port())},
+    )
 
 
 @contextmanager
@@ -94,28 +114,34 @@ def embedded_cluster(nodes: int = LEAST_NODES, *, replicas: bool = False) -> Ite
 
 def _form(primaries: list[Server], replicas: list[Server]) -> None:
     with ExitStack() as stack:
-
-        def client(server: Server) -> Any:
-            return stack.enter_context(redis.Redis(port=server.port, decode_responses=True))
-
-        leads, follows = [client(one) for one in primaries], [client(one) for one in replicas]
+        leads = [stack.enter_context(_client(one)) for one in primaries]
+        follows = [stack.enter_context(_client(one)) for one in replicas]
         clients = [*leads, *follows]
         share = REDIS_CLUSTER_HASH_SLOTS / len(leads)
         for n, lead in enumerate(leads):
             lead.execute_command("CLUSTER SET-CONFIG-EPOCH", n + 1)
             first, end = round(n * share), round((n + 1) * share)
             lead.execute_command("CLUSTER ADDSLOTSRANGE", first, end - 1)
-        for other in clients:
-            for server, it in zip((*primaries, *replicas), clients, strict=True):
-                if it is not other:
-                    bus = it.config_get("cluster-port")["cluster-port"]
-                    other.execute_command("CLUSTER MEET", "127.0.0.1", server.port, bus)
+        servers = [*primaries, *replicas]
+        for n, other in enumerate(clients):
+            for server in servers[:n] + servers[n + 1 :]:
+                _meet(other, server)
         _wait(lambda: all(_know_all(one, len(clients)) for one in clients))
         for lead, follow in zip(leads, follows, strict=False):
             follow.execute_command("CLUSTER REPLICATE", lead.execute_command("CLUSTER MYID"))
         _wait(lambda: all(_complete(one) for one in clients))
         _wait(lambda: all(one.info("replication").get("master_link_status") == "up" for one in follows))
         _wait(lambda: all(_seen_replicas(one, len(follows)) for one in clients))
+
+
+def _client(server: Server) -> Any:
+    return redis.Redis(port=server.port, decode_responses=True)
+
+
+def _meet(client: Any, server: Server) -> None:
+    with _client(server) as it:
+        bus = it.config_get("cluster-port")["cluster-port"]
+    client.execute_command("CLUSTER MEET", "127.0.0.1", server.port, bus)
 
 
 def _know_all(client: Any, nodes: int) -> bool:

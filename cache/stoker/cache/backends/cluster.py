@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 
 from redis.crc import key_slot
 
-from stoker.cache import cluster_map, cluster_verbs, traffic
+from stoker.cache import cluster_map, cluster_verbs, rebalance, shard_weights, traffic
 from stoker.cache.backends.pages import PAGE
 from stoker.cache.backends.reading import now_ms
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.backends.space import Space, resettled, resettling
+from stoker.cache.balance import RebalancePlan
 from stoker.cache.cluster_map import ClusterShard, part_of, slot_of
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
@@ -25,7 +26,9 @@ from stoker.cache.pressure import Makeup, Node
 from stoker.cache.programs import Steps
 from stoker.cache.protocol import Name, Shard
 from stoker.cache.quotas import Quotas
+from stoker.cache.rebalance import RebalanceReport
 from stoker.cache.reshard import Tidied
+from stoker.cache.shard_weights import Census
 from stoker.cache.shards import CLUSTER_SHARDS, Agreement
 from stoker.cache.sweep import SweepReport
 from stoker.cache.traffic import Counts, Group, Unflushed
@@ -132,6 +135,26 @@ class ClusterBackend(RedisBackend):
             return cluster_verbs.evict_steps(self.space, self._config, now_ms, target_bytes, batch, at, stay)
 
         return resettled(self, evicted, cursor)
+
+    def census(self) -> Operation[Census]:
+        """Which primaries there are, and whose each slot is."""
+        return shard_weights.census()
+
+    @resettling
+    def plan_rebalance(self, by: str, weights: Mapping[str, float]) -> Operation[RebalancePlan]:
+        """What would move to bring the nodes to their shares."""
+        return rebalance.plan(self.space, by, weights)
+
+    def rebalance_steps(
+        self, by: str, weights: Mapping[str, float], cursor: dict[str, Any] | None
+    ) -> Steps[RebalanceReport]:
+        """Move it."""
+        return resettled(self, lambda at: rebalance.rebalance_steps(self.space, by, weights, at), cursor)
+
+    @resettling
+    def stop_rebalance(self, cursor: dict[str, Any]) -> Operation[None]:
+        """End what is under way at this cursor."""
+        return rebalance.stop(self.space, cursor)
 
     def node(self) -> Operation[Node]:
         """All nodes as one."""

@@ -23,7 +23,19 @@ local function accepts(c, boot, digest)
   return c.digest == digest and string.find(',' .. c.boots .. ',', ',' .. boot .. ',', 1, true) ~= nil
 end
 
+-- In a hand-over the record names the server that is expected to take it over. That one is not accepted until vouch.lua.
+local function expected(boot) return '>' .. boot end
+
+local function expects(c, boot, digest) return accepts(c, expected(boot), digest) end
+
 local function draft_of(boot) return '?' .. boot end
+
+-- Sweeps that began before the servers changed must not retire anything: they compare the generation.
+local function accept_only(c, boots)
+  if c.boots == boots then return end
+  c.boots, c.gen = boots, string.format('%.0f', tonumber(c.gen) + 1)
+  redis.call('SET', KEYS[1], render(c))
+end
 
 local function sentinel_of(c) return 'i|' .. c.inc end
 

@@ -14,8 +14,9 @@ local function store()
   note_write(KEYS[4], KEYS[2])
   return 1
 end
--- As a rule nothing was banned since, and the caller has looked at the very same record. An id is 16 random digits.
-if raw == ARGV[3] and string.find(raw, ARGV[1], 1, true) then return store() end
+-- As a rule nothing was banned since, and the caller has looked at the very same record. An id is 16 random digits, and
+-- no mark before it: the server is accepted.
+if raw == ARGV[3] and string.find(raw, ':' .. ARGV[1], 1, true) then return store() end
 -- control.lua
 local c = parse(raw)
 if not c or not accepts(c, ARGV[1], ARGV[2]) then return 0 end

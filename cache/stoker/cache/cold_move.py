@@ -1,0 +1,125 @@
+"""Moving a slot without its entries, where servers cannot move it at once, without I/O (rule 6).
+
+To move it key by key, as those servers do, would leave its shards on two nodes, and answer most of what we ask with
+TRYAGAIN. So its entries are unlinked; its control record is *frozen*: it accepts nobody, so who meets it waits for a
+moment; and the target is told that the slot is its own. There the shards have no records, hence begin cold. Then the
+source is told, and forgets what is left. Until then it serves nobody, so nobody can be served there what was
+invalidated at the target.
+
+`rebalance` says which slots, and settles the records afterwards, whatever has happened: as with `hand_over`.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from stoker.cache import hand_over, scripts
+from stoker.cache.cluster_verbs import Spread
+from stoker.cache.hand_over import HandOver, Move, Outcome
+from stoker.cache.parts import Displaced, Part, at_once
+from stoker.cache.programs import Sleep
+from stoker.cache.wire import Call, Operation, once
+
+log = logging.getLogger(__name__)
+
+PAGE = 500
+"""Keys unlinked in one round trip."""
+BETWEEN_PAGES_S = 0.005
+FROZEN_S = 1.0
+"""Within this of the freezing the target must be told: who waits for longer has the source begin anew."""
+
+
+def cold_move(spread: Spread, move: Move) -> HandOver:
+    """Move one slot, whose shards begin cold; `settle` what has come of it.
+
+    Raises:
+        CacheUnavailable: A node has not answered; where the slot is must be looked at anew.
+    """
+    yield hand_over.known(spread, move.shards)
+    while True:
+        left, strangers = yield _on(move.source, partial(_unlink, spread, move))
+        if strangers:
+            return Outcome(
+                False, True, f"it holds keys of others, such as {strangers[0].decode(errors='replace')!r}"
+            )
+        if left < PAGE:
+            break
+        yield None
+        yield Sleep(BETWEEN_PAGES_S)
+    server = yield _on(move.target, hand_over.server_of)
+    source_id = yield _on(move.source, _own_id)
+    frozen_at = time.monotonic()
+    if not (yield _on(move.source, partial(_freeze, spread, move, server))):
+        return Outcome(False, False, "its control record keeps changing; try again")
+    if time.monotonic() - frozen_at > FROZEN_S:
+        return Outcome(False, False, "the source answered too slowly")
+    if problem := (yield _on(move.target, partial(_take, move, source_id))):
+        return Outcome(False, False, problem)
+    refused = ""
+    try:
+        refused = yield _on(move.source, partial(_give, spread, move))
+    except Displaced as heard:
+        log.debug("%s has heard already: %s", move.source, heard)
+    return Outcome(True, False, refused or "these servers move no entries along")
+
+
+def _on(node: str, begin: Callable[[], Operation[Any]]) -> Operation[Any]:
+    [result] = yield from at_once((Part(node, begin, node),))
+    return result
+
+
+def _own_id() -> Operation[str]:
+    return str((yield from once(("CLUSTER", "MYID"))).reply().decode())
+
+
+def _unlink(spread: Spread, move: Move) -> Operation[tuple[int, list[bytes]]]:
+    """Unlink a page of entries and leases. Returns how many keys there were, and those that are not of these shards."""
+    names = (yield from once(("CLUSTER", "GETKEYSINSLOT", move.slot, PAGE))).reply()
+    strangers = [name for name in names if not name.startswith(_tags(spread, move))]
+    control = {name for n in move.shards for name in spread.shards[n].keys.control}
+    doomed = [name for name in names if name not in control]
+    if doomed and not strangers:
+        (yield (("UNLINK", *doomed),)).reply()
+    return len(names), strangers
+
+
+def _freeze(spread: Spread, move: Move, server: bytes) -> Operation[bool]:
+    """Freeze the records, and unlink what was stored meanwhile."""
+    for number in move.shards:
+        if not (yield from freeze(spread, number, server)):
+            return False
+    yield from _unlink(spread, move)
+    return True
+
+
+def freeze(spread: Spread, number: int, server: bytes) -> Operation[bool]:
+    """Let nobody answer for the shard. Apart so that tests can take it away."""
+    shard = spread.shards[number]
+    call = Call(scripts.FREEZE, (shard.keys.ctl,), (shard.digest, server))
+    return bool((yield from once(call)).reply())
+
+
+def _give(spread: Spread, move: Move) -> Operation[str]:
+    """Have the source know at once, instead of hearing it over the bus; says why it does not."""
+    first, tags = spread.shards[move.shards[0]], _tags(spread, move)
+    call = Call(scripts.GIVE, (first.keys.ctl,), (first.digest, move.slot, move.target_id, *tags))
+    [reply] = (yield from once(call)).replies
+    return str(reply) if isinstance(reply, Exception) else ""
+
+
+def _tags(spread: Spread, move: Move) -> tuple[bytes, ...]:
+    return tuple(spread.shards[n].keys.tag.encode() for n in move.shards)
+
+
+def _take(move: Move, source_id: str) -> Operation[str]:
+    """Have the target take the slot; says what went wrong. It counts as newer, as it was to be imported."""
+    answer = yield (
+        ("CLUSTER", "SETSLOT", move.slot, "IMPORTING", source_id),
+        ("CLUSTER", "SETSLOT", move.slot, "NODE", move.target_id),
+    )
+    problems = [str(reply) for reply in answer.replies if isinstance(reply, Exception)]
+    if problems:
+        yield (("CLUSTER", "SETSLOT", move.slot, "STABLE"),)
+    return "; ".join(problems)

@@ -1,0 +1,48 @@
+"""A cluster that slots are moved on, and whether its control records agree with it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+
+from stoker.cache import Cache, CacheConfig
+from stoker.cache.bans import Control
+from stoker.worker.embedded_cluster import EmbeddedCluster, add_primary, start_cluster
+from stoker.worker.processes import Processes
+
+
+@contextmanager
+def four_nodes(*, replicas: bool = False) -> Iterator[tuple[EmbeddedCluster, Processes]]:
+    """Three primaries with their slots, and a fourth without, which a test may harm."""
+    with Processes() as processes:
+        cluster = start_cluster(processes, replicas=replicas, node_timeout_s=1.0)
+        yield add_primary(processes, cluster, node_timeout_s=1.0), processes
+
+
+def config_of(cluster: EmbeddedCluster, **more: Any) -> CacheConfig:
+    return CacheConfig(backend="redis", redis_url=cluster.url, cluster=True, namespace="bal", **more)
+
+
+def address(cluster: EmbeddedCluster, node: int) -> str:
+    return f"127.0.0.1:{cluster.primaries[node].port}"
+
+
+def unsettled(cache: Cache, cluster: EmbeddedCluster) -> list[str]:
+    """The control records that do not accept the server process that has them, or another too."""
+    found = []
+    with redis.RedisCluster.from_url(cluster.url) as plain:
+        client: Any = plain
+        for shard in cache._core.on_cluster().shards:
+            control = Control.parse(client.get(shard.keys.ctl))
+            port = client.get_node_from_key(shard.keys.ctl.decode()).port
+            with redis.Redis(port=port, decode_responses=True) as server:
+                run_id: str = server.info("server")["run_id"]
+            if control is None or control.boots != {run_id[:16].encode()}:
+                found.append(f"{shard.keys.tag} at {run_id[:16]}: {control}")
+    return found
+
+
+def assert_settled(cache: Cache, cluster: EmbeddedCluster) -> None:
+    """Every control record accepts the server process that has it, and no other."""
+    assert unsettled(cache, cluster) == []

@@ -1,0 +1,106 @@
+"""Slots are moved by workers: progress, a kill, a stop, and what begins it by itself."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from stoker.tasks import JobStatus, configure, runtime, send
+from stoker.worker.embedded_cluster import EmbeddedCluster, add_primary, start_cluster
+from stoker.worker.processes import Processes
+from tests.cache.rebalancing import assert_settled, unsettled
+from tests.flow.conftest import Deployment
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+KEPT = {f"kept:{n}": n for n in range(2000)}
+
+
+@contextmanager
+def on_a_cluster(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, **more: str
+) -> Iterator[tuple[Deployment, EmbeddedCluster, Processes]]:
+    """A deployment whose cache is on a cluster of three, with entries."""
+    with Processes() as processes:
+        cluster = start_cluster(processes, node_timeout_s=1.0)
+        ours = {"STOKER_CACHE_URL": cluster.url, "STOKER_CACHE_CLUSTER": "true", **more}
+        for name, value in ours.items():
+            monkeypatch.setenv(name, value)
+        deployment = Deployment({**environment, **ours}, processes)
+        configure(deployment.settings)
+        assert deployment.cache.set_many(KEPT, ttl=600)
+        yield deployment, cluster, processes
+        runtime.current().close()
+        deployment.kill_all()
+
+
+def newcomer_has_its_share(deployment: Deployment, cluster: EmbeddedCluster) -> bool:
+    newcomer = f"127.0.0.1:{cluster.primaries[-1].port}"
+    [its] = [one for one in deployment.cache.plan_rebalance().nodes if one.node == newcomer]
+    return abs(its.before - its.target) <= 0.1 * its.target
+
+
+@pytest.mark.soak
+def test_a_worker_that_is_killed_while_it_moves_slots_is_taken_over_from(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with on_a_cluster(environment, monkeypatch) as (deployment, cluster, processes):
+        # Given a worker under way with a newcomer's share
+        cluster = add_primary(processes, cluster, node_timeout_s=1.0)
+        first = deployment.worker()
+        job = send.rebalance()
+        begun = deployment.wait_for(job, lambda status: status.done >= 2, 60)
+        assert begun.total is not None
+        assert begun.total > 4
+        # When it is killed, and there is another
+        deployment.kill(first)
+        deployment.worker("b")
+        # Then that one goes on, and all are where they should be
+        ended = job.wait(timeout=90)
+        assert (ended.state, ended.failed, ended.done) == ("succeeded", 0, begun.total)
+        assert ended.report["complete"]
+        assert newcomer_has_its_share(deployment, cluster)
+        assert_settled(deployment.cache, cluster)
+        # And no more was lost than what was on its way when the worker died
+        assert len(deployment.cache.get_many(KEPT)) >= len(KEPT) * 60 / 64
+
+
+def test_a_job_that_is_told_to_stop_leaves_each_slot_at_one_node(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with on_a_cluster(environment, monkeypatch) as (deployment, cluster, processes):
+        cluster = add_primary(processes, cluster, node_timeout_s=1.0)
+        deployment.worker()
+        job = send.rebalance()
+        deployment.wait_for(job, lambda status: status.done >= 1, 60)
+        assert job.abort()
+        wait_until(lambda: job.status().final, 60)
+        status = job.status()
+        assert status.state == "aborted"
+        assert status.total is not None
+        assert 0 < status.done < status.total
+        wait_until(lambda: not unsettled(deployment.cache, cluster), 30)
+        assert len(deployment.cache.get_many(KEPT)) >= len(KEPT) * 62 / 64
+
+
+@pytest.mark.parametrize("act", [False, True])
+def test_a_node_that_joins_begins_a_plan_and_slots_move_where_that_is_allowed(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, act: bool
+) -> None:
+    allowed = {"STOKER_REBALANCE__ACT": str(act).lower(), "STOKER_BEAT__WATCH_EVERY": "0.5"}
+    with on_a_cluster(environment, monkeypatch, **allowed) as (deployment, cluster, processes):
+        deployment.worker()
+        deployment.start("beat", "beat", ready="beat: Starting")
+        wait_until(lambda: runtime.current().events.last_look(), 30)
+        cluster = add_primary(processes, cluster, node_timeout_s=1.0)
+
+        def planned() -> JobStatus | None:
+            found = deployment.newest("rebalance")
+            return found if found is not None and found.state == "succeeded" else None
+
+        job = wait_until(planned, 90)
+        if act:
+            wait_until(lambda: newcomer_has_its_share(deployment, cluster), 60)
+        else:
+            assert len(job.report["moves"]) > 4
+            assert not newcomer_has_its_share(deployment, cluster)
