@@ -26,7 +26,7 @@ from stoker.cache.transport import Connection, Transport
 from stoker.cache.wire import Answer, Call, Operation
 from tests.cache.cluster_world import NODES
 
-KEYS = "k0", "k1"
+KEYS: tuple[str, ...] = ("k0", "k1")
 SHARDS = 2
 TICK_S = 0.02
 """What one command takes, by the world's clock."""

@@ -27,7 +27,7 @@ from stoker.cache.reshard import Change, ReshardReport
 from stoker.cache.sentinel_transport import AioSentinelTransport
 from stoker.cache.sentinel_url import is_sentinel
 from stoker.cache.stats import CacheStats
-from stoker.cache.steps import Step
+from stoker.cache.steps import Cursor, Step
 from stoker.cache.sweep import SweepReport
 from stoker.cache.tenancy import check_key
 from stoker.cache.warm import Keys
@@ -254,9 +254,7 @@ class AsyncCache:
         """See `Cache.sweep`."""
         return await _last(self.sweep_steps())
 
-    def sweep_steps(
-        self, *, batch: int = 500, cursor: dict[str, Any] | None = None
-    ) -> AsyncIterator[Step[SweepReport]]:
+    def sweep_steps(self, *, batch: int = 500, cursor: Cursor = None) -> AsyncIterator[Step[SweepReport]]:
         """See `Cache.sweep_steps`."""
         return self._here().loop.steps(self._core.backend.sweep_steps(batch, cursor))
 
@@ -265,12 +263,7 @@ class AsyncCache:
         return await _last(self.evict_steps(target_bytes=target_bytes))
 
     def evict_steps(
-        self,
-        *,
-        target_bytes: int | None = None,
-        batch: int = 500,
-        cursor: dict[str, Any] | None = None,
-        stay: float = 0.0,
+        self, *, target_bytes: int | None = None, batch: int = 500, cursor: Cursor = None, stay: float = 0.0
     ) -> AsyncIterator[Step[EvictReport]]:
         """See `Cache.evict_steps`."""
         return self._here().loop.steps(self._core.evict_steps(target_bytes, batch, cursor, stay))
@@ -288,7 +281,7 @@ class AsyncCache:
         return await _last(self.reshard_steps(change))
 
     def reshard_steps(
-        self, change: Change, *, batch: int = 500, cursor: dict[str, Any] | None = None
+        self, change: Change, *, batch: int = 500, cursor: Cursor = None
     ) -> AsyncIterator[Step[ReshardReport]]:
         """See `Cache.reshard_steps`."""
         return self._here().loop.steps(self._core.reshard_steps(change, batch, cursor))
@@ -306,11 +299,7 @@ class AsyncCache:
         return await _last(self.rebalance_steps(by=by, weights=weights))
 
     def rebalance_steps(
-        self,
-        *,
-        by: str = "keys",
-        weights: Mapping[str, float] | None = None,
-        cursor: dict[str, Any] | None = None,
+        self, *, by: str = "keys", weights: Mapping[str, float] | None = None, cursor: Cursor = None
     ) -> AsyncIterator[Step[RebalanceReport]]:
         """See `Cache.rebalance_steps`."""
         return self._here().loop.steps(self._core.on_cluster().rebalance_steps(by, weights or {}, cursor))

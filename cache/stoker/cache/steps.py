@@ -6,6 +6,8 @@ from typing import Any, Generic, TypeVar
 
 R = TypeVar("R", covariant=True)
 T = TypeVar("T")
+Cursor = dict[str, Any] | None
+"""Where a verb goes on; None: at the beginning."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,7 @@ def add_primary(
         for server in known:
             _meet(clients[-1], server)
         _wait(lambda: all(_know_all(one, len(clients)) for one in clients))
+        _wait(lambda: _complete(clients[-1]))  # Redis 7 refuses everything for its first two seconds
     return EmbeddedCluster([*cluster.primaries, newcomer], cluster.replicas)
 
 
