@@ -76,7 +76,7 @@ class JobTask(CeleryTask):
             raise
 
     def _refuse(self, job_id: Any, reason: str) -> None:
-        if not isinstance(job_id, str) or not 0 < len(job_id) <= names.MAX_JOB_ID:
+        if not names.is_job_id(job_id):
             job_id = str(self.request.id)
         try:
             runtime.current().jobs.open(job_id, names.kind(self.name), {}, None)

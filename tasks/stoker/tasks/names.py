@@ -15,6 +15,7 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -98,6 +99,7 @@ def _pattern(value: Any) -> Any:
 
 
 JobId = Annotated[str, Field(min_length=1, max_length=MAX_JOB_ID)]
+_job_id: TypeAdapter[str] = TypeAdapter(JobId)
 Tenant = Annotated[str | None, BeforeValidator(_tenant)]
 Key = Annotated[str, BeforeValidator(_key)]
 Pattern = Annotated[str | None, BeforeValidator(_pattern)]
@@ -311,6 +313,15 @@ def check(task: str, arguments: Mapping[str, Any]) -> Arguments:
         InvalidArguments: They do not fit it; the text names each field, its value and the remedy.
     """
     return _checked(task, MODEL_OF[task], arguments)
+
+
+def is_job_id(found: object) -> bool:
+    """Whether this can name a job."""
+    try:
+        _job_id.validate_python(found, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def accept(task: str, message: Mapping[str, Any]) -> tuple[str | None, Arguments | None]:
