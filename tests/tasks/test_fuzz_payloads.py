@@ -110,7 +110,9 @@ def test_a_message_that_is_refused_by_a_worker_is_a_failed_job_that_is_listed(
     @example(names.SWEEP, {"job_id": "\ud800"})
     def rule(task: str, message: dict[str, Any]) -> None:
         task_id = str(uuid4())
-        if names.is_job_id(given := message.get("job_id")):  # an example before this one may have had the same
+        if names.is_job_id(
+            given := message.get("job_id")
+        ):  # an example before this one may have had the same
             jobs.forget(given, names.kind(task), None)
         before = queued(client, producer)
         state, outcome = run(task, message, task_id)
