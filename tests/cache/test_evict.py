@@ -8,6 +8,9 @@ import pytest
 import redis
 
 from stoker.cache import Cache, CacheConfig, CacheUnavailable
+from stoker.cache.cut import Cut, cut_for
+from stoker.cache.sampling import Sample
+from stoker.cache.worth import ORDER, Turn
 from stoker.worker.embedded import embedded_server
 from tests.waiting import wait_until
 
@@ -99,6 +102,12 @@ def test_without_a_limit_it_says_what_to_set(cache: Cache, small_url: str) -> No
     with redis.Redis.from_url(small_url) as client:
         client.config_set("maxmemory", 0)
     assert "set it, or give target_bytes" in cache.evict().reason
+
+
+def test_all_it_may_goes_though_a_sample_met_none_of_it() -> None:
+    """Many keys of others hide a few entries from a random sample; they go all the same if memory is to come free."""
+    assert cut_for(Sample([], 0.0), 1.0, {}, 0).rank > (ORDER[Turn.LAST], 1e9, 0)
+    assert cut_for(Sample([], 0.0), 0.0, {}, 0) == Cut()
 
 
 def test_it_goes_on_from_its_cursor(cache: Cache, small_url: str) -> None:

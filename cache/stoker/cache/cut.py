@@ -5,6 +5,7 @@ turn (see `worth`) and, within one, what saves the least loading by its size. Ch
 one walk over the server and no list of candidates, so it can be killed anywhere. For `evict`; no I/O.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -107,12 +108,19 @@ def cut_for(
     tenants = {}
     for tenant, more in over.items():
         theirs = [one for one in living if one.tenant == tenant]
-        rank, freed = _reach(theirs, more / each if each else 0.0)
+        rank, freed = _reach(theirs, _in_sample(more, each))
         tenants[tenant] = rank, more
         left -= freed * each
     rest = [one for one in living if rank_of(one) > tenants.get(one.tenant, (_NOTHING, 0.0))[0]]
-    rank, _ = _reach(rest, left / each if each else 0.0)
+    rank, _ = _reach(rest, _in_sample(left, each))
     return Cut(stale, tenants, rank)
+
+
+def _in_sample(wanted: float, each: float) -> float:
+    """Those bytes of all entries as bytes of the sample; if it met none, all may be needed."""
+    if each:
+        return wanted / each
+    return math.inf if wanted > 0 else 0.0
 
 
 def _reach(entries: Sequence[Weighed], wanted: float) -> tuple[Rank, float]:

@@ -5,7 +5,7 @@ the version of its shape, so that a worker refuses what it does not understand i
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeGuard, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -315,7 +315,7 @@ def check(task: str, arguments: Mapping[str, Any]) -> Arguments:
     return _checked(task, MODEL_OF[task], arguments)
 
 
-def is_job_id(found: object) -> bool:
+def is_job_id(found: object) -> TypeGuard[str]:
     """Whether this can name a job."""
     try:
         _job_id.validate_python(found, strict=True)
