@@ -32,6 +32,8 @@ INVALIDATIONS = [
 ]
 
 
+@pytest.mark.slow
+@pytest.mark.soak
 def test_invalidations_of_the_settings_are_made_by_the_clock_by_two_beats(
     deployment: Deployment, other_cache: Cache
 ) -> None:

@@ -94,6 +94,8 @@ def load(deployment: Deployment, other_cache: Cache) -> Load:
     return Load(deployment, other_cache)
 
 
+@pytest.mark.slow
+@pytest.mark.soak
 def test_a_worker_in_the_middle_of_a_job_survives_a_restart_of_its_broker(
     deployment: Deployment, broker: Broker
 ) -> None:

@@ -75,6 +75,8 @@ def test_a_task_sent_by_delay_is_a_job_too_and_one_about_the_same_joins_it(deplo
     assert deployment.loads() == 400
 
 
+@pytest.mark.slow
+@pytest.mark.soak
 def test_a_warm_whose_worker_is_killed_goes_on_from_its_cursor_on_another(
     deployment: Deployment, other_cache: Cache
 ) -> None:
@@ -173,6 +175,8 @@ def test_copies_of_a_message_at_workers_that_race_for_them_are_one_run(deploymen
     wait_until(lambda: deployment.waiting_messages() == 0)
 
 
+@pytest.mark.slow
+@pytest.mark.soak
 def test_a_job_longer_than_the_visibility_timeout_is_delivered_once(deployment: Deployment) -> None:
     workers = [deployment.worker(name, STOKER_WORKER__VISIBILITY_TIMEOUT="1") for name in "ab"]
     job = send.warm(slow_keys(600))
