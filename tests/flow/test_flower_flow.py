@@ -99,13 +99,13 @@ def test_flower_shows_a_jobs_progress_and_how_it_ended(deployment: Deployment, f
     deployment.control.revoke(job.id, terminate=True)
     with pytest.raises(JobAborted, match="its task was revoked"):
         job.wait(timeout=20)
-    wait_until(lambda: flower.task(job)["state"] == "REVOKED")
+    wait_until(lambda: flower.task(job)["state"] == "REVOKED", describe=lambda: str(flower.task(job)))
 
     # One that was told to stop: REVOKED too
     job = send.warm([f"slow:{number}" for number in range(20_000, 22_000)])
     wait_until(lambda: flower.task(job).get("state") == "STARTED")
     job.abort()
-    wait_until(lambda: flower.task(job)["state"] == "REVOKED")
+    wait_until(lambda: flower.task(job)["state"] == "REVOKED", describe=lambda: str(flower.task(job)))
 
 
 def test_flower_asks_for_the_password_and_only_shows(flower: Flower) -> None:
