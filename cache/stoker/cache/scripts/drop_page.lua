@@ -6,7 +6,13 @@
 -- Returns {next cursor, names seen, entries unlinked, bytes of their names, headers and payloads, names of those that
 -- are not of this version and incarnation, for the caller to judge, and the µs it took}. What goes is dead for good,
 -- whatever has become of the ban log since: no control record is asked for.
-local began = os.clock()
+local os = rawget(_G, 'os') -- Redis 7.0 has none
+local function clock_us()
+  if os then return os.clock() * 1e6 end
+  local now = redis.call('TIME')
+  return now[1] * 1e6 + now[2]
+end
+local began = clock_us()
 local sub, read, pcall = string.sub, struct.unpack, redis.pcall
 local bans, lengths = {}, {}
 for i = 7, #ARGV, 2 do
@@ -46,4 +52,4 @@ local gone = 0
 for first = 1, #dead, 1000 do  -- Lua passes on but some thousand at a time
   gone = gone + redis.call('UNLINK', unpack(dead, first, math.min(first + 999, #dead)))
 end
-return {page[1], #names, gone, bytes, others, math.floor((os.clock() - began) * 1e6)}
+return {page[1], #names, gone, bytes, others, math.floor(clock_us() - began)}
