@@ -232,13 +232,28 @@ class Nodes:
             if one.source == source and not one.over:
                 one.state, one.paused_until = "cancelled", 0
 
+    def takes_over(self, one: Migration) -> None:
+        """Let the target have the slot now; the source has not heard of it."""
+        self._grant(one)
+        self._take_over(one)
+
+    def _grant(self, one: Migration) -> None:
+        one.state, one.paused_until = "failover-granted", self.ticks + PAUSE
+        one.copy = self._taken(one.source, one.slot)
+
+    def _take_over(self, one: Migration) -> None:
+        assert one.copy is not None
+        self._put(one.target, one.slot, one.copy)
+        self.epoch += 1
+        one.taken_at, one.epoch = self.ticks, self.epoch
+        self.owners[one.slot] = one.target
+        self.nodes[one.target].slots[one.slot] = one.epoch
+
     def go_on(self) -> None:
         """Whatever is under way gets a little further, or does not."""
         for one in self.migrations:
-            target = self.nodes[one.target]
             if one.state == "replicating" and self.chance.random() < 0.1:
-                one.state, one.paused_until = "failover-granted", self.ticks + PAUSE
-                one.copy = self._taken(one.source, one.slot)
+                self._grant(one)
             elif (
                 one.state == "failover-granted"
                 and self.ticks >= one.paused_until
@@ -246,11 +261,7 @@ class Nodes:
             ):
                 one.state = "failed"
             if one.copy is not None and one.taken_at is None and self.chance.random() < one.haste:
-                self._put(one.target, one.slot, one.copy)
-                self.epoch += 1
-                one.taken_at, one.epoch = self.ticks, self.epoch
-                self.owners[one.slot] = one.target
-                target.slots[one.slot] = one.epoch
+                self._take_over(one)
             self._heard(one)
         self.migrations = [one for one in self.migrations if not self._forgotten(one)]
 
@@ -277,7 +288,7 @@ class Nodes:
         return {key: self.clients[number].dump(key) for key in self._keys(number) if key_slot(key) == slot}
 
     def _keys(self, number: int) -> list[bytes]:
-        return list(self.clients[number].scan_iter(f"{{{self.namespace}*", count=1000))
+        return list(self.clients[number].scan_iter(f"*{{{self.namespace}*", count=1000))
 
     def _put(self, number: int, slot: int, values: dict[bytes, Any]) -> None:
         """Make this all that the node has of the slot."""

@@ -69,6 +69,26 @@ def test_a_slot_that_is_handed_over_keeps_its_entries_and_their_ttls(
         cache.end()  # type: ignore[attr-defined]
 
 
+def test_a_plan_for_other_shards_is_made_anew(
+    make_clustered: MakeCache, cache_cluster: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handing, "in_time", lambda _: True)
+    cache = make_clustered()
+    cache._core.backend.place(Placement(4))
+    assert cache.set_many(VALUES, ttl=600)
+    weights = only(cache_cluster, owner(cache_cluster, slots_of(cache)[0]))
+    steps = cache.rebalance_steps(weights=weights)
+    cursor = next(steps).cursor
+    steps.close()
+    moves = [{**move, "shards": [99]} for move in cursor["moves"]]
+    outdated = {**cursor, "moves": moves, "placed": "0123456789abcdef"}
+    cache.stop_rebalance(outdated)
+    *_, last = cache.rebalance_steps(weights=weights, cursor=outdated)
+    assert last.report.moved == last.report.planned == len(moves)
+    assert cache.get_many(VALUES) == VALUES
+    assert_settled(cache, cache_cluster)
+
+
 def test_what_is_no_cluster_has_no_slots_to_move(make_redis: MakeCache) -> None:
     for cache in (make_redis(), Cache(CacheConfig())):
         with pytest.raises(ConfigError, match="only a cluster has slots to move"):

@@ -11,7 +11,7 @@ invalidated at the target.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -41,9 +41,7 @@ def cold_move(spread: Spread, move: Move) -> HandOver:
     while True:
         left, strangers = yield _on(move.source, partial(_unlink, spread, move))
         if strangers:
-            return Outcome(
-                False, True, f"it holds keys of others, such as {strangers[0].decode(errors='replace')!r}"
-            )
+            return Outcome(False, True, _why_not(strangers))
         if left < PAGE:
             break
         yield None
@@ -51,8 +49,8 @@ def cold_move(spread: Spread, move: Move) -> HandOver:
     server = yield _on(move.target, hand_over.server_of)
     source_id = yield _on(move.source, _own_id)
     frozen_at = time.monotonic()
-    if not (yield _on(move.source, partial(_freeze, spread, move, server))):
-        return Outcome(False, False, "its control record keeps changing; try again")
+    if problem := (yield _on(move.source, partial(_freeze, spread, move, server))):
+        return Outcome(False, False, problem)
     if time.monotonic() - frozen_at > FROZEN_S:
         return Outcome(False, False, "the source answered too slowly")
     if problem := (yield _on(move.target, partial(_take, move, source_id))):
@@ -85,13 +83,17 @@ def _unlink(spread: Spread, move: Move) -> Operation[tuple[int, list[bytes]]]:
     return len(names), strangers
 
 
-def _freeze(spread: Spread, move: Move, server: bytes) -> Operation[bool]:
-    """Freeze the records, and unlink what was stored meanwhile."""
+def _why_not(strangers: Sequence[bytes]) -> str:
+    return f"it holds keys of others, such as {strangers[0].decode(errors='replace')!r}"
+
+
+def _freeze(spread: Spread, move: Move, server: bytes) -> Operation[str]:
+    """Freeze the records, and unlink what was stored meanwhile; says what went wrong."""
     for number in move.shards:
         if not (yield from freeze(spread, number, server)):
-            return False
-    yield from _unlink(spread, move)
-    return True
+            return "its control record keeps changing; try again"
+    _, strangers = yield from _unlink(spread, move)
+    return _why_not(strangers) if strangers else ""
 
 
 def freeze(spread: Spread, number: int, server: bytes) -> Operation[bool]:

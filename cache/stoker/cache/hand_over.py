@@ -8,7 +8,8 @@ then: nothing was written at the source that did not come along, and the source 
 
 In every other case nobody vouches, and the shard begins cold where it is: a target that took over late, when the
 source had gone on with writes; one that got the slot by another route, with older data; a process that died before it
-vouched. After a hand-over, done or not, the record is *narrowed* to the server that has it.
+vouched. After a hand-over, done or not, the record is *narrowed* to the server that has it; not while the slot is
+still on its way, for a target that is not expected begins cold at once, though the source may not have heard of it.
 
 `rebalance` says which slots, and in which order. Source: Valkey's `cluster_migrateslots.c`, by which a source waits
 with writes for at least `PAUSE_S` after it has let the target take over, and then goes on whatever has become of it.
@@ -23,9 +24,10 @@ from typing import Any, NamedTuple
 
 from stoker.cache import scripts
 from stoker.cache.bans import Control
-from stoker.cache.cluster_map import part_of
+from stoker.cache.cluster_map import part_of, slot_of
 from stoker.cache.cluster_verbs import Spread
-from stoker.cache.errors import CacheUnavailable
+from stoker.cache.dialogue import UNKNOWN_SERVER
+from stoker.cache.errors import CacheUnavailable, ConfigError
 from stoker.cache.parts import Node, Part, at_once
 from stoker.cache.programs import Effect, Sleep
 from stoker.cache.protocol import Shard
@@ -36,8 +38,12 @@ PAUSE_S = 2.0
 """How long the source waits with writes once it has let the target take over, at least (CLUSTER_OPERATION_TIMEOUT)."""
 PROMPT_S = 0.75 * PAUSE_S
 """Within this the source must be heard to have given the slot away; the rest is for clocks that differ."""
+LONGEST_WAIT_S = PAUSE_S / 2
+"""For a target that has had the source wait with writes: then the move is given up, or its clients would fail."""
 LOOK_S, LOOK_AT_THE_END_S = 0.05, 0.01
 """Between two looks at a migration; the second, while the target may take over any moment, is what clients wait."""
+UNKNOWN_COMMAND = "nknown subcommand"
+"""Of what a server answers that does not move slots at once."""
 _RUNNING = "connecting", "sending-auth-command", "reading-auth-response"
 _BEFORE_GRANT = frozenset(
     (
@@ -99,13 +105,21 @@ def hand_over(spread: Spread, move: Move) -> HandOver:
 
     Raises:
         CacheUnavailable: A node has not answered; where the slot is must be looked at anew.
+        ConfigError: Servers cannot be told apart, so that a target would answer for what nobody vouches for.
     """
     yield known(spread, move.shards)
     target_server = yield _on(move.target, server_of)
+    if target_server == UNKNOWN_SERVER:
+        raise ConfigError(
+            "boot_fence",
+            "off",
+            "slots are handed over only where server processes are told apart: set it to 'run_id', "
+            "and let the cache's user run INFO",
+        )
     begun = yield _on(move.source, partial(_begin, spread, move, target_server))
     if isinstance(begun, str):
         return Outcome(False, True, begun)
-    since = begun.since
+    since, waited_since = begun.since, math.inf
     while True:
         looked_at = time.monotonic()
         process, state, message = yield _on(move.source, partial(_look, begun.name))
@@ -119,6 +133,10 @@ def hand_over(spread: Spread, move: Move) -> HandOver:
             return Outcome(False, True, message or state or "the node knows nothing of it any more")
         if state in _BEFORE_GRANT:
             since = looked_at
+        if state != "failover-paused":
+            waited_since = math.inf
+        elif looked_at - (waited_since := min(waited_since, looked_at)) > LONGEST_WAIT_S:
+            yield cancel(move)
         yield None
         yield Sleep(LOOK_S if state in _EARLY else LOOK_AT_THE_END_S)
 
@@ -134,14 +152,20 @@ def known(spread: Spread, shards: Iterable[int]) -> Operation[list[Any]]:
     return at_once([part_of(spread.shards[n], spread.shards[n].catch_up) for n in shards])
 
 
-def settle(spread: Spread, shards: Sequence[int]) -> Operation[int]:
-    """See that the records accept their owners and nobody else. Returns of how many that is so.
+def settle(spread: Spread, shards: Iterable[int]) -> Operation[int]:
+    """See that the records accept their owners, and nobody else but a target to which the slot is on its way.
+
+    Returns:
+        Of how many shards the owner alone is named.
 
     Raises:
         CacheUnavailable: A node has not answered.
     """
-    yield from known(spread, shards)
-    done = yield from at_once([part_of(spread.shards[n], partial(_narrow, spread.shards[n])) for n in shards])
+    numbers = list(shards)
+    yield from known(spread, numbers)
+    done = yield from at_once(
+        [part_of(spread.shards[n], partial(_narrow, spread.shards[n])) for n in numbers]
+    )
     return sum(done)
 
 
@@ -163,7 +187,7 @@ def can_move(node: Node) -> Operation[bool]:
 
     def asked() -> Operation[bool]:
         answer = yield from once(("CLUSTER", "GETSLOTMIGRATIONS"))
-        if "nknown subcommand" in str(answer.replies[0]):
+        if UNKNOWN_COMMAND in str(answer.replies[0]):
             return False
         answer.reply()
         return True
@@ -193,14 +217,7 @@ def _begin(spread: Spread, move: Move, target_server: bytes) -> Operation[_Begun
     ]
     if any(not _is(entry, move) for entry in under_way):
         return "somebody else is moving it"
-    handed: list[tuple[int, str, str]] = []
-    for number in move.shards:
-        shard = spread.shards[number]
-        raw = yield from expect(shard, target_server)
-        control = Control.parse(raw)
-        if control is None:
-            raise CacheUnavailable("redis", f"the control record of shard {number} keeps changing; try again")
-        handed.append((number, control.incarnation.hex(), str(control.generation)))
+    handed = yield from _expected(spread, move, target_server)
     if not under_way:
         answer = yield (
             ("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", move.slot, move.slot, "NODE", move.target_id),
@@ -209,11 +226,24 @@ def _begin(spread: Spread, move: Move, target_server: bytes) -> Operation[_Begun
         if isinstance(answer.replies[0], Exception):
             return str(answer.replies[0])
         under_way = [entry for entry in _exports(answer) if _is(entry, move)]
+        # Anew: until now nothing has told another process, which settles, that the slot is on its way.
+        handed = yield from _expected(spread, move, target_server)
     if not under_way:
         return "the node does not say that it has begun"
     entry = under_way[0]
     since = since if entry["state"] in _BEFORE_GRANT else -math.inf
-    return _Begun(entry["name"], answer.process, since, tuple(handed))
+    return _Begun(entry["name"], answer.process, since, handed)
+
+
+def _expected(spread: Spread, move: Move, server: bytes) -> Operation[tuple[tuple[int, str, str], ...]]:
+    """What of each shard is handed over, now that its record expects that server."""
+    handed = []
+    for number in move.shards:
+        control = Control.parse((yield from expect(spread.shards[number], server)))
+        if control is None:
+            raise CacheUnavailable("redis", f"the control record of shard {number} keeps changing; try again")
+        handed.append((number, control.incarnation.hex(), str(control.generation)))
+    return tuple(handed)
 
 
 def expect(shard: Shard, server: bytes) -> Operation[bytes | None]:
@@ -238,7 +268,20 @@ def _vouch(spread: Spread, handed: Sequence[tuple[int, str, str]]) -> Operation[
 
 
 def _narrow(shard: Shard) -> Operation[int]:
-    return int((yield (Call(scripts.NARROW, (shard.keys.ctl,), (shard.digest,)),)).reply())
+    """Unless the slot is on its way, or another has changed the record since it was looked at."""
+    generation = str(shard.view.control.generation)
+    if (yield from under_way(slot_of(shard))):
+        return 0
+    call = Call(scripts.NARROW, (shard.keys.ctl,), (shard.digest, generation))
+    return int((yield (call,)).reply())
+
+
+def under_way(slot: int) -> Operation[bool]:
+    """Whether the node is giving the slot away. Apart so that tests can take it away."""
+    answer = yield (("CLUSTER", "GETSLOTMIGRATIONS"),)
+    if UNKNOWN_COMMAND in str(answer.replies[0]):
+        return False
+    return any(_has(entry, slot) and entry["state"] not in _ENDED for entry in _exports(answer))
 
 
 def _exports(answer: Answer) -> list[dict[str, str]]:

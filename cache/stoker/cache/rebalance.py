@@ -13,8 +13,9 @@ from typing import Any
 
 from stoker.cache import balance, cold_move, hand_over, shard_weights
 from stoker.cache.balance import RebalancePlan, SlotMove
+from stoker.cache.cluster_map import slot_of
 from stoker.cache.cluster_verbs import Spread
-from stoker.cache.errors import CacheUnavailable
+from stoker.cache.errors import CacheUnavailable, ConfigError
 from stoker.cache.hand_over import Move, Outcome
 from stoker.cache.parts import everywhere
 from stoker.cache.programs import Effect, Sleep, Steps
@@ -84,13 +85,22 @@ def rebalance_steps(
         ConfigError: Nothing can be planned so.
         CacheUnavailable: A node did not answer; give the last step's cursor to go on later.
     """
+    if cursor is not None and cursor["placed"] != _placed(spread):
+        cursor = None  # the keys live in other shards since
     if cursor is None:
         planned = yield plan(spread, by, weights)
         before = {one.node: round(one.before, 4) for one in planned.nodes}
         report = RebalanceReport(planned=len(planned.moves), before=before)
         warm = not planned.moves or (yield hand_over.can_move(planned.moves[0].source))
         moves = [asdict(one) for one in planned.moves]
-        cursor = {"by": by, "warm": warm, "at": 0, "moves": moves, "report": asdict(report)}
+        cursor = {
+            "by": by,
+            "warm": warm,
+            "at": 0,
+            "moves": moves,
+            "report": asdict(report),
+            "placed": _placed(spread),
+        }
         yield _step(cursor, report)
     report = RebalanceReport(**cursor["report"])
     yield hand_over.settle(spread, range(len(spread.shards)))  # what a run that is gone has left
@@ -102,9 +112,12 @@ def rebalance_steps(
         cursor = {**cursor, "at": cursor["at"] + 1, "report": asdict(report)}
         yield _step(cursor, report)
         yield Sleep(min(max(time.monotonic() - began, LEAST_REST_S), LONGEST_REST_S))
-    after = yield plan(spread, cursor["by"], {})
-    shares = {one.node: round(one.before, 4) for one in after.nodes}
-    report = replace(report, after=shares, complete=True)
+    try:
+        after = yield plan(spread, cursor["by"], {})
+        report = replace(report, after={one.node: round(one.before, 4) for one in after.nodes})
+    except ConfigError as error:  # a new node may not count load
+        log.info("moved, but what the nodes have now cannot be weighed: %s", error)
+    report = replace(report, complete=True)
     yield _step({**cursor, "report": asdict(report)}, report, last=True)
 
 
@@ -114,18 +127,28 @@ def stop(spread: Spread, cursor: dict[str, Any]) -> Operation[None]:
         return
     planned = SlotMove(**cursor["moves"][cursor["at"]])
     known: Census = yield from shard_weights.census()
-    if cursor["warm"] and (move := _now(planned, known)) is not None:
+    if cursor["warm"] and (move := _now(spread, planned, known)) is not None:
         yield from hand_over.cancel(move)
-    yield from hand_over.settle(spread, planned.shards)
+    yield from hand_over.settle(spread, _shards_in(spread, planned.slot))
 
 
-def _now(planned: SlotMove, known: Census) -> Move | None:
+def _placed(spread: Spread) -> str:
+    """Which map the shards are of."""
+    return spread.shards[0].digest.decode()
+
+
+def _shards_in(spread: Spread, slot: int) -> tuple[int, ...]:
+    return tuple(number for number, shard in enumerate(spread.shards) if slot_of(shard) == slot)
+
+
+def _now(spread: Spread, planned: SlotMove, known: Census) -> Move | None:
     """The move as it is to be made now: whoever had the slot may have been replaced. None if its target is no more."""
     target_id = known.id_of(planned.target)
     source = known.owners.get(planned.slot)
     if target_id is None or source is None:
         return None
-    return Move(planned.slot, tuple(planned.shards), source, planned.target, target_id)
+    shards = _shards_in(spread, planned.slot)
+    return Move(planned.slot, shards, source, planned.target, target_id)
 
 
 def _move(spread: Spread, planned: SlotMove, report: RebalanceReport, cursor: dict[str, Any]) -> Counted:
@@ -134,20 +157,21 @@ def _move(spread: Spread, planned: SlotMove, report: RebalanceReport, cursor: di
     for attempt in range(TRIES):
         if attempt:
             yield Sleep(LONGEST_REST_S)
-        move = _now(planned, (yield shard_weights.census()))
+        move = _now(spread, planned, (yield shard_weights.census()))
         if move is None:
             outcome = Outcome(False, True, f"{planned.target} is no primary any more")
             break
         if move.source == move.target:  # an earlier run has moved it, or somebody else
+            yield hand_over.settle(spread, move.shards)
             outcome = Outcome(True, True)
             break
         try:
             how = hand_over.hand_over if cursor["warm"] else cold_move.cold_move
             outcome = yield from _reporting(how(spread, move), report, cursor)
         except CacheUnavailable:
-            yield _settled_if_it_can_be(spread, planned.shards)
+            yield _settled_if_it_can_be(spread, move.shards)
             raise
-        yield hand_over.settle(spread, planned.shards)
+        yield hand_over.settle(spread, move.shards)
         if outcome.moved:
             break
     return replace(

@@ -32,6 +32,9 @@ Steps = Callable[[Cache, Any, Claim, int], Generator[Step[Any], None, None]]
 Verdict = Callable[[dict[str, Any]], str | None]
 """Called with the report of a verb that came to its end: why it failed nevertheless, or None."""
 
+Stop = Callable[[Cache, Any], None]
+"""Called with the cache and the last cursor when the job was told to stop: ends what goes on without this process."""
+
 HAND_OVER_AT = 0.8  # of the soft time limit
 HAND_OVER_DELAY = 0.5  # a worker knows requests by id: the old one must be put away before the new one is
 ANNOUNCE_EVERY = 1.0
@@ -60,7 +63,9 @@ class SteppedTask(JobTask):
 
     abstract = True
 
-    def run_job(self, message: dict[str, Any], steps: Steps, why_failed: Verdict) -> dict[str, Any]:
+    def run_job(
+        self, message: dict[str, Any], steps: Steps, why_failed: Verdict, stop: Stop | None = None
+    ) -> dict[str, Any]:
         """Run the job until it ends or another run has to take over.
 
         Returns:
@@ -72,7 +77,7 @@ class SteppedTask(JobTask):
             return {"joined": job_id}
         claim = _claim(self, here.jobs, job_id)
         try:
-            return Run(self, here, claim).to_its_end(steps, why_failed)
+            return Run(self, here, claim).to_its_end(steps, why_failed, stop)
         finally:  # also when the process is told to exit: the message goes back and its next run need not wait
             with suppress(StateUnavailable):  # then the lock ends by itself
                 here.jobs.release(claim)
@@ -111,12 +116,13 @@ class Run:
         self._here = here
         self._jobs = here.jobs
         self._claim = claim
+        self._cursor: Any = claim.cursor
         self._began = self._last_sign = time.monotonic()
         self._announced = float("-inf")
         self._stepped = False
         self._pace = Pace(claim.done, self._began)
 
-    def to_its_end(self, steps: Steps, why_failed: Verdict) -> dict[str, Any]:
+    def to_its_end(self, steps: Steps, why_failed: Verdict, stop: Stop | None) -> dict[str, Any]:
         """Work, and give the job the state that follows from how that ended."""
         job_id = self._claim.job_id
         try:
@@ -132,6 +138,8 @@ class Run:
         except SoftTimeLimitExceeded:
             self._go_on_after(HAND_OVER_DELAY)
         except Aborted:
+            if stop is not None and self._cursor:
+                stop(self._here.cache, self._cursor)
             self._jobs.finish(job_id, "aborted", self._claim.token)
             self._task.announce("task-revoked", terminated=False, signum=None, expired=False)
             raise Ignore(f"job {job_id} was told to stop") from None
@@ -167,6 +175,7 @@ class Run:
     def _tell(self, step: Step[Any]) -> dict[str, Any]:
         """Write a batch down, show it in Flower, and stop if the job is no longer ours to run."""
         self._stepped = True
+        self._cursor = step.cursor
         now = time.monotonic()
         self._pace.add(step, now)
         report = asdict(step.report)

@@ -23,7 +23,7 @@ def rebalance(self: SteppedTask, /, **message: Any) -> dict[str, Any]:
     Safe to run twice and safe to lose: its plan and how far it is are in the job, and each move first looks at who has
     the slot now. Told to stop, it cancels the move that is under way.
     """
-    return self.run_job(message, _steps, _why_failed)
+    return self.run_job(message, _steps, _why_failed, _stop)
 
 
 @on_event(NODES)
@@ -40,17 +40,7 @@ def _steps(
         plan = cache.plan_rebalance(by=arguments.by, weights=arguments.weights)
         yield Step(len(plan.moves), len(plan.moves), 0, {}, plan, last=True)
         return
-    cursor = claim.cursor or None
-    steps = cache.rebalance_steps(by=arguments.by, weights=arguments.weights, cursor=cursor)
-    try:
-        for step in steps:
-            cursor = step.cursor
-            yield step
-    except GeneratorExit:
-        steps.close()
-        if cursor and runtime.current().jobs.progress(claim) == "abort":
-            _stop(cache, cursor)
-        raise
+    yield from cache.rebalance_steps(by=arguments.by, weights=arguments.weights, cursor=claim.cursor or None)
 
 
 def _stop(cache: Cache, cursor: dict[str, Any]) -> None:
