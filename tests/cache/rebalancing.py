@@ -45,4 +45,5 @@ def unsettled(cache: Cache, cluster: EmbeddedCluster) -> list[str]:
 
 def assert_settled(cache: Cache, cluster: EmbeddedCluster) -> None:
     """Every control record accepts the server process that has it, and no other."""
-    assert unsettled(cache, cluster) == []
+    found = unsettled(cache, cluster)
+    assert found == [], "\n".join(found)

@@ -19,6 +19,7 @@ from stoker.cache import Cache, CacheUnavailable, RebalanceReport
 from stoker.cache.balance import SlotMove
 from stoker.cache.hand_over import Move, Outcome, hand_over, settle
 from stoker.cache.programs import Sleep
+from stoker.cache.rebalance import placed
 from stoker.cache.shards import Placement
 from stoker.worker.embedded_cluster import EmbeddedCluster
 from tests.cache.cluster_load import Load
@@ -172,6 +173,7 @@ def kill_before_each_command(cluster: EmbeddedCluster) -> None:
             move = SlotMove(slot, (shard,), address(cluster, source), address(cluster, target), 0, 0)
             report = asdict(RebalanceReport(1))
             cursor = {"by": "keys", "warm": True, "at": 0, "moves": [asdict(move)], "report": report}
+            cursor["placed"] = placed(quiet._core.on_cluster().space)
             # When its worker is killed, at a later command each time
             worker = [sys.executable, "-c", WORKER, cluster.url, str(last), json.dumps(cursor)]
             done = subprocess.run(worker, timeout=60, check=False, capture_output=True, text=True)

@@ -40,6 +40,8 @@ PROMPT_S = 0.75 * PAUSE_S
 """Within this the source must be heard to have given the slot away; the rest is for clocks that differ."""
 LONGEST_WAIT_S = PAUSE_S / 2
 """For a target that has had the source wait with writes: then the move is given up, or its clients would fail."""
+TRIES = 3
+"""Of narrowing a record that others change."""
 LOOK_S, LOOK_AT_THE_END_S = 0.05, 0.01
 """Between two looks at a migration; the second, while the target may take over any moment, is what clients wait."""
 UNKNOWN_COMMAND = "nknown subcommand"
@@ -268,12 +270,16 @@ def _vouch(spread: Spread, handed: Sequence[tuple[int, str, str]]) -> Operation[
 
 
 def _narrow(shard: Shard) -> Operation[int]:
-    """Unless the slot is on its way, or another has changed the record since it was looked at."""
-    generation = str(shard.view.control.generation)
-    if (yield from under_way(slot_of(shard))):
-        return 0
-    call = Call(scripts.NARROW, (shard.keys.ctl,), (shard.digest, generation))
-    return int((yield (call,)).reply())
+    """Unless the slot is on its way; anew if another has changed the record since it was looked at."""
+    for _ in range(TRIES):
+        generation = str(shard.view.control.generation)
+        if (yield from under_way(slot_of(shard))):
+            return 0
+        call = Call(scripts.NARROW, (shard.keys.ctl,), (shard.digest, generation))
+        if (yield (call,)).reply() == 1:
+            return 1
+        yield from shard.catch_up()
+    return 0
 
 
 def under_way(slot: int) -> Operation[bool]:

@@ -85,7 +85,7 @@ def rebalance_steps(
         ConfigError: Nothing can be planned so.
         CacheUnavailable: A node did not answer; give the last step's cursor to go on later.
     """
-    if cursor is not None and cursor["placed"] != _placed(spread):
+    if cursor is not None and cursor["placed"] != placed(spread):
         cursor = None  # the keys live in other shards since
     if cursor is None:
         planned = yield plan(spread, by, weights)
@@ -99,7 +99,7 @@ def rebalance_steps(
             "at": 0,
             "moves": moves,
             "report": asdict(report),
-            "placed": _placed(spread),
+            "placed": placed(spread),
         }
         yield _step(cursor, report)
     report = RebalanceReport(**cursor["report"])
@@ -132,7 +132,7 @@ def stop(spread: Spread, cursor: dict[str, Any]) -> Operation[None]:
     yield from hand_over.settle(spread, _shards_in(spread, planned.slot))
 
 
-def _placed(spread: Spread) -> str:
+def placed(spread: Spread) -> str:
     """Which map the shards are of."""
     return spread.shards[0].digest.decode()
 
