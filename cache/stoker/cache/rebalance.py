@@ -85,6 +85,7 @@ def rebalance_steps(
         ConfigError: Nothing can be planned so.
         CacheUnavailable: A node did not answer; give the last step's cursor to go on later.
     """
+    yield hand_over.settle(spread, range(len(spread.shards)))  # what a run that is gone has left
     if cursor is not None and cursor["placed"] != placed(spread):
         cursor = None  # the keys live in other shards since
     if cursor is None:
@@ -103,7 +104,6 @@ def rebalance_steps(
         }
         yield _step(cursor, report)
     report = RebalanceReport(**cursor["report"])
-    yield hand_over.settle(spread, range(len(spread.shards)))  # what a run that is gone has left
     quickest = yield from _slowest_answer()
     while cursor["at"] < len(cursor["moves"]):
         report, quickest = yield from _calm(report, quickest, cursor)
