@@ -188,6 +188,8 @@ class Nodes:
                 return str(number).encode()
             case "GETKEYSINSLOT":
                 return [key for key in self._keys(number) if key_slot(key) == command[2]]
+            case "COUNTKEYSINSLOT":
+                return sum(key_slot(key) == command[2] for key in self._keys(number))
             case "SETSLOT":
                 return self.take(number, command) if command[3] == "NODE" else b"OK"
             case "MIGRATESLOTS":

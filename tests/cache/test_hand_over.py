@@ -3,7 +3,7 @@
 import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from types import GeneratorType
 from typing import Any
@@ -116,100 +116,89 @@ def test_without_each_of_its_guards_something_stale_is_served(
     raise AssertionError("the guard is not missed")
 
 
+@pytest.fixture
+def world(cache_server: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[HandOverWorld]:
+    """One in which nothing happens but what the test does."""
+    made = HandOverWorld(cache_server, namespace, SEED)
+    in_this_world(monkeypatch, made)
+    yield made
+    made.end()
+
+
 @pytest.mark.parametrize("guarded", [True, False])
 def test_no_expectation_is_taken_back_while_a_slot_is_on_its_way(
-    cache_server: str, namespace: str, monkeypatch: pytest.MonkeyPatch, guarded: bool
+    world: HandOverWorld, monkeypatch: pytest.MonkeyPatch, guarded: bool
 ) -> None:
     """The mover dies after its first look, the next one settles, and then the target takes over."""
-    world = HandOverWorld(cache_server, namespace, SEED)
-    in_this_world(monkeypatch, world)
     if not guarded:
         monkeypatch.setattr(hand_over, "under_way", asking_nobody(lambda *_: False))
     there, here, settling = [(world._backend(), Router()) for _ in range(3)]
     key = KEYS[0]
-    try:
-        number, source, move = a_move(world, there[0], key)
-        for client in (there, here, there, here):
-            done_within(world, world.read(*client, key))
-        program = hand_over.hand_over(there[0].space, move)
-        until_a_look(world, program)
-        program.close()
-        [migration] = world.migrations
-        # When another settles while the slot is still on its way
-        done_within(world, world.drive(settling[1], world.settle(settling[0])))
-        assert (b",>" in world.clients[source].get(ShardKeys(namespace, number).ctl)) is guarded
-        # and the target takes over, of which the source has not heard
-        world.takes_over(migration)
-        there[1].layout = world.layout()
-        told = done_within(world, world.invalidate(*there, key), HEARD_WITHIN)
-        # Then whoever invalidates at the target waits for that, as the source still answers readers
-        assert (told is NOT_YET) is guarded
-        with nullcontext() if guarded else pytest.raises(Stale):
-            done_within(world, world.read(*here, key))
-    finally:
-        world.end()
+    number, source, move = a_move(world, there[0], key)
+    for client in (there, here, there, here):
+        done_within(world, world.read(*client, key))
+    program = hand_over.hand_over(there[0].space, move)
+    until_a_look(world, program)
+    program.close()
+    [migration] = world.migrations
+    # When another settles while the slot is still on its way
+    done_within(world, world.drive(settling[1], world.settle(settling[0])))
+    assert (b",>" in world.clients[source].get(ShardKeys(world.namespace, number).ctl)) is guarded
+    # and the target takes over, of which the source has not heard
+    world.takes_over(migration)
+    there[1].layout = world.layout()
+    told = done_within(world, world.invalidate(*there, key), HEARD_WITHIN)
+    # Then whoever invalidates at the target waits for that, as the source still answers readers
+    assert (told is NOT_YET) is guarded
+    with nullcontext() if guarded else pytest.raises(Stale):
+        done_within(world, world.read(*here, key))
 
 
 def test_a_target_that_has_the_source_wait_for_too_long_is_not_waited_for(
-    cache_server: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+    world: HandOverWorld,
 ) -> None:
-    world = HandOverWorld(cache_server, namespace, SEED)
-    in_this_world(monkeypatch, world)
-    try:
-        mover = world._backend()
-        _, _, move = a_move(world, mover, KEYS[0])
-        program = hand_over.hand_over(mover.space, move)
-        until_a_look(world, program)
-        [migration] = world.migrations
-        migration.state = "failover-paused"
-        began = world.monotonic()
-        outcome = to_its_end(world, program)
-        assert (outcome.moved, outcome.warm) == (False, True)
-        assert migration.state == "cancelled"
-        assert hand_over.LONGEST_WAIT_S < world.monotonic() - began < hand_over.PAUSE_S
-    finally:
-        world.end()
+    mover = world._backend()
+    _, _, move = a_move(world, mover, KEYS[0])
+    program = hand_over.hand_over(mover.space, move)
+    until_a_look(world, program)
+    [migration] = world.migrations
+    migration.state = "failover-paused"
+    began = world.monotonic()
+    outcome = to_its_end(world, program)
+    assert (outcome.moved, outcome.warm) == (False, True)
+    assert migration.state == "cancelled"
+    assert hand_over.LONGEST_S["failover-paused"] < world.monotonic() - began < hand_over.PAUSE_S
 
 
 def test_a_key_of_others_that_comes_at_the_last_moment_keeps_its_slot_where_it_is(
-    cache_server: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+    world: HandOverWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = HandOverWorld(cache_server, namespace, SEED)
-    in_this_world(monkeypatch, world)
-    try:
-        mover, router = world._backend(), Router()
-        number, source, move = a_move(world, mover, KEYS[0])
-        stranger = f"{{{namespace}:{number}}}"
+    mover, router = world._backend(), Router()
+    number, source, move = a_move(world, mover, KEYS[0])
+    stranger = f"theirs:{ShardKeys(world.namespace, number).tag}"
 
-        def freeze(*_: object) -> bool:
-            world.clients[source].set(f"theirs:{stranger}", 1, ex=60)
-            return True
+    def freeze(*_: object) -> bool:
+        world.clients[source].set(stranger, 1, ex=60)
+        return True
 
-        monkeypatch.setattr(cold_move, "freeze", asking_nobody(freeze))
-        outcome = to_its_end(world, cold_move.cold_move(mover.space, move))
-        assert not outcome.moved
-        assert "keys of others, such as 'theirs:" in outcome.reason
-        assert world.owners[move.slot] == source
-        assert world.clients[source].delete(f"theirs:{stranger}") == 1
-        done_within(world, world.drive(router, world.settle(mover)))
-    finally:
-        world.end()
+    monkeypatch.setattr(cold_move, "freeze", asking_nobody(freeze))
+    outcome = to_its_end(world, cold_move.cold_move(mover.space, move))
+    assert not outcome.moved
+    assert "keys of others, such as 'theirs:" in outcome.reason
+    assert world.owners[move.slot] == source
+    assert world.clients[source].delete(stranger) == 1
+    done_within(world, world.drive(router, world.settle(mover)))
 
 
 def test_no_slot_is_handed_over_to_a_server_that_cannot_be_told_from_others(
-    cache_server: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+    world: HandOverWorld,
 ) -> None:
-    world = HandOverWorld(cache_server, namespace, SEED)
-    in_this_world(monkeypatch, world)
-    try:
-        mover = world._backend()
-        _, source, move = a_move(world, mover, KEYS[0])
-        world.nodes[(source + 1) % NODES].server = UNKNOWN_SERVER
-        with pytest.raises(ConfigError, match="told apart"):
-            until_a_look(world, hand_over.hand_over(mover.space, move))
-        assert world.migrations == []
-    finally:
-        world.end()
+    mover = world._backend()
+    _, source, move = a_move(world, mover, KEYS[0])
+    world.nodes[(source + 1) % NODES].server = UNKNOWN_SERVER
+    with pytest.raises(ConfigError, match="told apart"):
+        until_a_look(world, hand_over.hand_over(mover.space, move))
+    assert world.migrations == []
 
 
 def a_move(world: HandOverWorld, backend: ClusterBackend, key: str) -> tuple[int, int, Move]:

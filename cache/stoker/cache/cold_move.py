@@ -11,14 +11,13 @@ invalidated at the target.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from stoker.cache import hand_over, scripts
 from stoker.cache.cluster_verbs import Spread
-from stoker.cache.hand_over import HandOver, Move, Outcome
-from stoker.cache.parts import Displaced, Part, at_once
+from stoker.cache.hand_over import HandOver, Move, Outcome, on
+from stoker.cache.parts import Displaced
 from stoker.cache.programs import Sleep
 from stoker.cache.wire import Call, Operation, once
 
@@ -38,34 +37,36 @@ def cold_move(spread: Spread, move: Move) -> HandOver:
         CacheUnavailable: A node has not answered; where the slot is must be looked at anew.
     """
     yield hand_over.known(spread, move.shards)
-    while True:
-        left, strangers = yield _on(move.source, partial(_unlink, spread, move))
+    for _ in range((yield on(move.source, partial(_most_pages, move)))):
+        left, strangers = yield on(move.source, partial(_unlink, spread, move))
         if strangers:
             return Outcome(False, True, _why_not(strangers))
         if left < PAGE:
             break
         yield None
         yield Sleep(BETWEEN_PAGES_S)
-    server = yield _on(move.target, hand_over.server_of)
-    source_id = yield _on(move.source, _own_id)
+    else:
+        return Outcome(False, True, "keys are stored as fast as they are unlinked; try again")
+    server = yield on(move.target, hand_over.server_of)
+    source_id = yield on(move.source, _own_id)
     frozen_at = time.monotonic()
-    if problem := (yield _on(move.source, partial(_freeze, spread, move, server))):
+    if problem := (yield on(move.source, partial(_freeze, spread, move, server))):
         return Outcome(False, False, problem)
     if time.monotonic() - frozen_at > FROZEN_S:
         return Outcome(False, False, "the source answered too slowly")
-    if problem := (yield _on(move.target, partial(_take, move, source_id))):
+    if problem := (yield on(move.target, partial(_take, move, source_id))):
         return Outcome(False, False, problem)
     refused = ""
     try:
-        refused = yield _on(move.source, partial(_give, spread, move))
+        refused = yield on(move.source, partial(_give, spread, move))
     except Displaced as heard:
         log.debug("%s has heard already: %s", move.source, heard)
     return Outcome(True, False, refused or "these servers move no entries along")
 
 
-def _on(node: str, begin: Callable[[], Operation[Any]]) -> Operation[Any]:
-    [result] = yield from at_once((Part(node, begin, node),))
-    return result
+def _most_pages(move: Move) -> Operation[int]:
+    """For what is in the slot, and as much again that is stored meanwhile."""
+    return 2 + 2 * int((yield from once(("CLUSTER", "COUNTKEYSINSLOT", move.slot))).reply()) // PAGE
 
 
 def _own_id() -> Operation[str]:

@@ -38,8 +38,9 @@ PAUSE_S = 2.0
 """How long the source waits with writes once it has let the target take over, at least (CLUSTER_OPERATION_TIMEOUT)."""
 PROMPT_S = 0.75 * PAUSE_S
 """Within this the source must be heard to have given the slot away; the rest is for clocks that differ."""
-LONGEST_WAIT_S = PAUSE_S / 2
-"""For a target that has had the source wait with writes: then the move is given up, or its clients would fail."""
+LONGEST_S = {"waiting-to-pause": 60.0, "failover-paused": PAUSE_S / 2}
+"""How long a move may be in these states; then it is given up. In the first the target cannot keep up with what is
+written; in the second the source waits with writes, and its clients would fail."""
 TRIES = 3
 """Of narrowing a record that others change."""
 LOOK_S, LOOK_AT_THE_END_S = 0.05, 0.01
@@ -110,7 +111,7 @@ def hand_over(spread: Spread, move: Move) -> HandOver:
         ConfigError: Servers cannot be told apart, so that a target would answer for what nobody vouches for.
     """
     yield known(spread, move.shards)
-    target_server = yield _on(move.target, server_of)
+    target_server = yield on(move.target, server_of)
     if target_server == UNKNOWN_SERVER:
         raise ConfigError(
             "boot_fence",
@@ -118,26 +119,26 @@ def hand_over(spread: Spread, move: Move) -> HandOver:
             "slots are handed over only where server processes are told apart: set it to 'run_id', "
             "and let the cache's user run INFO",
         )
-    begun = yield _on(move.source, partial(_begin, spread, move, target_server))
+    begun = yield on(move.source, partial(_begin, spread, move, target_server))
     if isinstance(begun, str):
         return Outcome(False, True, begun)
-    since, waited_since = begun.since, math.inf
+    since, last, entered_at = begun.since, "", 0.0
     while True:
         looked_at = time.monotonic()
-        process, state, message = yield _on(move.source, partial(_look, begun.name))
+        process, state, message = yield on(move.source, partial(_look, begun.name))
         if process != begun.process:
             return Outcome(False, False, f"{move.source} was started anew meanwhile")
         if state == "success":
             prompt = in_time(time.monotonic() - since)
-            warm = prompt and (yield _on(move.target, partial(_vouch, spread, begun.handed)))
+            warm = prompt and (yield on(move.target, partial(_vouch, spread, begun.handed)))
             return Outcome(True, warm, "" if warm else "nobody could vouch for all that came along")
         if state in _ENDED or not state:
             return Outcome(False, True, message or state or "the node knows nothing of it any more")
         if state in _BEFORE_GRANT:
             since = looked_at
-        if state != "failover-paused":
-            waited_since = math.inf
-        elif looked_at - (waited_since := min(waited_since, looked_at)) > LONGEST_WAIT_S:
+        if state != last:
+            last, entered_at = state, looked_at
+        if looked_at - entered_at > LONGEST_S.get(state, math.inf):
             yield cancel(move)
         yield None
         yield Sleep(LOOK_S if state in _EARLY else LOOK_AT_THE_END_S)
@@ -181,7 +182,7 @@ def cancel(move: Move) -> Operation[bool]:
         (yield (("CLUSTER", "CANCELSLOTMIGRATIONS"),)).reply()
         return True
 
-    return _on(move.source, cancelled)
+    return on(move.source, cancelled)
 
 
 def can_move(node: Node) -> Operation[bool]:
@@ -194,10 +195,11 @@ def can_move(node: Node) -> Operation[bool]:
         answer.reply()
         return True
 
-    return _on(node, asked)
+    return on(node, asked)
 
 
-def _on(node: Node, begin: Callable[[], Operation[Any]]) -> Operation[Any]:
+def on(node: Node, begin: Callable[[], Operation[Any]]) -> Operation[Any]:
+    """An operation at that node, whoever has its slots."""
     [result] = yield from at_once((Part(node, begin, node),))
     return result
 

@@ -92,7 +92,9 @@ def rebalance_steps(
         planned = yield plan(spread, by, weights)
         before = {one.node: round(one.before, 4) for one in planned.nodes}
         report = RebalanceReport(planned=len(planned.moves), before=before)
-        warm = not planned.moves or (yield hand_over.can_move(planned.moves[0].source))
+        warm = True
+        for source in {move.source for move in planned.moves}:
+            warm = warm and (yield hand_over.can_move(source))
         moves = [asdict(one) for one in planned.moves]
         cursor = {
             "by": by,
