@@ -1,11 +1,18 @@
 """What begins a job that moves slots, and with which arguments."""
 
+import importlib
+from typing import Any
+
 import pytest
 
 from stoker.config import RebalanceSettings, Settings
 from stoker.tasks import Rebalance, configure, events, names, runtime, send
+from stoker.tasks.job import Claim
 from stoker.tasks.rebalance import rebalance_when_nodes_changed
 from stoker.tasks.schedule import beat_schedule
+from tests.tasks.hostile import run
+
+MODULE = importlib.import_module("stoker.tasks.rebalance")
 
 
 def settings(*, cluster: bool, **rules: object) -> Settings:
@@ -39,3 +46,22 @@ def test_a_request_joins_the_run_that_is_not_over_and_a_plan_does_not() -> None:
     first = send.rebalance(weights={"a:1": 2})
     assert send.rebalance().id == first.id
     assert send.rebalance(act=False).id != first.id
+
+
+def test_a_run_that_finds_itself_told_to_stop_cancels_what_the_one_before_has_begun(
+    here: runtime.Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, cursor = send.rebalance(), {"at": 0, "moves": []}
+    stopped: list[Any] = []
+    monkeypatch.setattr(MODULE, "_stop", lambda _cache, last: stopped.append(last))
+    # Given a worker that has written down where it is, is told to stop, and dies before it hears of it
+    claim = here.jobs.claim(job.id)
+    assert isinstance(claim, Claim)
+    assert here.jobs.progress(claim, {"cursor": cursor}) == "on"
+    assert job.abort()
+    here.jobs.release(claim)
+    # When another takes over
+    state, outcome = run(names.REBALANCE, {"job_id": job.id}, job.id)
+    # Then it does no more than to end what goes on by itself
+    assert (state, stopped) == ("IGNORED", [cursor]), outcome
+    assert job.status().state == "aborted"

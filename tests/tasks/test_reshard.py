@@ -8,8 +8,8 @@ import pytest
 from stoker.cache import Cache
 from stoker.cache.reshard import Change
 from stoker.config import Settings, open_cache
-from stoker.tasks import configure, hot_keys, names, runtime
-from stoker.tasks.errors import InvalidArguments
+from stoker.tasks import configure, hot_keys, names, runtime, send
+from stoker.tasks.errors import InvalidArguments, NotSent
 from tests.tasks.hostile import run
 
 KEYS = [f"fuzzed:{n}" for n in range(20)]
@@ -41,6 +41,19 @@ def test_where_nothing_was_hot_nothing_is_warmed(app: Cache, here: runtime.Runti
     app.set("k", 1)
     assert run(names.RESHARD, {"num_shards": 4}, "a")[0] == "SUCCESS"
     assert sorted(job.kind for job in here.jobs.recent(10)) == ["reshard", "sweep"]
+
+
+def test_a_change_that_was_made_has_not_failed_because_nothing_can_be_sent_after_it(
+    app: Cache, here: runtime.Runtime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: object) -> None:
+        raise NotSent(names.SWEEP, "the broker is away")
+
+    app.set("k", 1)
+    monkeypatch.setattr(send, "sweep", refused)
+    assert run(names.RESHARD, {"num_shards": 4}, "a")[0] == "SUCCESS"
+    assert [(job.kind, job.state) for job in here.jobs.recent(10)] == [("reshard", "succeeded")]
+    assert "the broker is away" in caplog.text
 
 
 def test_a_run_that_follows_one_that_was_killed_after_the_change_keeps_the_hits(app: Cache) -> None:

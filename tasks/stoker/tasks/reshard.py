@@ -12,7 +12,7 @@ from stoker.cache.reshard import Change
 from stoker.tasks import hot_keys, hot_replay, names, runtime, send
 from stoker.tasks.app import app
 from stoker.tasks.coordinator import SteppedTask
-from stoker.tasks.errors import StateUnavailable
+from stoker.tasks.errors import NotSent, StateUnavailable
 from stoker.tasks.job import Claim
 
 log = logging.getLogger(__name__)
@@ -35,10 +35,18 @@ def _steps(
     change = Change(arguments.num_shards, arguments.pin, tuple(arguments.unpin), arguments.function)
     for step in cache.reshard_steps(change, batch=batch, cursor=claim.cursor):
         if step.last:
-            send.sweep()  # of what was stored before
-            if hot_replay.is_due():
-                send.warm_plan(hot_replay.REPLAY)
+            _see_to_the_rest()
         yield step
+
+
+def _see_to_the_rest() -> None:
+    """Sweep what was stored before, and replay what was hot. The change itself has been made."""
+    try:
+        send.sweep()
+        if hot_replay.is_due():
+            send.warm_plan(hot_replay.REPLAY)
+    except NotSent as error:
+        log.warning("sharded anew, but what is to follow was not sent, beat will sweep: %s", error)
 
 
 def _remember_what_is_hot() -> None:
