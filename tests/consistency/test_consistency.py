@@ -135,6 +135,19 @@ def test_nothing_stale_is_served_of_copies_under(faults: str, shards: int) -> No
 
 @pytest.mark.slow
 @pytest.mark.soak
+@pytest.mark.timeout(300)
+def test_bans_retire_under_everybodys_feet() -> None:
+    """Which tenants are invalidated again and again, so that their bans never grow old, differs from run to run."""
+    for seed in range(SEED, SEED + ATTEMPTS):
+        outcome = run(4, *([f"--url={URL}"] if URL else ["--faults=none"]), seed=seed)
+        assert_consistent(outcome)
+        if outcome["totals"]["retired"] > 0:
+            return
+    raise AssertionError("no ban retired")
+
+
+@pytest.mark.slow
+@pytest.mark.soak
 def test_nothing_stale_is_served_for_a_minute_in_which_everything_goes_wrong() -> None:
     outcome = run(60, "--faults=all")
     assert_consistent(outcome)
