@@ -21,7 +21,7 @@ _LOOK_S = 0.25
 
 
 class Pace:
-    """Of the lanes of one process. By the owner of a limit: whose turn it is, and when its next round trip may begin."""
+    """Of the lanes of one process: whose turn it is by each limit, and when its next round trip may begin."""
 
     def __init__(self, landed: Callable[[], Landed]) -> None:
         self._landed = landed

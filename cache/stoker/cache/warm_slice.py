@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from operator import itemgetter
 from typing import Protocol
 
 from stoker.cache.backends import Backend, Write
@@ -35,6 +36,8 @@ LIFETIMES = 16
 
 LIGHT = 4
 """Keys of a batch that are begun take so many times less of a server than those that are stored."""
+
+_first, _second = itemgetter(0), itemgetter(1)
 
 Member = tuple[Lease, LoadKey]
 
@@ -142,9 +145,9 @@ class SliceRun:
         loader = matches[0][0]
         if not (self._means.expects_absent and self._means.expects_quick and loader.many):
             return []
-        if len({id(match[0]) for match in matches}) > 1:
+        if len(set(map(_first, matches))) > 1:
             return []
-        if len({key for _, key in names}) < len(names):  # an answer by key could not tell the tenants apart
+        if len(set(map(_second, names))) < len(names):  # an answer by key could not tell the tenants apart
             return []
         batches: list[Batch] = []
         with self._means.pace.turn(self._limit) as turn:
