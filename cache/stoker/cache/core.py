@@ -80,12 +80,11 @@ class Core:
 
     # -- reading ----------------------------------------------------------------------------------------------
 
-    def get(self, key: str, tenant_id: str | None, default: Any, type: Any) -> Program[Any]:
+    def get(self, key: str, tenant_id: str | None, type: Any) -> Program[Hit | None]:
         check_key(key)
         if type is not None:
             check_type(type)
-        hit = yield from self._read(tenant_id, key, type)
-        return default if hit is None else hit.value
+        return self._read(tenant_id, key, type)
 
     def _read(self, tenant_id: str | None, key: str, type: Any) -> Program[Hit | None]:
         try:
@@ -173,9 +172,13 @@ class Core:
         if token is not None:
             stored = yield from self._set_with(token, key, tenant_id, write)
         else:
-            [stored] = yield from self._acknowledged("set", self.backend.store(tenant_id, [(key, write)]))
+            try:  # as `_acknowledged` does it, which would be one more generator
+                [stored] = yield self.backend.store(tenant_id, [(key, write)])
+            except CacheUnavailable as error:
+                raise self._not_acknowledged("set", error) from error
             self.counters.sets += 1
-        yield from self._wait_for_copies(barrier)
+        if barrier:
+            yield from self._wait_for_copies(barrier)
         return stored
 
     def _wait_for_copies(self, barrier: bool) -> Program[None]:
@@ -262,9 +265,12 @@ class Core:
         try:
             result: T = yield operation
         except CacheUnavailable as error:
-            self._unavailable(error)
-            raise InvalidationNotAcknowledged(name, error.reason) from error
+            raise self._not_acknowledged(name, error) from error
         return result
+
+    def _not_acknowledged(self, name: str, error: CacheUnavailable) -> InvalidationNotAcknowledged:
+        self._unavailable(error)
+        return InvalidationNotAcknowledged(name, error.reason)
 
     # -- the long verbs ----------------------------------------------------------------------------------------
 

@@ -110,7 +110,7 @@ class RedisBackend(Placed, Bulk):
             if self.near is not None:
                 [found] = yield from self._read(shard, ((tenant_id, key),))
                 return self._reading.hit(found, type)
-            view, [blob] = yield from shard.look((shard.keys.entry(tenant_id, key),))
+            view, [blob] = yield from shard.look_at(tenant_id, key)
         except Resharded as news:  # as `resettling` does it, which costs a read what it need not
             self.settle(news)
             return (yield from self.read(tenant_id, key, type))
@@ -219,7 +219,6 @@ class RedisBackend(Placed, Bulk):
     def release(self, leases: Sequence[Lease]) -> Operation[None]:
         yield from self._spread(leases, _name_of, Shard.release)
 
-    @resettling
     def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> Operation[list[bool]]:
         if self._refusals.any and (yield from self._refused((tenant_id,))):
             self._counters.over_quota += len(writes)
@@ -229,8 +228,14 @@ class RedisBackend(Placed, Bulk):
         items = [
             ((tenant_id, key), self._pack(key, _NO_STAMP, write, now), write.ttl_ms) for key, write in writes
         ]
-        storing = self._spread(items, lambda item: item[0], Shard.store)
-        return (yield from self._changing([item[0] for item in items], storing))
+        storing = self._spread(items, _name_of_item, Shard.store)
+        if self.near is not None:
+            storing = self._changing([item[0] for item in items], storing)
+        try:
+            return (yield from storing)
+        except Resharded as news:  # as in `_read_in`
+            self.settle(news)
+            return (yield from self.store(tenant_id, writes))
 
     def ask_refresh(self, tenant_id: str | None, key: str) -> Operation[Asked]:
         shard = self.space.shard_of(tenant_id, key)
@@ -334,3 +339,7 @@ def _itself(name: Name) -> Name:
 
 def _name_of(lease: Lease) -> Name:
     return lease.name
+
+
+def _name_of_item(item: tuple[Name, bytes, int]) -> Name:
+    return item[0]
