@@ -61,12 +61,11 @@ class Line:
     def packed(self, commands: Sequence[Command], *, whole: bool = False) -> bytes:
         """The commands as they are sent; scripts by their SHA, or `whole`."""
         if len(commands) == 1:
-            return self._packed(commands[0], whole)
+            command = commands[0]
+            return command if type(command) is bytes else self._packed(command, whole)
         return b"".join([self._packed(command, whole) for command in commands])
 
     def _packed(self, command: Command, whole: bool) -> bytes:
-        if type(command) is bytes:
-            return command
         if isinstance(command, Call):
             if command.packed is not None and not whole:
                 head, tail = command.packed
@@ -74,7 +73,7 @@ class Line:
             script = command.script
             how: tuple[bytes, bytes] = (b"EVAL", script.source) if whole else (b"EVALSHA", script.sha)
             command = (*how, len(command.keys), *command.keys, self.server, *command.args)
-        return _pack(cast("tuple[bytes | str | int, ...]", command))
+        return command if isinstance(command, bytes) else _pack(command)
 
 
 def any_error(replies: Sequence[Any]) -> bool:

@@ -108,9 +108,9 @@ class Pipe(asyncio.Protocol):
 
     def ask(self, commands: Exchange) -> "asyncio.Future[Answer]":
         """Send the commands together; the answer will have one reply a command, errors as values."""
-        if self._error is not None or self._transport.is_closing():
-            raise self._error or redis.ConnectionError("the connection is closed")
-        landed: asyncio.Future[Answer] = self._loop.create_future()
+        if self._error is not None:
+            raise self._error
+        landed: asyncio.Future[Answer] = asyncio.Future(loop=self._loop)
         packed = self.line.packed(commands)
         self.load += len(packed)
         unsent = self._unsent

@@ -196,18 +196,15 @@ class Transport:
         self._probing = threading.Lock()
         self._closed = threading.Event()
 
-    def run(self, operation: Operation[T]) -> T:
-        """Drive an operation of the protocol to its end, all of it on one connection.
+    def run(self, operation: Operation[T], *, probing: bool = False) -> T:
+        """Drive an operation of the protocol to its end, all of it on one connection; `probing`: at any rate.
 
         Raises:
             CacheUnavailable: No connection, no answer in time, or it broke; whether the commands ran is unknown.
         """
-        if self._breaker.open:
+        if self._breaker.open and not probing:
             self._keep_probing()
             raise self._breaker.refusal()
-        return self._run(operation)
-
-    def _run(self, operation: Operation[T]) -> T:
         pool = self._pool
         connection = self._checkout(pool)
         try:
@@ -239,7 +236,7 @@ class Transport:
     def _probe(self, closed: threading.Event) -> None:
         while self._breaker.open and not closed.wait(self._breaker.reset):
             try:
-                self._run(once(("PING",)))
+                self.run(once(("PING",)), probing=True)
             except CacheUnavailable as error:
                 log.debug("still no answer: %s", error)
 

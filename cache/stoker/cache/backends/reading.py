@@ -44,7 +44,7 @@ class Reading:
                 at == _HEADER_BYTES or blob[_HEADER_BYTES:at].isascii()
             ):
                 value = self._codec.decoder(type)(blob[at:])
-                now = now_ms()
+                now = time.time_ns() // 1_000_000
                 return Hit(value, 0 < soft_ms <= now, hard_ms - now if hard_ms else math.inf, load_us)
         except Exception:  # what is wrong, the careful way says
             pass
@@ -76,8 +76,9 @@ class Reading:
                 begin, soft_ms, size = outline(blob)
                 if begin != known:
                     known, at = begin, _payload_at(view, begin)
-                if len(blob) - at == size <= most and (at == header_bytes or blob[header_bytes:at].isascii()):
-                    values[key] = decode(blob[at:])
+                payload = blob[at:]
+                if len(payload) == size <= most and (at == header_bytes or blob[header_bytes:at].isascii()):
+                    values[key] = decode(payload)
                     if soft_ms:
                         softs.append(soft_ms)
                     continue

@@ -146,22 +146,23 @@ class RedisBackend(Placed, Bulk):
                     hits[key] = hit
         return hits
 
-    @resettling
     def read_values(self, tenant_id: str | None, keys: Sequence[str], type: Any = None) -> Operation[Values]:
-        if len(self.shards) > 1 or self.near is not None:
+        shards = self.space.shards
+        if len(shards) > 1 or self.near is not None:
             hits = yield from self.read_many(tenant_id, keys, type)
             return Values(
                 {key: hit.value for key, hit in hits.items()}, sum(hit.stale for hit in hits.values())
             )
-        [shard] = self.shards
-        values: dict[str, Any] = {}
-        stale = 0
-        for page in pages(keys):
-            view, blobs = yield from shard.look(shard.keys.entries(tenant_id, page))
-            found = self._reading.values(shard, view, tenant_id, page, blobs, type)
-            values.update(found.values)
-            stale += found.stale
-        return Values(values, stale)
+        values = Values({}, 0)
+        try:
+            for page in pages(keys):
+                view, blobs = yield from shards[0].look(shards[0].keys.entries(tenant_id, page))
+                found = self._reading.values(shards[0], view, tenant_id, page, blobs, type)
+                values = Values(values.values | found.values, values.stale + found.stale)
+        except Resharded as news:  # as in `_read_in`
+            self.settle(news)
+            return (yield from self.read_values(tenant_id, keys, type))
+        return values
 
     @resettling
     def acquire(
