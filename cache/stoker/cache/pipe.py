@@ -21,8 +21,8 @@ from stoker.cache.options import CacheConfig
 from stoker.cache.wire import Answer, Exchange
 
 _GRACE_S = 0.01
-_FEWEST, _MOST = 16, 32
-"""Callers whose commands go out at once, half of all: the server is at work while the loop sees to the others."""
+_TOGETHER = 32
+"""Callers whose commands go out at once, so that the server is at work while the loop sees to the others."""
 
 
 class Wire(Protocol):
@@ -77,7 +77,6 @@ class Pipe(asyncio.Protocol):
         self._waiting: deque[_Turn] = deque()
         self._unsent: list[_Turn] = []
         self._alone = True
-        self._together = _MOST
         self._clock: asyncio.TimerHandle | None = None
         self._error: Exception | None = None
 
@@ -117,7 +116,7 @@ class Pipe(asyncio.Protocol):
         unsent = self._unsent
         unsent.append(_Turn(packed, len(commands), commands, landed))
         count = len(unsent)
-        if count == self._together or (count == 1 and self._alone and not self._waiting):
+        if count == _TOGETHER or (count == 1 and self._alone and not self._waiting):
             self._flush()  # to gather costs a turn of the loop, which is for nothing while there is one task
         elif count == 1:
             self._loop.call_soon(self._flush)
@@ -130,7 +129,6 @@ class Pipe(asyncio.Protocol):
             return
         self._unsent = []
         self._alone = len(unsent) < 2
-        self._together = min(max(self.users // 2, _FEWEST), _MOST)
         self.line.used_at = now = time.monotonic()
         over_at = now + self._config.timeout
         out = []
