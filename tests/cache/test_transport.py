@@ -20,12 +20,12 @@ from tests.cache.proxy import SlowProxy
 def test_a_late_answer_is_never_another_requests(how: How, cache_server: str, namespace: str) -> None:
     with (
         SlowProxy(cache_server) as proxy,
-        how(CacheConfig(backend="redis", redis_url=proxy.url, namespace=namespace, timeout=0.2)) as cache,
+        how(CacheConfig(backend="redis", redis_url=proxy.url, namespace=namespace, timeout=0.4)) as cache,
     ):
         for i in range(10):
             cache.set(f"k{i}", i)
         for i in range(10):
-            proxy.delay_s = 0.3 if i % 3 == 0 else 0.0
+            proxy.delay_s = 0.6 if i % 3 == 0 else 0.0
             assert cache.get(f"k{i}", default=i) == i
             proxy.delay_s = 0.0
             assert cache.get(f"k{9 - i}") == 9 - i
