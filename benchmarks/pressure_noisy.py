@@ -53,9 +53,7 @@ def scene(seed: int, keys: int = KEYS, requests: int = REQUESTS) -> tuple[Mix, i
 def hit_rates(trace: Mix, room: int, way: Way, limits: Quotas) -> tuple[float, float, float, float]:
     """Percent: of the nine alone, of them beside the scanner, what they lost, and his own."""
     alone, beside = Outcome(), Outcome()
-    side_by_side(
-        [play(_without_scanner(trace), way, room, alone), play(trace, way, room, beside, limits)]
-    )
+    side_by_side([play(_without_scanner(trace), way, room, alone), play(trace, way, room, beside, limits)])
     had, have = alone.hit_rate(_is_ours), beside.hit_rate(_is_ours)
     return had, have, had - have, beside.hit_rate(lambda name: name == SCANNER)
 
