@@ -155,8 +155,11 @@ def _server_apart(processes: Processes) -> Iterator[Server]:
         return
     os.sched_setaffinity(0, {allowed[0]})
     server = start_server(processes, "cache", cache_bytes=2**30)
-    os.sched_setaffinity(0, allowed)
-    yield server
+    os.sched_setaffinity(0, allowed[1:])
+    try:
+        yield server
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def _free(settings: Settings, stage: Stage) -> Table:

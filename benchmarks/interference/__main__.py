@@ -127,6 +127,7 @@ def _measure(stage: Stage, reader: App, sizes: Sizes) -> Result:
         times = invalidations(cache, sizes.invalidations)
         besides = reads.result()
         job.abort()
+    stage.stop_standing()
     with open_cache(stage.settings) as cache:
         _say("evicting, and reading")
         reads = reader.read_for(sizes.idle_s)

@@ -66,8 +66,11 @@ class Stage:
             "STOKER_LOADERS": origin.__name__,
             "STOKER_LOG_LEVEL": "INFO",
         }
-        for queue in ("invalidate", "maintenance"):
-            self._worker(queue, keys=0, rate=None)
+        self._standing = [self._worker(queue, keys=0, rate=None) for queue in ("invalidate", "maintenance")]
+
+    def stop_standing(self) -> None:
+        """End the workers that do not warm, and with them what they are still sweeping."""
+        self._processes.stop(self._standing, 5)
 
     @contextmanager
     def warming(self, keys: int, rate: float | None) -> Iterator[None]:

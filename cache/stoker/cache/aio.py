@@ -238,13 +238,13 @@ class AsyncCache:
     # -- the long verbs ----------------------------------------------------------------------------------------
 
     async def warm(
-        self, keys: Keys, tenant_id: str | None = None, *, batch: int = 500, lanes: int = 2
+        self, keys: Keys, tenant_id: str | None = None, *, batch: int = 500, lanes: int = 4
     ) -> WarmReport:
         """See `Cache.warm`; lanes are tasks."""
         return await _last(self.warm_steps(keys, tenant_id, batch=batch, lanes=lanes))
 
     def warm_steps(
-        self, keys: Keys, tenant_id: str | None = None, *, batch: int = 500, lanes: int = 2
+        self, keys: Keys, tenant_id: str | None = None, *, batch: int = 500, lanes: int = 4
     ) -> AsyncIterator[Step[WarmReport]]:
         """See `Cache.warm_steps`."""
         loop = self._here().loop

@@ -47,6 +47,10 @@ class Batch(Struct, frozen=True, gc=False):
     def __len__(self) -> int:
         return len(self.names)
 
+    def part(self, keys: slice) -> "Batch":
+        """Permission to fill some of its keys."""
+        return Batch(self.shard, self.names[keys], self.entries[keys], self.secret, self.stamp, self.place)
+
     def _lease(self, tenant_id: str | None, key: str) -> Lease:
         return Lease(tenant_id, key, self.secret, self.stamp, self.place)
 

@@ -33,6 +33,7 @@ from stoker.cache.loaders import Registry
 from stoker.cache.loading import Loading, UnderWay
 from stoker.cache.near import Near
 from stoker.cache.options import CacheConfig, Hooks, Seconds, ttl_ms
+from stoker.cache.pace import Pace
 from stoker.cache.programs import Program, Sleep, Steps
 from stoker.cache.protocol import Name
 from stoker.cache.requests import Request, Requests, Token
@@ -276,11 +277,13 @@ class Core:
         limits: Sequence[Limit] = (),
     ) -> Warmer:
         work, budget = work or LocalWork(), budget or Unlimited()
+        landed = under_way.flights.landed
+        kept = self.config.lease, limits
         means = Means(
-            self.backend, self.registry, under_way.leases, self.requests.lifetimes, self.config.lease, limits
+            self.backend, self.registry, under_way.leases, Pace(landed), self.requests.lifetimes, *kept
         )
         units = UnitWarmer(means, budget)
-        return Warmer(work, units, self.registry, under_way.flights.landed, limits)
+        return Warmer(work, units, self.registry, landed, limits)
 
     def evict_steps(
         self, target_bytes: int | None, batch: int, cursor: dict[str, Any] | None, stay: float = 0.0

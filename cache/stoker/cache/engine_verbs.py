@@ -25,7 +25,7 @@ class Verbs:
     _threads: Threads
 
     def warm(
-        self, keys: Keys, tenant_id: str | None = None, *, batch: int = 500, lanes: int = 2
+        self, keys: Keys, tenant_id: str | None = None, *, batch: int = 500, lanes: int = 4
     ) -> WarmReport:
         """Load and store those keys that are not fresh, by their registered loaders.
 
@@ -45,7 +45,7 @@ class Verbs:
         tenant_id: str | None = None,
         *,
         batch: int = 500,
-        lanes: int = 2,
+        lanes: int = 4,
         work: Work | None = None,
         budget: Budget | None = None,
         limits: Sequence[Limit] = (),
@@ -61,7 +61,7 @@ class Verbs:
         return self._threads.steps(warmer.steps(keys, tenant_id, batch, lanes))
 
     def help_warm_steps(
-        self, work: Work, *, lanes: int = 2, budget: Budget | None = None, limits: Sequence[Limit] = ()
+        self, work: Work, *, lanes: int = 4, budget: Budget | None = None, limits: Sequence[Limit] = ()
     ) -> Generator[Step[WarmReport], None, None]:
         """Warm what another warm with the same `work` deals, until nothing is left; steps as of `warm_steps`."""
         warmer = self._core.warmer(self._threads.under_way, work, budget, limits)

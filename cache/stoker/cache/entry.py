@@ -125,7 +125,8 @@ def pack_all(
         tag_block = "\0".join(tags).encode() if tags else b""
         fixed = (MAGIC, VERSION, codec, keep << KEEP_SHIFT, len(tag_block), *stamp, uid, soft_ms, hard_ms)
         head = _pack(*fixed, load_us, 0)[:-4]
-        blobs += [head + _pack_size(len(payload)) + tag_block + payload for payload in now]
+        heads = {size: head + _pack_size(size) + tag_block for size in set(map(len, now))}
+        blobs += [heads[len(payload)] + payload for payload in now]
     return blobs
 
 

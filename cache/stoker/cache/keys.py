@@ -9,6 +9,7 @@ state must not expire before the entries it judges); entries whose `ttl` is None
 
 import re
 from collections.abc import Sequence
+from operator import itemgetter
 
 from stoker.cache.tenancy import tenant_field
 
@@ -117,7 +118,7 @@ def quotas(namespace: str) -> bytes:
 
 def _endings(names: Sequence[tuple[str | None, str]]) -> list[bytes]:
     """What the names of entries and leases end with; as a rule all are one tenant's."""
-    tenants = {tenant_id for tenant_id, _ in names}
+    tenants = set(map(itemgetter(0), names))
     if len(tenants) == 1:
         begin = f"{tenant_field(tenants.pop())}:".encode()
         return [begin + key.encode() for _, key in names]

@@ -14,7 +14,7 @@ from stoker.cache.scan import Link, Name, Seen
 from stoker.cache.wire import Call, Operation
 
 SAMPLE = 1000
-_PAGE = 64
+_PAGE = 32
 """Entries of one look, so that none holds the server for long."""
 _TRIES = 4
 """Random names asked for, for each one wanted: some are leases or another program's."""

@@ -12,7 +12,8 @@ from stoker.cache.wire import Call, Operation, refusal
 
 HEAD_BYTES = entry.HEADER_BYTES + 256
 """Read of each entry at first: the header and, nearly always, all tags."""
-
+AT_ONCE = 128
+"""Entries that one round trip reads or unlinks: who reads meanwhile waits behind it."""
 _UNREADABLE = Meta(0, 0, b"", 0, 0, 0, 0, (), 0, 0)
 """Stands for a header of another version: nobody knows its tags, so a ban that retired could have been its."""
 
@@ -182,9 +183,12 @@ def seen(name: Name, head: bytes) -> Seen | None:
 
 def _starts(wanted: Sequence[tuple[bytes, int]]) -> Operation[list[bytes]]:
     """The first bytes of each entry, read without making it look used (Redis 7.0 cannot, and answers with an error)."""
-    reads = (("GETRANGE", name, 0, size - 1) for name, size in wanted)
-    answer = yield (("CLIENT", "NO-TOUCH", "ON"), *reads, ("CLIENT", "NO-TOUCH", "OFF"))
-    return [_bytes(reply) for reply in answer.replies[1:-1]]
+    starts: list[bytes] = []
+    for first in range(0, len(wanted), AT_ONCE):
+        reads = (("GETRANGE", name, 0, size - 1) for name, size in wanted[first : first + AT_ONCE])
+        answer = yield (("CLIENT", "NO-TOUCH", "ON"), *reads, ("CLIENT", "NO-TOUCH", "OFF"))
+        starts += map(_bytes, answer.replies[1:-1])
+    return starts
 
 
 def _bytes(reply: Any) -> bytes:
@@ -198,13 +202,13 @@ def _bytes(reply: Any) -> bytes:
 
 def drop(doomed: Sequence[Seen]) -> Operation[Dropped]:
     """Unlink the entries that still are what was seen."""
-    by_shard: dict[int, list[Seen]] = {}
-    for seen in doomed:
-        by_shard.setdefault(id(seen.name.shard), []).append(seen)
-    if not by_shard:
-        return Dropped()
-    answer = yield tuple(_drop_call(group) for group in by_shard.values())
-    gone = sum(int(answer.reply(i)) for i in range(len(by_shard)))
+    gone = 0
+    for first in range(0, len(doomed), AT_ONCE):
+        by_shard: dict[int, list[Seen]] = {}
+        for seen in doomed[first : first + AT_ONCE]:
+            by_shard.setdefault(id(seen.name.shard), []).append(seen)
+        answer = yield tuple(_drop_call(group) for group in by_shard.values())
+        gone += sum(int(answer.reply(i)) for i in range(len(by_shard)))
     return Dropped(gone, sum(seen.size for seen in doomed))
 
 

@@ -234,8 +234,8 @@ class Template:
         if (field := self._last) is None:
             found = [self.match(key) for key in keys]
             return None if None in found else cast("list[dict[str, Any]]", found)
-        prefix = self.prefix
-        texts = [key[len(prefix) :] for key in keys if key.startswith(prefix)]
+        prefix, size = self.prefix, len(self.prefix)
+        texts = [key[size:] for key in keys if key.startswith(prefix)]
         if len(texts) < len(keys) or not all(texts) or ":" in "".join(texts):
             return None
         return [{field: text} for text in texts]

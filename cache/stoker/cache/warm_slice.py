@@ -7,7 +7,9 @@ once.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
+from operator import itemgetter
 from typing import Protocol
 
 from stoker.cache.backends import Backend, Write
@@ -17,7 +19,8 @@ from stoker.cache.errors import ValueNotSerializable
 from stoker.cache.flight import Hit
 from stoker.cache.leases import HeldLeases
 from stoker.cache.loaders import Loaded, Loader, LoadKey, Match, Registry
-from stoker.cache.programs import Program, Sleep
+from stoker.cache.pace import Pace
+from stoker.cache.programs import Program
 from stoker.cache.protocol import Busy, Lease, Name
 from stoker.cache.warm_report import Outcome
 from stoker.cache.work import Unit
@@ -26,17 +29,15 @@ ROUNDS = 3
 """How often a key is loaded whose loader raises."""
 SAMPLE = 5
 """Written keys of each unit that are read back."""
-PACED = 32
-"""Keys of one round trip where a rate says that there is time: readers wait behind one of them, and find the server
-idle between two.
-"""
-HASTE, LONGEST_PAUSE_S = 1.25, 0.02
-"""How much faster than the rate the round trips of a process follow each other, as some are late; and the longest pause
-between two."""
 QUICK_S = 0.03
 """So long may the call of a loader take of whose keys there is no lease."""
 LIFETIMES = 16
 """TTLs among the values that one call of a loader returned: what is warmed together shall not expire so."""
+
+LIGHT = 4
+"""Keys of a batch that are begun take so many times less of a server than those that are stored."""
+
+_first, _second = itemgetter(0), itemgetter(1)
 
 Member = tuple[Lease, LoadKey]
 
@@ -79,23 +80,23 @@ class Means:
 
     Attributes:
         leases: Keeps those of slow loads alive.
+        pace: When the round trips within a limit may begin.
         lease: Seconds for which a killed loader may block a key.
         limits: Of the whole warm, besides those of its loaders.
         expects_absent: Whether the last slice found nothing: the next is likely to find nothing either.
         expects_quick: Whether the last call of a loader was soon over. Where it is not, who misses a key had better
             wait for it, by its lease, than load it too.
-        next_page: When the next round trip within a limit may begin, by its owner; in monotonic seconds.
     """
 
     backend: Backend
     registry: Registry
     leases: HeldLeases
+    pace: Pace
     lifetimes: Lifetimes
     lease: float
     limits: Sequence[Limit] = ()
     expects_absent: bool = True
     expects_quick: bool = True
-    next_page: dict[str, float] = field(default_factory=dict)
 
 
 class SliceRun:
@@ -111,7 +112,7 @@ class SliceRun:
         self._unit = unit
         self.outcome = Outcome()
         self.trouble: tuple[str, str] | None = None
-        self._page, self._pace = 1, Limit("")
+        self._limit: Limit | None = None
 
     def without_loader(self, names: Sequence[Name]) -> Program[None]:
         """Keys that somebody may have set: they are fresh, or have failed."""
@@ -130,53 +131,38 @@ class SliceRun:
     ) -> Program[None]:
         """Lease the keys, load those that are ours to load, and store what came."""
         limits = [share.limit for share in shares.values() if share.limit.rate is not None]
-        self._pace = min(limits, key=lambda limit: limit.rate or 0.0, default=Limit(""))
-        self._page = PACED if limits else len(names)
-        pages = yield from self._begin_absent(names, matches)
-        if pages:
-            yield from self._load_absent(pages, names, matches, shares)
+        self._limit = min(limits, key=lambda limit: limit.rate or 0.0, default=None)
+        batches = yield from self._begin_absent(names, matches)
+        if batches:
+            yield from self._load_absent(batches, names, matches, shares)
         else:
             yield from self._each(names, matches, shares)
 
-    def _pages(self, size: int) -> list[slice]:
-        return [slice(first, first + self._page) for first in range(0, size, self._page)]
-
-    def _wait_for_turn(self) -> Program[None]:
-        """Before each page. All lanes of a process take turns, as theirs would queue up at the server."""
-        owner, rate, _ = self._pace
-        if rate is None:
-            return
-        now, turns = time.monotonic(), self._means.next_page
-        at = max(now, turns.get(owner, now))
-        # Leases and fills take half of the time each that the rate gives.
-        turns[owner] = at + min(PACED / (2 * HASTE * rate), LONGEST_PAUSE_S)
-        if at > now:
-            yield Sleep(at - now)
-
     # -- all together ------------------------------------------------------------------------------------------
 
-    def _begin_absent(self, names: Sequence[Name], matches: Sequence[Match]) -> Program[list[list[Batch]]]:
-        """Batches of each page, if none of the keys is there and one loader loads them all; else nothing."""
+    def _begin_absent(self, names: Sequence[Name], matches: Sequence[Match]) -> Program[list[Batch]]:
+        """Batches of the keys, if none of them is there and one loader loads them all; else nothing."""
         loader = matches[0][0]
         if not (self._means.expects_absent and self._means.expects_quick and loader.many):
             return []
-        if len({id(match[0]) for match in matches}) > 1:
+        if len(set(map(_first, matches))) > 1:
             return []
-        if len({key for _, key in names}) < len(names):  # an answer by key could not tell the tenants apart
+        if len(set(map(_second, names))) < len(names):  # an answer by key could not tell the tenants apart
             return []
-        pages: list[list[Batch]] = []
-        for page in self._pages(len(names)):
-            yield from self._wait_for_turn()
-            batches = yield self._backend.begin_batches(names[page])
-            if batches is None:
-                self._means.expects_absent = False
-                return []
-            pages.append(batches)
-        return pages
+        batches: list[Batch] = []
+        with self._means.pace.turn(self._limit) as turn:
+            for page in turn.pages(len(names), LIGHT):
+                yield from turn.wait()
+                begun: list[Batch] | None = yield self._backend.begin_batches(names[page])
+                self._means.expects_absent = begun is not None
+                if begun is None:
+                    return []
+                batches += begun
+        return batches
 
     def _load_absent(
         self,
-        pages: Sequence[Sequence[Batch]],
+        batches: Sequence[Batch],
         names: Sequence[Name],
         matches: Sequence[Match],
         shares: Mapping[str, Share],
@@ -184,18 +170,19 @@ class SliceRun:
         loader = matches[0][0]
         keys = [LoadKey(key, args, tenant) for (tenant, key), (_, args) in zip(names, matches, strict=True)]
         loaded = yield from self._call(loader, keys, shares)
-        lifetimes = self._lifetimes(loader, len(keys))
+        lifetimes = iter(self._lifetimes(loader, len(keys)))
         by_key = {key.key: key for key in keys}
         written: list[Name] = []
-        for place, page in zip(self._pages(len(names)), pages, strict=True):
-            yield from self._wait_for_turn()
-            now = lifetimes[place]
-            filled = yield from self._fill_together(loader, page, by_key, loaded, now)
-            if filled is None:
-                members = [(lease, by_key[lease.key]) for batch in page for lease in batch]
-                fills = yield from self._to_fill(loader, members, loaded, now)
-                filled = yield from self._fill(fills)
-            written += filled
+        with self._means.pace.turn(self._limit) as turn:
+            for page in _pages(batches, turn.most(len(names))):
+                yield from turn.wait()
+                now = list(islice(lifetimes, sum(map(len, page))))
+                filled = yield from self._fill_together(loader, page, by_key, loaded, now)
+                if filled is None:
+                    members = [(lease, by_key[lease.key]) for batch in page for lease in batch]
+                    fills = yield from self._to_fill(loader, members, loaded, now)
+                    filled = yield from self._fill(fills)
+                written += filled
         yield from self._read_back(written)
 
     def _fill_together(
@@ -230,12 +217,14 @@ class SliceRun:
         self, names: Sequence[Name], matches: Sequence[Match], shares: Mapping[str, Share]
     ) -> Program[None]:
         taken: list[tuple[Lease | Busy, Hit | None]] = []
-        for page in self._pages(len(names)):
-            yield from self._wait_for_turn()
-            taken += yield self._backend.acquire(names[page])
-        parts, spare = self._to_load(names, matches, taken)
-        if spare:
-            yield self._backend.release(spare)
+        with self._means.pace.turn(self._limit) as turn:
+            for page in turn.pages(len(names)):
+                yield from turn.wait()
+                taken += yield self._backend.acquire(names[page])
+            parts, spare = self._to_load(names, matches, taken)
+            for page in turn.pages(len(spare)):
+                yield from turn.wait()
+                yield self._backend.release(spare[page])
         with self._means.leases.holding([lease for _, members in parts.values() for lease, _ in members]):
             for loader, members in parts.values():
                 for group in _by_unique_key(members):
@@ -244,9 +233,10 @@ class SliceRun:
                         loader, group, loaded, self._lifetimes(loader, len(group))
                     )
                     written: list[Name] = []
-                    for page in self._pages(len(fills)):
-                        yield from self._wait_for_turn()
-                        written += yield from self._fill(fills[page])
+                    with self._means.pace.turn(self._limit) as turn:
+                        for page in turn.pages(len(fills)):
+                            yield from turn.wait()
+                            written += yield from self._fill(fills[page])
                     yield from self._read_back(written)
 
     def _to_load(
@@ -363,6 +353,22 @@ class SliceRun:
         for tenant_id in dict.fromkeys(tenant_id for tenant_id, _ in sample):
             keys = [key for tenant, key in sample if tenant == tenant_id]
             self.outcome.count("readable", len((yield self._backend.read_many(tenant_id, keys))))
+
+
+def _pages(batches: Sequence[Batch], most: int) -> Iterator[list[Batch]]:
+    """The batches, cut so that a page has so many keys at most."""
+    page, room = [], most
+    for batch in batches:
+        first = 0
+        while first < len(batch):
+            page.append(batch.part(slice(first, first + room)))
+            first += len(page[-1])
+            room -= len(page[-1])
+            if not room:
+                yield page
+                page, room = [], most
+    if page:
+        yield page
 
 
 def _by_unique_key(members: Sequence[Member]) -> Iterator[Sequence[Member]]:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import TypeVar
 
 from stoker.cache import batch
@@ -56,7 +57,7 @@ class Bulk(ABC):
         Returns:
             None: Nothing was sent; one of the values needs a look of its own, by `fill`.
         """
-        tenants = {tenant_id for one in fills for tenant_id, _ in one.batch.names}
+        tenants = {tenant_id for one in fills for tenant_id in set(map(itemgetter(0), one.batch.names))}
         if (yield from self._refused(tenants)):
             return None
         now = now_ms()
