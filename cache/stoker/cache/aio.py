@@ -126,7 +126,8 @@ class AsyncCache:
         if peek is None or type is not None:
             if self._near is not None and (value := self._near(key, tenant_id, type)) is not ABSENT:
                 return value
-            return await self._here().loop.perform(self._core.get(key, tenant_id, default, type))
+            hit = await self._here().loop.perform(self._core.get(key, tenant_id, type))
+            return default if hit is None else hit.value
         slot = peek(key, tenant_id)
         return self._core.missed(key, tenant_id, default) if slot is None else slot.value
 

@@ -6,7 +6,6 @@ An operation stays on one connection. A caller who is cancelled harms nobody els
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable
 from typing import TypeVar, cast
 
 import redis
@@ -59,18 +58,15 @@ class AioTransport:
         self._pipes.clear()
         self._opening = None
 
-    def run(self, operation: Operation[T]) -> Awaitable[T]:
-        """Drive an operation to its end, all of it on one connection; raises as `Transport.run`.
+    async def run(self, operation: Operation[T], *, probing: bool = False) -> T:
+        """Drive an operation to its end, all of it on one connection; arguments and errors as of `Transport.run`.
 
         When the caller is cancelled, whether the commands ran is unknown.
         """
-        if self._breaker.open:
+        if self._breaker.open and not probing:
             if not self._closed and (self._prober is None or self._prober.done()):
                 self._prober = asyncio.create_task(self._probe(), name="stoker-probe")
             raise self._breaker.refusal()
-        return self._run(operation)
-
-    async def _run(self, operation: Operation[T]) -> T:
         # In one piece: between a task and its answer every call, and every coroutine in a coroutine, counts.
         if self._callers >= self._places:
             await self._wait_for_a_place()
@@ -92,7 +88,7 @@ class AioTransport:
                 raise await self._failed(pipe, error) from error
             finally:
                 pipe.users -= 1
-                if not pipe.open:
+                if pipe.line.broken:
                     await self._retire(pipe)
         finally:
             self._callers -= 1
@@ -142,7 +138,7 @@ class AioTransport:
         while self._breaker.open:
             await asyncio.sleep(self._breaker.reset)
             try:
-                await self._run(once(("PING",)))
+                await self.run(once(("PING",)), probing=True)
             except CacheUnavailable as error:
                 log.debug("still no answer: %s", error)
 

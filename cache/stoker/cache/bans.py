@@ -297,17 +297,18 @@ NO_CONTROL = Control(b"", b"", 0, b"", 0, 0, 0, b"", frozenset())
 class View:
     """What this process knows of one shard's ban log, at least as new as `control`.
 
-    `left` holds the incarnations this process has seen end: one that comes back is a rolled-back server.
+    Attributes:
+        left: The incarnations this process has seen end: one that comes back is a rolled-back server.
+        stamp: What a load that begins now is stamped with.
     """
 
     control: Control = NO_CONTROL
     bans: BanTable = field(default_factory=BanTable)
     left: tuple[bytes, ...] = ()
+    stamp: Stamp = field(init=False, compare=False)
 
-    @property
-    def stamp(self) -> Stamp:
-        """What a load that begins now is stamped with."""
-        return Stamp(self.control.incarnation, self.control.head)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stamp", Stamp(self.control.incarnation, self.control.head))
 
     def current(self, raw: bytes | None, server: bytes) -> bool:
         """Whether the view is at least as new as the control record that came with an answer of `server`."""

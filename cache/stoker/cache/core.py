@@ -81,12 +81,11 @@ class Core:
 
     # -- reading ----------------------------------------------------------------------------------------------
 
-    def get(self, key: str, tenant_id: str | None, default: Any, type: Any) -> Program[Any]:
+    def get(self, key: str, tenant_id: str | None, type: Any) -> Program[Hit | None]:
         check_key(key)
         if type is not None:
             check_type(type)
-        hit = yield from self._read(tenant_id, key, type)
-        return default if hit is None else hit.value
+        return self._read(tenant_id, key, type)
 
     def _read(self, tenant_id: str | None, key: str, type: Any) -> Program[Hit | None]:
         try:
@@ -107,7 +106,7 @@ class Core:
         names = check_keys(keys)
         if type is not None:
             check_type(type)
-        near = self._near_values(names, tenant_id, type)
+        near = {} if self.near is None else self._near_values(self.near, names, tenant_id, type)
         read = [key for key in names if key not in near] if near else names
         values: dict[str, Any] = {}
         stale = 0
@@ -127,11 +126,11 @@ class Core:
         values.update(near)
         return {key: values[key] for key in names if key in values}
 
-    def _near_values(self, names: Sequence[str], tenant_id: str | None, type: Any) -> dict[str, Any]:
+    def _near_values(
+        self, near: Near, names: Sequence[str], tenant_id: str | None, type: Any
+    ) -> dict[str, Any]:
         """Of these keys those that a copy here may be served of."""
-        if self.near is None:
-            return {}
-        get = self.near.get
+        get = near.get
         return {key: value for key in names if (value := get(key, tenant_id, type)) is not ABSENT}
 
     def missed(self, key: str, tenant_id: str | None, default: Any) -> Any:
@@ -174,9 +173,13 @@ class Core:
         if token is not None:
             stored = yield from self._set_with(token, key, tenant_id, write)
         else:
-            [stored] = yield from self._acknowledged("set", self.backend.store(tenant_id, [(key, write)]))
+            try:  # as `_acknowledged` does it, which would be one more generator
+                [stored] = yield self.backend.store(tenant_id, [(key, write)])
+            except CacheUnavailable as error:
+                raise self._not_acknowledged("set", error) from error
             self.counters.sets += 1
-        yield from self._wait_for_copies(barrier)
+        if barrier:
+            yield from self._wait_for_copies(barrier)
         return stored
 
     def _wait_for_copies(self, barrier: bool) -> Program[None]:
@@ -263,9 +266,12 @@ class Core:
         try:
             result: T = yield operation
         except CacheUnavailable as error:
-            self._unavailable(error)
-            raise InvalidationNotAcknowledged(name, error.reason) from error
+            raise self._not_acknowledged(name, error) from error
         return result
+
+    def _not_acknowledged(self, name: str, error: CacheUnavailable) -> InvalidationNotAcknowledged:
+        self._unavailable(error)
+        return InvalidationNotAcknowledged(name, error.reason)
 
     # -- the long verbs ----------------------------------------------------------------------------------------
 

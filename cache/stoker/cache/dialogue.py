@@ -62,15 +62,18 @@ class Line:
         """The commands as they are sent; scripts by their SHA, or `whole`."""
         if len(commands) == 1:
             command = commands[0]
-            return self._packed(command, whole) if isinstance(command, Call) else _pack(command)
+            return command if type(command) is bytes else self._packed(command, whole)
         return b"".join([self._packed(command, whole) for command in commands])
 
     def _packed(self, command: Command, whole: bool) -> bytes:
         if isinstance(command, Call):
+            if command.packed is not None and not whole:
+                head, tail = command.packed
+                return b"%b$%d\r\n%b\r\n%b" % (head, len(self.server), self.server, tail)
             script = command.script
             how: tuple[bytes, bytes] = (b"EVAL", script.source) if whole else (b"EVALSHA", script.sha)
             command = (*how, len(command.keys), *command.keys, self.server, *command.args)
-        return _pack(command)
+        return command if isinstance(command, bytes) else _pack(command)
 
 
 def any_error(replies: Sequence[Any]) -> bool:
@@ -113,14 +116,18 @@ def _pack(command: tuple[bytes | str | int, ...]) -> bytes:
     return packed
 
 
-WHO = _pack(("INFO", "replication")) + _pack(("INFO", "server"))
-"""Asks a server who it is; it has two answers, for `Line.meet`."""
+WHO = ("INFO", "replication"), ("INFO", "server")
+"""Asks a server who it is; the answers are for `Line.meet`."""
 
 
 class Replies:
-    """What comes on a connection: bytes are fed in, whole replies collected, errors as values."""
+    """What comes on a connection: bytes are fed in, whole replies collected, errors as values.
 
-    __slots__ = ("_next", "feed", "left_over")
+    Attributes:
+        faulty: Whether there was an error among what was collected, until that is taken back.
+    """
+
+    __slots__ = ("_next", "faulty", "feed", "left_over")
 
     def __init__(self) -> None:
         reader = hiredis.Reader(
@@ -129,6 +136,7 @@ class Replies:
         self.feed: Callable[..., None] = reader.feed  # its annotation does not know bytearray
         self.left_over = reader.has_data  # whether something has come beyond what was collected
         self._next = reader.gets
+        self.faulty = False
 
     def collect(self, into: list[Any], count: int) -> bool:
         """Append replies until there are `count`. Returns False where that takes more bytes.
@@ -138,14 +146,17 @@ class Replies:
         """
         while len(into) < count:
             reply = self._next()
-            if type(reply) is list or type(reply) is bytes:  # as a rule
+            kind = type(reply)
+            if kind is list or kind is int or kind is bytes:  # as a rule
                 into.append(reply)
                 continue
             if reply is _MORE:
                 return False
-            if isinstance(reply, redis.ConnectionError):  # the server is loading its data, for one
-                raise reply
-            if not isinstance(reply, hiredis.PushNotification):  # which nobody here has asked for
+            if isinstance(reply, Exception):
+                if isinstance(reply, redis.ConnectionError):  # the server is loading its data, for one
+                    raise reply
+                self.faulty = True
+            if kind is not hiredis.PushNotification:  # which nobody here has asked for
                 into.append(reply)
         return True
 

@@ -148,7 +148,7 @@ def beginning(codec: int, flags: int) -> bytes:
 
 def stamped(blob: bytes, stamp: Stamp) -> bytes:
     """The entry with another stamp. The `set` script writes the seq once more where that has changed."""
-    return b"".join((blob[:8], stamp.incarnation, stamp.seq.to_bytes(8, "little"), blob[24:]))
+    return b"%b%b%b%b" % (blob[:8], stamp.incarnation, stamp.seq.to_bytes(8, "little"), blob[24:])
 
 
 def unpack(blob: bytes, *, whole: bool = True) -> Meta | None:

@@ -24,7 +24,7 @@ GATHER_S = 0.025
 """Without the server: how long callers are gathered for a load, while an earlier one is under way."""
 
 
-class Hit(Struct, frozen=True):
+class Hit(Struct, frozen=True, gc=False):
     """A live value.
 
     Attributes:

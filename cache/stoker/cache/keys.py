@@ -66,7 +66,8 @@ class ShardKeys:
 
     def entry(self, tenant_id: str | None, key: str) -> bytes:
         """String, PX as the entry's TTL: header, tags, payload."""
-        return f"{self.entry_prefix}{tenant_field(tenant_id)}:{key}".encode()
+        field = "" if tenant_id is None else tenant_field(tenant_id)
+        return f"{self.entry_prefix}{field}:{key}".encode()
 
     def entries(self, tenant_id: str | None, keys: Sequence[str]) -> list[str]:
         """`entry` of each key of a tenant, to be encoded when it is sent."""
@@ -75,7 +76,8 @@ class ShardKeys:
 
     def lease(self, tenant_id: str | None, key: str) -> bytes:
         """String, PX at most `max_load`: the token of whoever may fill the entry."""
-        return f"{self.lease_prefix}{tenant_field(tenant_id)}:{key}".encode()
+        field = "" if tenant_id is None else tenant_field(tenant_id)
+        return f"{self.lease_prefix}{field}:{key}".encode()
 
     def entries_of(self, names: Sequence[tuple[str | None, str]]) -> list[bytes]:
         """`entry` of each (tenant, key)."""

@@ -16,7 +16,7 @@ import redis
 from msgspec import Struct
 from redis.exceptions import RedisError
 
-from stoker.cache.dialogue import WHO, Line, Replies, any_error, no_primary, unknown_scripts
+from stoker.cache.dialogue import WHO, Line, Replies, no_primary, unknown_scripts
 from stoker.cache.options import CacheConfig
 from stoker.cache.wire import Answer, Exchange
 
@@ -98,7 +98,7 @@ class Pipe(asyncio.Protocol):
 
     async def meet(self) -> None:
         """Learn who is at the other end."""
-        self.line.meet((await self._asked(WHO, 2, ())).replies, self._config)
+        self.line.meet((await self.ask(WHO)).replies, self._config)
 
     async def alive(self) -> bool:
         """Whether the server has neither closed it nor sent what nobody asked for."""
@@ -108,24 +108,19 @@ class Pipe(asyncio.Protocol):
 
     def ask(self, commands: Exchange) -> "asyncio.Future[Answer]":
         """Send the commands together; the answer will have one reply a command, errors as values."""
-        return self._asked(self.line.packed(commands), len(commands), commands)
-
-    def _asked(self, packed: bytes, count: int, commands: Exchange) -> "asyncio.Future[Answer]":
-        if self._error is not None or self._transport.is_closing():
-            raise self._error or redis.ConnectionError("the connection is closed")
-        landed: asyncio.Future[Answer] = self._loop.create_future()
+        if self._error is not None:
+            raise self._error
+        landed: asyncio.Future[Answer] = asyncio.Future(loop=self._loop)
+        packed = self.line.packed(commands)
         self.load += len(packed)
         unsent = self._unsent
-        unsent.append(_Turn(packed, count, commands, landed))
-        if len(unsent) == 1 or len(unsent) == _TOGETHER:
-            self._send_soon()
-        return landed
-
-    def _send_soon(self) -> None:
-        if len(self._unsent) == _TOGETHER or (self._alone and not self._waiting):
+        unsent.append(_Turn(packed, len(commands), commands, landed))
+        count = len(unsent)
+        if count == _TOGETHER or (count == 1 and self._alone and not self._waiting):
             self._flush()  # to gather costs a turn of the loop, which is for nothing while there is one task
-        else:
+        elif count == 1:
             self._loop.call_soon(self._flush)
+        return landed
 
     def _flush(self) -> None:
         """Send what was asked since the last time, but for what nobody waits for any more."""
@@ -178,7 +173,7 @@ class Pipe(asyncio.Protocol):
                 self.load -= len(turn.packed)
                 if turn.landed.done():
                     continue
-                if turn.unknown or any_error(turn.replies):
+                if turn.unknown or replies.faulty:
                     self._look_at(turn)
                 else:
                     turn.landed.set_result(Answer(turn.replies, line.server, line.process))
@@ -191,6 +186,7 @@ class Pipe(asyncio.Protocol):
     def _look_at(self, turn: _Turn) -> None:
         """Pass on replies among which are errors, unless some commands are to be sent once more."""
         line, replies = self.line, turn.replies
+        self._replies.faulty = False
         line.broken = line.broken or no_primary(replies)  # for whoever comes next
         if not turn.unknown and (unknown := unknown_scripts(replies)):
             again = [turn.commands[i] for i in unknown]

@@ -7,6 +7,7 @@ sync engine. The rules and their numbers are in docs/design.md; those of the con
 import os
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from functools import cached_property
 from itertools import groupby
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from stoker.cache.control import ATTEMPTS, BanLog
 from stoker.cache.entry import Meta, Stamp
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.tenancy import tenant_field
-from stoker.cache.wire import Call, Command, Operation, out_of_memory
+from stoker.cache.wire import Call, Command, Operation, out_of_memory, words
 
 Name = tuple[str | None, str]
 """A tenant (None: the shared key space) and a key."""
@@ -106,7 +107,19 @@ class Shard(BanLog):
 
     def look(self, entries: Sequence[bytes] | Sequence[str]) -> Operation[tuple[View, list[bytes | None]]]:
         """What is stored under these names, and a view that may judge it."""
-        look: Command = ("MGET", *entries, self.keys.ctl)
+        return self._looked(("MGET", *entries, self.keys.ctl))
+
+    def look_at(self, tenant_id: str | None, key: str) -> Operation[tuple[View, list[bytes | None]]]:
+        """The same of one entry."""
+        name = self.keys.entry(tenant_id, key)
+        return self._looked(self._look_at % (len(name), name))
+
+    @cached_property
+    def _look_at(self) -> bytes:
+        return b"*3\r\n" + words(b"MGET", None, self.keys.ctl)
+
+    def _looked(self, look: Command) -> Operation[tuple[View, list[bytes | None]]]:
+        blobs: list[bytes | None] = []
         for _ in range(ATTEMPTS):
             known = self.view
             answer = yield (look,)
@@ -116,7 +129,7 @@ class Shard(BanLog):
             view = yield from self.sync(raw, answer.server, known)
             if answer.server in view.control.boots and not self.retired_under(view, raw):
                 return view, blobs
-        return self.view, [None] * len(entries)
+        return self.view, [None] * len(blobs)
 
     def retired_under(self, view: View, raw: bytes | None) -> bool:
         """Rule 4: whether bans that this answer should be judged by have left the view since."""
@@ -348,10 +361,21 @@ class Shard(BanLog):
 
     def _set_call(self, view: View, name: Name, blob: bytes, ttl_ms: int) -> Call:
         names = self._written(*name)
-        control = view.control
-        known = control.raw if control.digest == self.digest else b""
-        args = (self.digest, known, entry.stamped(blob, view.stamp), ttl_ms)
-        return Call(scripts.SET, names, args)
+        _, at, lease, _ = names
+        control, digest = view.control, self.digest
+        known = control.raw if control.digest == digest else b""
+        stored, ttl = entry.stamped(blob, view.stamp), b"%d" % ttl_ms
+        head, tail = self._set_words
+        packed = (
+            head % (len(at), at, len(lease), lease),
+            tail % (len(digest), digest, len(known), known, len(stored), stored, len(ttl), ttl),
+        )
+        return Call(scripts.SET, names, (digest, known, stored, ttl), packed)
+
+    @cached_property
+    def _set_words(self) -> tuple[bytes, bytes]:
+        begin = words(b"EVALSHA", scripts.SET.sha, b"4", self.keys.ctl, None, None, self.keys.writes)
+        return b"*12\r\n" + begin, words(None, None, None, None)
 
     def delete(self, tenant_id: str | None, key: str) -> Operation[bool]:
         """Unlink entry and lease; tells whether there was an entry."""

@@ -171,7 +171,7 @@ class Refusals:
     @property
     def any(self) -> bool:
         """Whether somebody is full, or it is to be looked up whether anybody is."""
-        return bool(self._full) or self.due
+        return time.monotonic() >= self._due or bool(self._full)
 
     def refused(self, tenants: Iterable[str | None]) -> Operation[frozenset[str | None]]:
         """Those of the tenants that are full. A server that does not tell refuses nobody."""

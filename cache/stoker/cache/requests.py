@@ -87,7 +87,8 @@ class Requests:
 
     def write(self, value: Any, ttl: Seconds | None, soft_ttl: Seconds | None, tags: Iterable[str]) -> Write:
         """A value to be stored as it is, for exactly as long as the caller says."""
-        return Write(value, *self._checked(ttl, soft_ttl), check_tags(tags), 0)
+        hard_ms, soft_ms = self._checked(ttl, soft_ttl)
+        return Write(value, hard_ms, soft_ms, check_tags(tags) if tags else (), 0)
 
     def lifetimes(self, loader: Loader) -> tuple[int, int]:
         """(ttl, soft ttl) in ms of a value that the loader loads now."""

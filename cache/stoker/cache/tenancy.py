@@ -34,7 +34,8 @@ def check_keys(keys: Iterable[str]) -> list[str]:
 def all_plain(keys: Sequence[Any]) -> bool:
     """Whether these are keys beyond doubt, by one look at all of them. If not, `check_key` each."""
     try:
-        return "".join(keys).isascii() and "" not in keys and max(map(len, keys)) * 4 <= MAX_KEY_BYTES
+        sizes = set(map(len, keys))
+        return "".join(keys).isascii() and 0 not in sizes and max(sizes) * 4 <= MAX_KEY_BYTES
     except (TypeError, ValueError):  # not all are str, or there are none
         return False
 

@@ -67,7 +67,8 @@ class Traffic:
 
     def note(self, tenant_id: str | None, key: str, hit: bool, times: int = 1) -> bool:
         """Count reads, as a rule one. Returns whether it is time to add the counts to the fleet's."""
-        self.counts_of(tenant_id, key)[0 if hit else 1] += times
+        group = tenant_id, key.partition(":")[0]
+        (self._groups.get(group) or self._admit(group))[0 if hit else 1] += times
         if not self._shared:
             return False
         self._left -= times

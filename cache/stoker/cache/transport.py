@@ -24,7 +24,6 @@ from stoker.cache.dialogue import (
     Line,
     Replies,
     all_busy,
-    any_error,
     no_primary,
     pool_of,
     reason,
@@ -65,12 +64,10 @@ class Connection:
         self._timeout = config.timeout
         self._replies = Replies()
         self._buffer = bytearray(_READ_BYTES)
-        self.line.meet(self._round_trip(WHO, 2), config)
+        self.line.meet(self.ask(WHO).replies, config)
 
     def alive(self) -> bool:
         """Whether the server has neither closed it nor sent what nobody asked for."""
-        if not self.line.idle:
-            return True
         try:
             return not self.raw.can_read(timeout=0)
         except (RedisError, OSError):
@@ -82,8 +79,9 @@ class Connection:
         line.broken = True  # until all replies are read
         replies = self._round_trip(line.packed(commands), len(commands))
         lost = False
-        if any_error(replies):
+        if self._replies.faulty:
             self._send_again(commands, replies)
+            self._replies.faulty = False
             lost = no_primary(replies)
         line.broken = lost or self._replies.left_over()
         return Answer(replies, line.server, line.process)
@@ -98,18 +96,15 @@ class Connection:
         began = self.line.used_at = time.monotonic()
         replies: list[Any] = []
         self._socket.sendall(packed)
-        self._receive()
-        while not self._replies.collect(replies, count):
+        while True:
+            size = self._socket.recv_into(self._buffer)
+            if not size:
+                raise redis.ConnectionError("the server closed the connection")
+            self._replies.feed(self._buffer, 0, size)
+            if self._replies.collect(replies, count):
+                return replies
             if time.monotonic() - began > self._timeout:  # it does answer, but too slowly
                 raise redis.TimeoutError(f"no whole answer in {self._timeout:g} s")
-            self._receive()
-        return replies
-
-    def _receive(self) -> None:
-        size = self._socket.recv_into(self._buffer)
-        if not size:
-            raise redis.ConnectionError("the server closed the connection")
-        self._replies.feed(self._buffer, 0, size)
 
 
 class _Pool:
@@ -201,18 +196,15 @@ class Transport:
         self._probing = threading.Lock()
         self._closed = threading.Event()
 
-    def run(self, operation: Operation[T]) -> T:
-        """Drive an operation of the protocol to its end, all of it on one connection.
+    def run(self, operation: Operation[T], *, probing: bool = False) -> T:
+        """Drive an operation of the protocol to its end, all of it on one connection; `probing`: at any rate.
 
         Raises:
             CacheUnavailable: No connection, no answer in time, or it broke; whether the commands ran is unknown.
         """
-        if self._breaker.open:
+        if self._breaker.open and not probing:
             self._keep_probing()
             raise self._breaker.refusal()
-        return self._run(operation)
-
-    def _run(self, operation: Operation[T]) -> T:
         pool = self._pool
         connection = self._checkout(pool)
         try:
@@ -244,7 +236,7 @@ class Transport:
     def _probe(self, closed: threading.Event) -> None:
         while self._breaker.open and not closed.wait(self._breaker.reset):
             try:
-                self._run(once(("PING",)))
+                self.run(once(("PING",)), probing=True)
             except CacheUnavailable as error:
                 log.debug("still no answer: %s", error)
 
@@ -256,7 +248,7 @@ class Transport:
                 raise CacheUnavailable("redis", all_busy(self._config)) from None
             if connection is None:
                 return self._open(pool)
-            if connection.alive():
+            if not connection.line.idle or connection.alive():
                 return connection
             pool.discard(connection.raw)
 

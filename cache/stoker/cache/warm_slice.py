@@ -33,10 +33,8 @@ QUICK_S = 0.03
 """So long may the call of a loader take of whose keys there is no lease."""
 LIFETIMES = 16
 """TTLs among the values that one call of a loader returned: what is warmed together shall not expire so."""
-
 LIGHT = 4
 """Keys of a batch that are begun take so many times less of a server than those that are stored."""
-
 _first, _second = itemgetter(0), itemgetter(1)
 
 Member = tuple[Lease, LoadKey]

@@ -18,15 +18,33 @@ T = TypeVar("T")
 
 
 class Call(Struct, frozen=True, gc=False):
-    """A script, its keys and its arguments. The connection puts its server's id before the arguments."""
+    """A script, its keys and its arguments. The connection puts its server's id before the arguments.
+
+    Attributes:
+        packed: How it is sent, up to that id and from there on, where that is at hand (see `words`).
+    """
 
     script: Script
     keys: tuple[bytes, ...]
     args: tuple[bytes | str | int, ...]
+    packed: tuple[bytes, bytes] | None = None
 
 
-Command = tuple[bytes | str | int, ...] | Call
+Command = tuple[bytes | str | int, ...] | Call | bytes
+"""Bytes are a command as it is sent."""
 Exchange = tuple[Command, ...]
+
+
+def words(*given: bytes | None) -> bytes:
+    """Words of a command as they are sent; each None is left to `%`, with the length and the bytes of a word."""
+    return b"".join([_WORD if word is None else _whole_word(word) for word in given])
+
+
+def _whole_word(word: bytes) -> bytes:
+    return (_WORD % (len(word), word)).replace(b"%", b"%%")
+
+
+_WORD = b"$%d\r\n%b\r\n"
 
 
 class Answer(Struct, frozen=True, gc=False):

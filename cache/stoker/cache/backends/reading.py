@@ -20,6 +20,7 @@ from stoker.cache.stats import Counters
 log = logging.getLogger(__name__)
 _AS_A_RULE = entry.beginning(MSGPACK, 0)
 _NOWHERE = 2**62
+_glance, _outline, _HEADER_BYTES = entry.glance, entry.outline, entry.HEADER_BYTES
 
 
 class Reading:
@@ -33,26 +34,21 @@ class Reading:
 
     def one(self, shard: Shard, view: View, name: Name, blob: bytes, type: Any) -> Hit | None:
         """What is stored under the name, if the view lets it live."""
-        return self._at_once(view, blob, type) or self.hit(shard.judge(view, name, blob), type)
-
-    def _at_once(self, view: View, blob: bytes, type: Any) -> Hit | None:
-        """The same; None if that takes all care."""
         try:
-            begin, soft_ms, hard_ms, load_us, size = entry.glance(blob)
-            latest = self._latest
-            if begin == latest[1] and view is latest[0]:
-                at = latest[2]
-            else:
+            begin, soft_ms, hard_ms, load_us, size = _glance(blob)
+            of, known, at = self._latest
+            if begin != known or view is not of:
                 at = _payload_at(view, begin)
                 self._latest = view, begin, at
-            if len(blob) - at != size or size > self._codec.max_bytes:
-                return None
-            if at != entry.HEADER_BYTES and not blob[entry.HEADER_BYTES : at].isascii():
-                return None
-            value, now = self._codec.decoder(type)(blob[at:]), now_ms()
+            if len(blob) - at == size <= self._codec.max_bytes and (
+                at == _HEADER_BYTES or blob[_HEADER_BYTES:at].isascii()
+            ):
+                value = self._codec.decoder(type)(blob[at:])
+                now = time.time_ns() // 1_000_000
+                return Hit(value, 0 < soft_ms <= now, hard_ms - now if hard_ms else math.inf, load_us)
         except Exception:  # what is wrong, the careful way says
-            return None
-        return Hit(value, 0 < soft_ms <= now, hard_ms - now if hard_ms else math.inf, load_us)
+            pass
+        return self.hit(shard.judge(view, name, blob), type)
 
     def values(
         self,
@@ -71,7 +67,7 @@ class Reading:
         values: dict[str, Any] = {}
         softs: list[int] = []
         decode, most = self._codec.decoder(type), self._codec.max_bytes
-        outline, header_bytes = entry.outline, entry.HEADER_BYTES
+        outline, header_bytes = _outline, _HEADER_BYTES
         known, at = b"", _NOWHERE
         for key, blob in zip(keys, blobs, strict=True):
             if blob is None:
@@ -80,8 +76,9 @@ class Reading:
                 begin, soft_ms, size = outline(blob)
                 if begin != known:
                     known, at = begin, _payload_at(view, begin)
-                if len(blob) - at == size <= most and (at == header_bytes or blob[header_bytes:at].isascii()):
-                    values[key] = decode(blob[at:])
+                payload = blob[at:]
+                if len(payload) == size <= most and (at == header_bytes or blob[header_bytes:at].isascii()):
+                    values[key] = decode(payload)
                     if soft_ms:
                         softs.append(soft_ms)
                     continue
@@ -120,7 +117,7 @@ def _payload_at(view: View, begin: bytes) -> int:
     as_a_rule = (
         beginning == _AS_A_RULE and of == control.incarnation and view.bans.newest <= seq <= control.head
     )
-    return entry.HEADER_BYTES + tags_len if as_a_rule else _NOWHERE
+    return _HEADER_BYTES + tags_len if as_a_rule else _NOWHERE
 
 
 def now_ms() -> int:

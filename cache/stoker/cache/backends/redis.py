@@ -110,7 +110,7 @@ class RedisBackend(Placed, Bulk):
             if self.near is not None:
                 [found] = yield from self._read(shard, ((tenant_id, key),))
                 return self._reading.hit(found, type)
-            view, [blob] = yield from shard.look((shard.keys.entry(tenant_id, key),))
+            view, [blob] = yield from shard.look_at(tenant_id, key)
         except Resharded as news:  # as `resettling` does it, which costs a read what it need not
             self.settle(news)
             return (yield from self.read(tenant_id, key, type))
@@ -146,22 +146,23 @@ class RedisBackend(Placed, Bulk):
                     hits[key] = hit
         return hits
 
-    @resettling
     def read_values(self, tenant_id: str | None, keys: Sequence[str], type: Any = None) -> Operation[Values]:
-        if len(self.shards) > 1 or self.near is not None:
+        shards = self.space.shards
+        if len(shards) > 1 or self.near is not None:
             hits = yield from self.read_many(tenant_id, keys, type)
             return Values(
                 {key: hit.value for key, hit in hits.items()}, sum(hit.stale for hit in hits.values())
             )
-        [shard] = self.shards
-        values: dict[str, Any] = {}
-        stale = 0
-        for page in pages(keys):
-            view, blobs = yield from shard.look(shard.keys.entries(tenant_id, page))
-            found = self._reading.values(shard, view, tenant_id, page, blobs, type)
-            values.update(found.values)
-            stale += found.stale
-        return Values(values, stale)
+        values = Values({}, 0)
+        try:
+            for page in pages(keys):
+                view, blobs = yield from shards[0].look(shards[0].keys.entries(tenant_id, page))
+                found = self._reading.values(shards[0], view, tenant_id, page, blobs, type)
+                values = Values(values.values | found.values, values.stale + found.stale)
+        except Resharded as news:  # as in `_read_in`
+            self.settle(news)
+            return (yield from self.read_values(tenant_id, keys, type))
+        return values
 
     @resettling
     def acquire(
@@ -219,7 +220,6 @@ class RedisBackend(Placed, Bulk):
     def release(self, leases: Sequence[Lease]) -> Operation[None]:
         yield from self._spread(leases, _name_of, Shard.release)
 
-    @resettling
     def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> Operation[list[bool]]:
         if self._refusals.any and (yield from self._refused((tenant_id,))):
             self._counters.over_quota += len(writes)
@@ -229,8 +229,14 @@ class RedisBackend(Placed, Bulk):
         items = [
             ((tenant_id, key), self._pack(key, _NO_STAMP, write, now), write.ttl_ms) for key, write in writes
         ]
-        storing = self._spread(items, lambda item: item[0], Shard.store)
-        return (yield from self._changing([item[0] for item in items], storing))
+        storing = self._spread(items, _name_of_item, Shard.store)
+        if self.near is not None:
+            storing = self._changing([item[0] for item in items], storing)
+        try:
+            return (yield from storing)
+        except Resharded as news:  # as in `_read_in`
+            self.settle(news)
+            return (yield from self.store(tenant_id, writes))
 
     def ask_refresh(self, tenant_id: str | None, key: str) -> Operation[Asked]:
         shard = self.space.shard_of(tenant_id, key)
@@ -334,3 +340,7 @@ def _itself(name: Name) -> Name:
 
 def _name_of(lease: Lease) -> Name:
     return lease.name
+
+
+def _name_of_item(item: tuple[Name, bytes, int]) -> Name:
+    return item[0]
