@@ -9,9 +9,9 @@ the high watermark, as `stoker.evict` does by the clock; the trace waits for it,
 faster than such requests come.
 """
 
+import math
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import redis
@@ -37,7 +37,7 @@ NO_QUOTAS = Quotas()
 
 @dataclass
 class Outcome:
-    """Of one replay; times in seconds."""
+    """Of one replay; costs in seconds."""
 
     hits: dict[str, int] = field(default_factory=dict)
     misses: dict[str, int] = field(default_factory=dict)
@@ -45,8 +45,6 @@ class Outcome:
     lost: int = 0
     evictions: int = 0
     by_server: int = 0
-    evicting_s: float = 0.0
-    took_s: float = 0.0
 
     def hit_rate(self, of: Callable[[str], bool] = lambda _: True) -> float:
         """Percent, of those tenants."""
@@ -62,26 +60,49 @@ class Way:
     job: bool
 
 
-def replay(mix: Mix, way: Way, memory_bytes: int, limits: Quotas = NO_QUOTAS) -> Outcome:
+def replay(mix: Mix, way: Way, memory_bytes: int) -> Outcome:
     """Play the trace on a server of its own."""
     outcome = Outcome()
+    for _ in play(mix, way, memory_bytes, outcome):
+        pass
+    return outcome
+
+
+def side_by_side(plays: Iterable[Iterator[float]]) -> None:
+    """Play several traces in the same time, so that the servers' counters of reads, which age by the clock, age alike.
+
+    They are to take as long, whoever has more to do: the one that is behind goes on.
+    """
+    played = dict.fromkeys(plays, 0.0)
+    while played:
+        behind = min(played, key=played.__getitem__)
+        played[behind] = next(behind, math.inf)
+        if played[behind] == math.inf:
+            del played[behind]
+
+
+def play(
+    mix: Mix, way: Way, memory_bytes: int, outcome: Outcome, limits: Quotas = NO_QUOTAS
+) -> Iterator[float]:
+    """Play the trace on a server of its own, telling after each batch which share of it has been played."""
     with embedded_server("cache", cache_bytes=0) as server, redis.Redis.from_url(server.url) as client:
-        config = CacheConfig(backend="redis", redis_url=server.url, compress_above=None, timeout=30)
+        config = CacheConfig(backend="redis", redis_url=server.url, compress_above=None, timeout=300)
         with Cache(config) as cache:
             cache.set("warm-up", 1)
             client.config_set("maxmemory-policy", way.policy)
             client.config_set("maxmemory", client.info("memory")["used_memory"] + memory_bytes)
             CacheMonitor(cache).tell_quotas(limits, (), KEPT_S)
-            began = time.perf_counter()
+            full: list[str] = []
             for start in range(0, len(mix.asked), BATCH):
                 if way.job and start % LOOK_EVERY == 0:
                     _look(cache, outcome)
-                if way.job and limits.any_hard and start % MEASURE_EVERY == 0 and _full(cache, limits):
-                    _evict(cache, outcome)
+                if way.job and limits.any_hard and start % MEASURE_EVERY == 0:
+                    full = _full(cache, limits, full)
+                    if full:
+                        _evict(cache, outcome)
                 _batch(cache, mix, mix.asked[start : start + BATCH], outcome)
-            outcome.took_s = time.perf_counter() - began
+                yield start / len(mix.asked)
             outcome.by_server = client.info("stats")["evicted_keys"]
-    return outcome
 
 
 def _look(cache: Cache, outcome: Outcome) -> None:
@@ -91,16 +112,14 @@ def _look(cache: Cache, outcome: Outcome) -> None:
 
 
 def _evict(cache: Cache, outcome: Outcome) -> None:
-    began = time.perf_counter()
     cache.evict()
-    outcome.evicting_s += time.perf_counter() - began
     outcome.evictions += 1
 
 
-def _full(cache: Cache, limits: Quotas) -> list[str]:
+def _full(cache: Cache, limits: Quotas, before: list[str]) -> list[str]:
     """What `stoker.watch` does where there are hard quotas: tell who is full."""
     monitor = CacheMonitor(cache)
-    full = monitor.get_full(limits, monitor.get_makeup())
+    full = monitor.get_full(limits, monitor.get_makeup(), before)
     monitor.tell_quotas(limits, full, KEPT_S)
     return full
 

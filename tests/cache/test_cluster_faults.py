@@ -1,5 +1,6 @@
 """What happens to a cluster under load: primaries die, replicas lag, slots move. Nothing stale is served."""
 
+import json
 import os
 import sys
 import time
@@ -9,7 +10,7 @@ import pytest
 import redis
 from redis.crc import key_slot
 
-from stoker.cache import Cache, CacheConfig
+from stoker.cache import Cache, CacheConfig, CacheMonitor, CacheUnavailable
 from stoker.worker.embedded_cluster import EmbeddedCluster, start_cluster
 from stoker.worker.processes import Processes
 from tests.cache.cluster_load import KEYS, Load
@@ -136,3 +137,34 @@ def _calls(port: int) -> int:
             client.info("commandstats").get(f"cmdstat_{name}", {}).get("calls", 0)
             for name in ("mget", "scan")
         )
+
+
+def test_a_primary_that_is_killed_while_entries_are_evicted_costs_time_alone(
+    own_cluster: tuple[EmbeddedCluster, Processes],
+) -> None:
+    """As a job does, the eviction begins anew from its cursor until it comes to its end."""
+    cluster, processes = own_cluster
+    config = CacheConfig(backend="redis", redis_url=cluster.url, cluster=True, namespace="less", timeout=0.5)
+    with Cache(config) as cache:
+        assert cache.set_many({f"k:{n}": "x" * 500 for n in range(6000)})
+        target = CacheMonitor(cache).get_node().used_bytes - 1_500_000
+        step = next(cache.evict_steps(target_bytes=target, batch=100))
+        cursor = step.cursor
+        processes.stop([cluster.primaries[0].child], 0)
+        failed, until = 0, time.monotonic() + 60
+        while not step.last and time.monotonic() < until:
+            try:
+                for step in cache.evict_steps(target_bytes=target, batch=100, cursor=cursor):
+                    cursor = json.loads(json.dumps(step.cursor))
+            except CacheUnavailable:
+                failed += 1
+                time.sleep(0.1)
+        settled(cache)
+        left = len(cache.get_many([f"k:{n}" for n in range(6000)]))
+        sys.stdout.write(f"{failed} attempts failed; {step.report}; {left} are left\n")
+        assert step.last
+        assert failed > 0
+        assert step.report.dropped > 0
+        assert 0 < left < 6000
+        assert cache.set("after", 1)
+        assert cache.get("after") == 1

@@ -161,7 +161,7 @@ def test_what_is_above_a_hard_quota_goes_without_pressure(cache: Cache, plain: A
     assert report.reason == "took from tenants what is above their quotas"
     noisy = CacheMonitor(cache).get_makeup().tenants["noisy"]
     size = left(cache, "k", 2000, "noisy") * noisy.bytes / noisy.entries
-    assert size == pytest.approx(0.8 / 0.9 * 700_000, rel=0.25)
+    assert size == pytest.approx(0.81 * 700_000, rel=0.25)
     assert left(cache, "k", 500, "quiet") == 500
     assert cache.evict().scanned == 0
 
@@ -171,8 +171,16 @@ def test_shares_are_of_what_entries_have_when_an_eviction_has_ended() -> None:
     assert room(700, 900, 1000, 0.8) == 600
     assert (room(5, 2000, 1000, 0.8), room(5, 20, 0, 0.8)) == (1, 0)
     tenth = Quotas(Quota(hard=0.1))
-    assert over(tenth, {"a": 60, "b": 61}, 600, ease=0.5).hard == {"b": 61 - 30}
+    assert over(tenth, {"a": 60, "b": 61}, 600).hard == {"b": pytest.approx(61 - 0.81 * 60)}
     assert over(tenth, {"a": 60}, 0).hard == {}
+
+
+def test_who_was_full_is_so_until_he_is_well_below_where_an_eviction_takes_him() -> None:
+    tenth = Quotas(Quota(hard=0.1))
+    assert over(tenth, {"a": 55, "b": 55, "c": 53}, 600, full=("b", "c")).hard.keys() == {"b"}
+    after = 61 - over(tenth, {"a": 61}, 600).hard["a"]
+    too_little = over(tenth, {"a": round(1.1 * after)}, 600, full=("a",))
+    assert not too_little.hard
 
 
 def test_beside_a_tenant_above_his_quota_others_give_no_more_than_there_has_to_be_room(

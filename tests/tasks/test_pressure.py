@@ -123,6 +123,17 @@ def test_quotas_are_changed_at_run_time_and_reach_every_process(here: runtime.Ru
         assert other.set("k1", 2, "acme") is True
 
 
+def test_who_is_full_may_store_again_when_he_is_well_below_his_quota(here: runtime.Runtime) -> None:
+    with open_cache(here.settings) as app:
+        app.set_many({f"k{n}": "x" * 1000 for n in range(1000)}, "acme")
+        size = CacheMonitor(app).get_makeup().bytes
+    seen = []
+    for quota in (size / 0.95, size / 1.05, size / 0.95, size / 0.85, size / 0.95):
+        here.pressure.set_quota("acme", Quota(hard=round(quota)))
+        seen.append(bool(look(here).full))
+    assert seen == [False, True, True, False, False]
+
+
 def test_due_plans_wait_for_the_low_mark(here: runtime.Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     plan_changes.add(here.plans, "a", GIVEN)
     make_due(here.plans)

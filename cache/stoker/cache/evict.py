@@ -199,9 +199,8 @@ def _plan(
     yield from together([shard.catch_up() for shard in link.shards])
     sample = yield from sampling.draw(link, sampling.SAMPLE, counted=use.counted)
     sizes = {tenant: share.bytes for tenant, share in sample.by_tenant().items()}
-    ease = 1 - config.low_watermark / config.high_watermark
     room = quotas.room(sample.bytes, use.used, use.limit, config.low_watermark)
-    over = quotas.over(kept, sizes, room, ease)
+    over = quotas.over(kept, sizes, room)
     if need <= 0 and not over.hard:
         return done, None
     cut = cut_for(sample, max(0, need) * DEEPER[0] * DEEPER[1] ** deeper, over.soft, now_ms, over.hard)

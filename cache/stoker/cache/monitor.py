@@ -143,8 +143,11 @@ class CacheMonitor:
             raise ConfigError("sample", sample, "must be 1 or more")
         return self._cache._run(self._cache._core.backend.makeup(sample))
 
-    def get_full(self, quotas: Quotas, makeup: Makeup) -> list[str]:
+    def get_full(self, quotas: Quotas, makeup: Makeup, before: Iterable[str] = ()) -> list[str]:
         """The tenants that have more than their hard quotas, by this sample.
+
+        Args:
+            before: Those of the look before. They stay full until they are well below (`quotas.WELL_BELOW`).
 
         Raises:
             CacheUnavailable: The server cannot be asked.
@@ -152,7 +155,8 @@ class CacheMonitor:
         node = self.get_node()
         entries = room(makeup.bytes, node.used_bytes, node.limit_bytes, self._cache.config.low_watermark)
         sizes = {tenant_field(tenant): part.bytes for tenant, part in makeup.tenants.items()}
-        return [str(tenant_of(field)) for field in over(quotas, sizes, entries).hard]
+        full = {tenant_field(tenant) for tenant in before}
+        return [str(tenant_of(field)) for field in over(quotas, sizes, entries, full).hard]
 
     def tell_quotas(self, quotas: Quotas, full: Iterable[str | None], kept: float) -> None:
         """Let every process know the quotas, and which tenants may store nothing more; forgotten after `kept` seconds.

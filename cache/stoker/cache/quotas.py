@@ -6,7 +6,7 @@ which whoever measures them writes and which expires without him, so a fleet wit
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 from msgspec import Struct
@@ -22,6 +22,10 @@ LOOK_EVERY_S = 5.0
 KEPT_MS = 120_000
 """How long the copy outlives whoever writes it."""
 MOST_TENANTS = 10_000
+WELL_BELOW = 0.9
+"""Of a hard quota: who was full may store again below it. An eviction takes him as far below that again: if it stopped
+there, samples would not tell on which side he is, and he might be refused for as long as nothing else of his goes.
+"""
 
 
 class Quota(Struct, frozen=True, omit_defaults=True):
@@ -81,8 +85,8 @@ def room(entries: int, used: int, limit: int, low_watermark: float) -> int:
     return max(1, entries - used + int(limit * low_watermark)) if limit else 0
 
 
-def over(quotas: Quotas, sizes: Mapping[str, int], room: int, ease: float = 0.0) -> Over:
-    """Who has more than his quota, by what encoded tenants have; `ease`: how far below a hard one he is to come."""
+def over(quotas: Quotas, sizes: Mapping[str, int], room: int, full: Collection[str] = ()) -> Over:
+    """Who has more than his quota, by what encoded tenants have; who was `full` before is so until `WELL_BELOW` it."""
     named = {tenant_field(tenant): quota for tenant, quota in quotas.tenants.items()}
     soft: dict[str, float] = {}
     hard: dict[str, float] = {}
@@ -92,8 +96,8 @@ def over(quotas: Quotas, sizes: Mapping[str, int], room: int, ease: float = 0.0)
         if most is not None and size > most:
             soft[tenant] = size - most
         most = bytes_of(quota.hard, room)
-        if most is not None and size > most:
-            hard[tenant] = size - most * (1 - ease)
+        if most is not None and size > most * (WELL_BELOW if tenant in full else 1):
+            hard[tenant] = size - most * WELL_BELOW**2
     return Over(soft, hard)
 
 

@@ -44,7 +44,7 @@ def look(here: "Runtime") -> Point:
     """
     monitor = CacheMonitor(here.cache)
     last, quotas = here.pressure.last(), here.pressure.quotas()
-    composition, full = _composition(here, monitor, quotas)
+    composition, full = _composition(here, monitor, quotas, last.full if last else ())
     point = point_of(
         monitor.get_node(),
         time.time(),
@@ -93,15 +93,15 @@ def point_of(
 
 
 def _composition(
-    here: "Runtime", monitor: CacheMonitor, quotas: Quotas
+    here: "Runtime", monitor: CacheMonitor, quotas: Quotas, were_full: Iterable[str]
 ) -> tuple[Composition | None, list[str]]:
-    """What the cache is made of, if that is due, and who is full."""
+    """What the cache is made of, if that is due, and who is full, given who was before."""
     before = here.pressure.composition()
     due = before is None or time.time() - before.at >= MAKEUP_EVERY_S
     if not (due or quotas.any_hard):
         return None, []
     makeup = monitor.get_makeup(SAMPLE)
-    full = monitor.get_full(quotas, makeup) if quotas.any_hard else []
+    full = monitor.get_full(quotas, makeup, were_full) if quotas.any_hard else []
     return composition_of(makeup, monitor.get_reads(), time.time()), full
 
 
