@@ -18,6 +18,7 @@ from stoker.cache.bans import Control, View
 from stoker.cache.control import ATTEMPTS, BanLog
 from stoker.cache.entry import Meta, Stamp
 from stoker.cache.errors import CacheUnavailable
+from stoker.cache.groups import grouped
 from stoker.cache.tenancy import tenant_field
 from stoker.cache.wire import Call, Command, Operation, out_of_memory, words
 
@@ -292,7 +293,7 @@ class Shard(BanLog):
     def fill_many_call(self, fills: Sequence[Filling]) -> Call:
         """The same, of values whose leases were taken together."""
         entries, leases = self.keys.entries_and_leases([one.lease.name for one in fills])
-        groups = _groups(entries, [one.blob for one in fills], [one.ttl_ms for one in fills])
+        groups = grouped(entries, [one.blob for one in fills], [one.ttl_ms for one in fills])
         lease = fills[0].lease
         given = (self.digest, lease.secret, lease.stamp.incarnation.hex(), lease.stamp.seq)
         return Call(scripts.FILL_MANY, (self.keys.ctl, *leases), (*given, *groups))
@@ -304,7 +305,7 @@ class Shard(BanLog):
         stamp = lease.stamp
         given = (self.digest, lease.secret, stamp.incarnation.hex(), stamp.seq, lease.place)
         names = (self.keys.ctl, self.keys.writes)
-        return Call(scripts.FILL_BATCH, names, (*given, *_groups(entries, blobs, ttls_ms)))
+        return Call(scripts.FILL_BATCH, names, (*given, *grouped(entries, blobs, ttls_ms)))
 
     def release(self, leases: Sequence[Lease]) -> Operation[list[None]]:
         """Give back the leases that are still held."""
@@ -393,21 +394,3 @@ class Shard(BanLog):
         """The keys of whoever changes an entry."""
         keys = self.keys
         return keys.ctl, keys.entry(tenant_id, key), keys.lease(tenant_id, key), keys.writes
-
-
-def _groups(
-    entries: Sequence[bytes], blobs: Sequence[bytes], ttls_ms: Sequence[int]
-) -> list[bytes | str | int]:
-    """What scripts store together: what has one TTL is one group, see control.lua."""
-    pairs: list[bytes] = [b""] * (2 * len(entries))
-    pairs[::2] = entries
-    pairs[1::2] = blobs
-    args: list[bytes | str | int] = []
-    groups = first = 0
-    for ttl_ms, same in groupby(ttls_ms):
-        count = len(list(same))
-        expiry = ("PX", ttl_ms) if ttl_ms else ()
-        args += (1 + 2 * count + len(expiry), count, *pairs[2 * first : 2 * (first + count)], *expiry)
-        groups += 1
-        first += count
-    return [groups, *args]
