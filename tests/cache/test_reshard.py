@@ -13,13 +13,16 @@ from stoker.cache import (
     CacheMonitor,
     CacheSharder,
     CacheShardingConfig,
+    CacheUnavailable,
     ConfigError,
     InvalidName,
     PlacementMismatch,
 )
+from stoker.cache.backends import Write
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.batch import BatchFill
-from stoker.cache.shards import CLUSTER_SHARDS, MOST_PINS
+from stoker.cache.control import ATTEMPTS
+from stoker.cache.shards import CLUSTER_SHARDS, MOST_PINS, Resharded
 from stoker.cache.worth import Turn
 from tests.cache.awaited import Awaited
 from tests.cache.conftest import MakeCache
@@ -227,6 +230,35 @@ def test_the_first_operation_after_the_change_may_be_any(make: MakeCache) -> Non
         cache.reshard(shards)
         assert call(other) == (shards if expected is len else expected)
         other.invalidate_pattern("*")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda cache: cache._core.backend.read(None, "k"),
+        lambda cache: cache._core.backend.read_values(None, ["k", "l"]),
+        lambda cache: cache._core.backend.store(None, [("k", Write("v", 0, 0, (), 0))]),
+        lambda cache: cache._core.backend.read_many(None, ["k"]),
+    ],
+    ids=["read", "read_values", "store", "read_many"],
+)
+def test_a_namespace_that_changes_at_every_attempt_is_given_up(
+    make_redis: MakeCache, monkeypatch: pytest.MonkeyPatch, use: Any
+) -> None:
+    cache = make_redis()
+    cache.set("k", 1)  # now it is known, for a while, whether somebody is full
+    backend: Any = cache._core.backend
+    met: list[Resharded] = []
+    monkeypatch.setattr(backend, "settle", met.append)
+    shard = backend.space.shards[0]
+    news = Resharded(shard.agreement, shard.agreement.placement, b"")
+    operation = use(cache)
+    next(operation)
+    for _ in range(ATTEMPTS - 1):
+        operation.throw(news)
+    with pytest.raises(CacheUnavailable, match="again and again"):
+        operation.throw(news)
+    assert len(met) == ATTEMPTS
 
 
 def test_what_was_leased_before_the_change_is_not_stored(make_redis: MakeCache) -> None:

@@ -18,6 +18,7 @@ from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.backends.space import Space, resettled, resettling
 from stoker.cache.balance import RebalancePlan
 from stoker.cache.cluster_map import ClusterShard, part_of, slot_of
+from stoker.cache.control import ATTEMPTS
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
 from stoker.cache.keys import ShardKeys
@@ -95,9 +96,11 @@ class ClusterBackend(RedisBackend):
         return results
 
     @resettling
-    def read(self, tenant_id: str | None, key: str, type: Any = None) -> Operation[Hit | None]:
+    def read(
+        self, tenant_id: str | None, key: str, type: Any = None, left: int = ATTEMPTS
+    ) -> Operation[Hit | None]:
         shard = self.space.shard_of(tenant_id, key)
-        return self._one(shard, partial(self._read_in, shard, tenant_id, key, type))
+        return self._one(shard, partial(self._read_in, shard, tenant_id, key, type, left))
 
     @resettling
     def read_many(

@@ -15,9 +15,10 @@ from stoker.cache.backends.bulk import Bulk
 from stoker.cache.backends.pages import PAGE, pages, spread, then
 from stoker.cache.backends.placed import Placed
 from stoker.cache.backends.reading import Reading, now_ms
-from stoker.cache.backends.space import resettled, resettling
+from stoker.cache.backends.space import resettled, resettling, settled
 from stoker.cache.bans import Rule, View
 from stoker.cache.codec import MSGPACK, Codec
+from stoker.cache.control import ATTEMPTS
 from stoker.cache.entry import Stamp
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
@@ -102,18 +103,22 @@ class RedisBackend(Placed, Bulk):
         """An operation of one shard."""
         return begin()
 
-    def read(self, tenant_id: str | None, key: str, type: Any = None) -> Operation[Hit | None]:
-        return self._read_in(self.space.shard_of(tenant_id, key), tenant_id, key, type)
+    def read(
+        self, tenant_id: str | None, key: str, type: Any = None, left: int = ATTEMPTS
+    ) -> Operation[Hit | None]:
+        return self._read_in(self.space.shard_of(tenant_id, key), tenant_id, key, type, left)
 
-    def _read_in(self, shard: Shard, tenant_id: str | None, key: str, type: Any) -> Operation[Hit | None]:
+    def _read_in(
+        self, shard: Shard, tenant_id: str | None, key: str, type: Any, left: int
+    ) -> Operation[Hit | None]:
         try:
             if self.near is not None:
                 [found] = yield from self._read(shard, ((tenant_id, key),))
                 return self._reading.hit(found, type)
             view, [blob] = yield from shard.look_at(tenant_id, key)
         except Resharded as news:  # as `resettling` does it, which costs a read what it need not
-            self.settle(news)
-            return (yield from self.read(tenant_id, key, type))
+            left = settled(self, news, left)
+            return (yield from self.read(tenant_id, key, type, left))
         if blob is None:
             return None
         return self._reading.one(shard, view, (tenant_id, key), blob, type)
@@ -146,7 +151,9 @@ class RedisBackend(Placed, Bulk):
                     hits[key] = hit
         return hits
 
-    def read_values(self, tenant_id: str | None, keys: Sequence[str], type: Any = None) -> Operation[Values]:
+    def read_values(
+        self, tenant_id: str | None, keys: Sequence[str], type: Any = None, left: int = ATTEMPTS
+    ) -> Operation[Values]:
         shards = self.space.shards
         if len(shards) > 1 or self.near is not None:
             hits = yield from self.read_many(tenant_id, keys, type)
@@ -160,8 +167,8 @@ class RedisBackend(Placed, Bulk):
                 found = self._reading.values(shards[0], view, tenant_id, page, blobs, type)
                 values = Values(values.values | found.values, values.stale + found.stale)
         except Resharded as news:  # as in `_read_in`
-            self.settle(news)
-            return (yield from self.read_values(tenant_id, keys, type))
+            left = settled(self, news, left)
+            return (yield from self.read_values(tenant_id, keys, type, left))
         return values
 
     @resettling
@@ -220,7 +227,9 @@ class RedisBackend(Placed, Bulk):
     def release(self, leases: Sequence[Lease]) -> Operation[None]:
         yield from self._spread(leases, _name_of, Shard.release)
 
-    def store(self, tenant_id: str | None, writes: Sequence[tuple[str, Write]]) -> Operation[list[bool]]:
+    def store(
+        self, tenant_id: str | None, writes: Sequence[tuple[str, Write]], left: int = ATTEMPTS
+    ) -> Operation[list[bool]]:
         if self._refusals.any and (yield from self._refused((tenant_id,))):
             self._counters.over_quota += len(writes)
             yield from together([self.delete(tenant_id, key) for key, _ in writes])  # it is not true any more
@@ -235,8 +244,8 @@ class RedisBackend(Placed, Bulk):
         try:
             return (yield from storing)
         except Resharded as news:  # as in `_read_in`
-            self.settle(news)
-            return (yield from self.store(tenant_id, writes))
+            left = settled(self, news, left)
+            return (yield from self.store(tenant_id, writes, left))
 
     def ask_refresh(self, tenant_id: str | None, key: str) -> Operation[Asked]:
         shard = self.space.shard_of(tenant_id, key)

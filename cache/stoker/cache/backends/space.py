@@ -85,14 +85,26 @@ def resettling(
 
     @wraps(method)
     def operation(self: B, /, *args: P.args, **kwargs: P.kwargs) -> Operation[T]:
-        for _ in range(ATTEMPTS):
+        left = ATTEMPTS
+        while True:
             try:
                 return (yield from method(self, *args, **kwargs))
             except Resharded as news:
-                self.settle(news)
-        raise CacheUnavailable("redis", "the namespace is resharded again and again; try again")
+                left = settled(self, news, left)
 
     return operation
+
+
+def settled(backend: Spacious, news: Resharded, left: int) -> int:
+    """Take in the news. Returns how many attempts are left, of so many with the one that met them.
+
+    Raises:
+        CacheUnavailable: None is.
+    """
+    backend.settle(news)
+    if left <= 1:
+        raise CacheUnavailable("redis", "the namespace is resharded again and again; try again")
+    return left - 1
 
 
 def resettled(
@@ -101,11 +113,11 @@ def resettled(
     cursor: dict[str, Any] | None,
 ) -> Steps[R]:
     """The same of a walk over all keys: it begins from the start, as there may be new incarnations everywhere."""
-    for _ in range(ATTEMPTS):
+    left = ATTEMPTS
+    while True:
         try:
             yield from begin(cursor)
             return
         except Resharded as news:
-            backend.settle(news)
+            left = settled(backend, news, left)
             cursor = None
-    raise CacheUnavailable("redis", "the namespace is resharded again and again; try again")
