@@ -173,7 +173,8 @@ class Nodes:
         if slot is not None and slot not in self.nodes[number].slots:
             return [MovedError(f"{slot} {address(self.owners[slot])}")] * len(batch)
         if isinstance(batch[0], Call) and batch[0].script is scripts.GIVE:
-            return [self.give(number, int(batch[0].args[1]))]
+            frozen = self.clients[number].get(batch[0].keys[0]) == batch[0].args[3]
+            return [self.give(number, int(batch[0].args[1])) if frozen else redis.ResponseError("not frozen")]
         self.connection.line.server = self.nodes[number].server
         return self.connection.ask((("SELECT", number + 1), *batch)).replies[1:]
 

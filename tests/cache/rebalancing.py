@@ -1,15 +1,20 @@
 """A cluster that slots are moved on, and whether its control records agree with it."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import GeneratorType
 from typing import Any
 
 import redis
 
-from stoker.cache import Cache, CacheConfig
+from stoker.cache import Cache, CacheConfig, CacheUnavailable
 from stoker.cache.bans import Control
+from stoker.cache.hand_over import HandOver, Move, Outcome
+from stoker.cache.programs import Sleep
 from stoker.worker.embedded_cluster import EmbeddedCluster, add_primary, start_cluster
 from stoker.worker.processes import Processes
+from tests.cache.cluster_nodes import slots_of
 
 
 @contextmanager
@@ -26,6 +31,37 @@ def config_of(cluster: EmbeddedCluster, **more: Any) -> CacheConfig:
 
 def address(cluster: EmbeddedCluster, node: int) -> str:
     return f"127.0.0.1:{cluster.primaries[node].port}"
+
+
+def move_of(cache: Cache, cluster: EmbeddedCluster, shard: int, source: int, target: int) -> Move:
+    """Of the shard's slot, in which no other is."""
+    known = cache._run(cache._core.on_cluster().census())
+    to = address(cluster, target)
+    name = known.id_of(to)
+    assert name is not None
+    return Move(slots_of(cache)[shard], (shard,), address(cluster, source), to, name)
+
+
+def perform(cache: Cache, program: HandOver, look: Callable[[], object] = bool) -> Outcome:
+    """Go through with a move; `look` is called whenever it says that it goes on."""
+    try:
+        effect = next(program)
+        while True:
+            answer = None
+            if isinstance(effect, GeneratorType):
+                try:
+                    answer = cache._run(effect)
+                except CacheUnavailable as error:
+                    effect = program.throw(error)
+                    continue
+            elif isinstance(effect, Sleep):
+                time.sleep(effect.seconds)
+            else:
+                look()
+            effect = program.send(answer)
+    except StopIteration as ended:
+        outcome: Outcome = ended.value
+        return outcome
 
 
 def unsettled(cache: Cache, cluster: EmbeddedCluster) -> list[str]:

@@ -5,8 +5,10 @@ import shutil
 import sys
 import threading
 import time
+from functools import partial
 from random import Random
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import redis
@@ -18,18 +20,21 @@ from stoker.cache import (
     RebalancePlan,
     RebalanceReport,
     Step,
+    cold_move,
     rebalance,
 )
 from stoker.cache import hand_over as handing
+from stoker.cache.hand_over import on
 from stoker.cache.programs import Sleep
 from stoker.cache.shards import Placement
+from stoker.cache.wire import asking_nobody
 from stoker.worker import embedded
 from stoker.worker.embedded_cluster import EmbeddedCluster
 from tests.cache.awaited import Awaited
 from tests.cache.cluster_load import Load
 from tests.cache.cluster_nodes import VALUES, owner, shard_of, slots_of
 from tests.cache.conftest import MakeCache
-from tests.cache.rebalancing import address, assert_settled, config_of, four_nodes
+from tests.cache.rebalancing import address, assert_settled, config_of, four_nodes, move_of, perform
 from tests.waiting import wait_until
 
 SEED = int(os.environ.get("STOKER_TEST_SEED", "1"))
@@ -168,6 +173,31 @@ def test_where_slots_cannot_be_moved_at_once_their_shards_begin_cold_at_the_othe
         assert cache.set_many(VALUES)
         cache.invalidate_pattern("k1*")
         assert set(cache.get_many(VALUES)) == {key for key in VALUES if not key.startswith("k1")}
+
+
+def test_who_was_held_up_gives_no_slot_away_that_has_come_back(
+    make_clustered: MakeCache, cache_cluster: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a mover that is held up after the target has taken the slot, before the source is told
+    cache = make_clustered()
+    cache.set_many(VALUES)
+    space = cache._core.on_cluster().space
+    source = owner(cache_cluster, slots_of(cache)[5])
+    there = move_of(cache, cache_cluster, 5, source, (source + 1) % 3)
+    late: list[Any] = []
+    with monkeypatch.context() as held_up:
+        held_up.setattr(cold_move, "give", asking_nobody(lambda *given: late.append(given) or ""))
+        assert perform(cache, cold_move.cold_move(space, there)).moved
+    wait_until(lambda: owner(cache_cluster, there.slot) == (source + 1) % 3)
+    # When the slot has come back before it goes on
+    back = move_of(cache, cache_cluster, 5, (source + 1) % 3, source)
+    assert perform(cache, cold_move.cold_move(space, back)).moved
+    cache.set_many(VALUES)
+    problem = cache._run(on(there.source, partial(cold_move.give, *late[0])))
+    # Then all is as it was
+    assert problem == "it is not frozen any more"
+    assert owner(cache_cluster, there.slot) == source
+    assert cache.get_many(VALUES) == VALUES
 
 
 class Static:

@@ -6,11 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
-from types import GeneratorType
 
 import pytest
 import redis
@@ -18,13 +16,12 @@ import redis
 from stoker.cache import Cache, CacheUnavailable, RebalanceReport
 from stoker.cache.balance import SlotMove
 from stoker.cache.hand_over import Move, Outcome, hand_over, settle
-from stoker.cache.programs import Sleep
 from stoker.cache.rebalance import placed
 from stoker.cache.shards import Placement
 from stoker.worker.embedded_cluster import EmbeddedCluster
 from tests.cache.cluster_load import Load
 from tests.cache.cluster_nodes import VALUES, admin, owner, shard_of, slots_of
-from tests.cache.rebalancing import address, assert_settled, config_of, four_nodes
+from tests.cache.rebalancing import address, assert_settled, config_of, four_nodes, move_of, perform
 from tests.waiting import wait_until
 
 SEED = int(os.environ.get("STOKER_TEST_SEED", "1"))
@@ -34,34 +31,12 @@ def act_at_a_look(
     cache: Cache, move: Move, which: int, act: Callable[[], object]
 ) -> Outcome | CacheUnavailable:
     """Hand a slot over, and do something right after one of the looks at how far it is."""
-    program = hand_over(cache._core.on_cluster().space, move)
-    looks = 0
+    looks = itertools.count(1)
     try:
-        effect = next(program)
-        while True:
-            answer = None
-            if isinstance(effect, GeneratorType):
-                answer = cache._run(effect)
-            elif isinstance(effect, Sleep):
-                time.sleep(effect.seconds)
-            else:
-                looks += 1
-                if looks == which:
-                    act()
-            effect = program.send(answer)
+        program = hand_over(cache._core.on_cluster().space, move)
+        return perform(cache, program, lambda: act() if next(looks) == which else None)
     except CacheUnavailable as error:
         return error
-    except StopIteration as ended:
-        outcome: Outcome = ended.value
-        return outcome
-
-
-def a_move(cache: Cache, cluster: EmbeddedCluster, shard: int, source: int, target: int) -> Move:
-    known = cache._run(cache._core.on_cluster().census())
-    to = address(cluster, target)
-    name = known.id_of(to)
-    assert name is not None
-    return Move(slots_of(cache)[shard], (shard,), address(cluster, source), to, name)
 
 
 @pytest.mark.slow
@@ -80,7 +55,7 @@ def test_a_hand_over_that_comes_to_nothing_is_rolled_back_and_nothing_stale_is_s
             wait_until(lambda: load.count["acks"] > 100)
             shard = shard_of(quiet, "user:1")
             source = owner(cluster, slots_of(quiet)[shard])
-            move = a_move(quiet, cluster, shard, source, 3)
+            move = move_of(quiet, cluster, shard, source, 3)
 
             # When something happens while the slot is on its way
             def act() -> None:

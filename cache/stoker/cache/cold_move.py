@@ -50,7 +50,8 @@ def cold_move(spread: Spread, move: Move) -> HandOver:
     server = yield on(move.target, hand_over.server_of)
     source_id = yield on(move.source, _own_id)
     frozen_at = time.monotonic()
-    if problem := (yield on(move.source, partial(_freeze, spread, move, server))):
+    problem, frozen = yield on(move.source, partial(_freeze, spread, move, server))
+    if problem:
         return Outcome(False, False, problem)
     if time.monotonic() - frozen_at > FROZEN_S:
         return Outcome(False, False, "the source answered too slowly")
@@ -58,7 +59,7 @@ def cold_move(spread: Spread, move: Move) -> HandOver:
         return Outcome(False, False, problem)
     refused = ""
     try:
-        refused = yield on(move.source, partial(_give, spread, move))
+        refused = yield on(move.source, partial(give, spread, move, frozen))
     except Displaced as heard:
         log.debug("%s has heard already: %s", move.source, heard)
     return Outcome(True, False, refused or "these servers move no entries along")
@@ -88,13 +89,14 @@ def _why_not(strangers: Sequence[bytes]) -> str:
     return f"it holds keys of others, such as {strangers[0].decode(errors='replace')!r}"
 
 
-def _freeze(spread: Spread, move: Move, server: bytes) -> Operation[str]:
-    """Freeze the records, and unlink what was stored meanwhile; says what went wrong."""
+def _freeze(spread: Spread, move: Move, server: bytes) -> Operation[tuple[str, bytes]]:
+    """Freeze the records, and unlink what was stored meanwhile; says what went wrong, and how the first one reads."""
     for number in move.shards:
         if not (yield from freeze(spread, number, server)):
-            return "its control record keeps changing; try again"
+            return "its control record keeps changing; try again", b""
+    frozen = (yield from once(("GET", spread.shards[move.shards[0]].keys.ctl))).reply()
     _, strangers = yield from _unlink(spread, move)
-    return _why_not(strangers) if strangers else ""
+    return _why_not(strangers) if strangers else "", frozen or b""
 
 
 def freeze(spread: Spread, number: int, server: bytes) -> Operation[bool]:
@@ -104,10 +106,13 @@ def freeze(spread: Spread, number: int, server: bytes) -> Operation[bool]:
     return bool((yield from once(call)).reply())
 
 
-def _give(spread: Spread, move: Move) -> Operation[str]:
-    """Have the source know at once, instead of hearing it over the bus; says why it does not."""
+def give(spread: Spread, move: Move, frozen: bytes) -> Operation[str]:
+    """Have the source know at once, instead of hearing it over the bus; says why it does not.
+
+    Not if the slot has left it and come back: `frozen` is how the first record read.
+    """
     first, tags = spread.shards[move.shards[0]], _tags(spread, move)
-    call = Call(scripts.GIVE, (first.keys.ctl,), (first.digest, move.slot, move.target_id, *tags))
+    call = Call(scripts.GIVE, (first.keys.ctl,), (first.digest, move.slot, move.target_id, frozen, *tags))
     [reply] = (yield from once(call)).replies
     return str(reply) if isinstance(reply, Exception) else ""
 
