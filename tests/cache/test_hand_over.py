@@ -154,6 +154,20 @@ def test_no_expectation_is_taken_back_while_a_slot_is_on_its_way(
         done_within(world, world.read(*here, key))
 
 
+def test_a_move_that_is_cancelled_leaves_nobody_expected(world: HandOverWorld) -> None:
+    """Not by whom it was begun either, whose view of the record is from before."""
+    mover, router = world._backend(), Router()
+    number, source, move = a_move(world, mover, KEYS[0])
+    program = hand_over.hand_over(mover.space, move)
+    until_a_look(world, program)
+    program.close()
+    name = ShardKeys(world.namespace, number).ctl
+    assert b",>" in world.clients[source].get(name)
+    done_within(world, world.drive(router, hand_over.cancel(move)))
+    done_within(world, world.drive(router, hand_over.settle(mover.space, move.shards)))
+    assert b",>" not in world.clients[source].get(name)
+
+
 def test_a_target_that_has_the_source_wait_for_too_long_is_not_waited_for(
     world: HandOverWorld,
 ) -> None:

@@ -307,7 +307,7 @@ class AsyncCache:
 
     async def stop_rebalance(self, cursor: dict[str, Any]) -> None:
         """See `Cache.stop_rebalance`."""
-        await self._do(once(self._core.on_cluster().stop_rebalance(cursor)))
+        await self._do(self._core.on_cluster().stop_rebalance(cursor))
 
     # -- for diagnosis -----------------------------------------------------------------------------------------
 

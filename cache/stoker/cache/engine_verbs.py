@@ -179,4 +179,4 @@ class Verbs:
 
     def stop_rebalance(self, cursor: dict[str, Any]) -> None:
         """Cancel the move that was under way after the step with this cursor. Raises CacheUnavailable."""
-        self._threads.perform(once(self._core.on_cluster().stop_rebalance(cursor)))
+        self._threads.perform(self._core.on_cluster().stop_rebalance(cursor))

@@ -185,6 +185,11 @@ def cancel(move: Move) -> Operation[bool]:
     return on(move.source, cancelled)
 
 
+def leaving(move: Move) -> Operation[bool]:
+    """Whether the source is still giving the slot away."""
+    return on(move.source, partial(under_way, move.slot))
+
+
 def can_move(node: Node) -> Operation[bool]:
     """Whether the node moves slots at once (Valkey 9)."""
 
@@ -272,14 +277,18 @@ def _vouch(spread: Spread, handed: Sequence[tuple[int, str, str]]) -> Operation[
 
 
 def _narrow(shard: Shard) -> Operation[int]:
-    """Unless the slot is on its way; anew if another has changed the record since it was looked at."""
+    """Unless the slot is on its way; anew if another has changed the record since it was looked at.
+
+    The record itself is asked for: a view need not know of servers that were named meanwhile.
+    """
     for _ in range(TRIES):
-        generation = str(shard.view.control.generation)
+        control = Control.parse((yield from once(("GET", shard.keys.ctl))).reply())
         if (yield from under_way(slot_of(shard))):
             return 0
-        call = Call(scripts.NARROW, (shard.keys.ctl,), (shard.digest, generation))
-        if (yield (call,)).reply() == 1:
-            return 1
+        if control is not None:
+            args = shard.digest, str(control.generation)
+            if (yield (Call(scripts.NARROW, (shard.keys.ctl,), args),)).reply() == 1:
+                return 1
         yield from shard.catch_up()
     return 0
 

@@ -17,8 +17,8 @@ from stoker.cache.cluster_map import slot_of
 from stoker.cache.cluster_verbs import Spread
 from stoker.cache.errors import CacheUnavailable, ConfigError
 from stoker.cache.hand_over import Move, Outcome
-from stoker.cache.parts import everywhere
-from stoker.cache.programs import Effect, Sleep, Steps
+from stoker.cache.parts import Displaced, everywhere
+from stoker.cache.programs import Effect, Program, Sleep, Steps
 from stoker.cache.shard_weights import Census
 from stoker.cache.steps import Step
 from stoker.cache.wire import Operation, once
@@ -32,6 +32,8 @@ LEAST_REST_S, LONGEST_REST_S = 0.05, 2.0
 SLOWER, SLOWER_BY_S = 5.0, 0.02
 """Answers that take so many times as long as at the beginning, and so many seconds more, are a reason to wait."""
 LONGEST_WAIT_S = 30.0
+LONGEST_CANCEL_S = 5.0
+"""A source that is told to give a move up first ends the process that writes what is in the slot."""
 TRIES = 2
 
 
@@ -123,15 +125,17 @@ def rebalance_steps(
     yield _step({**cursor, "report": asdict(report)}, report, last=True)
 
 
-def stop(spread: Spread, cursor: dict[str, Any]) -> Operation[None]:
+def stop(spread: Spread, cursor: dict[str, Any]) -> Program[None]:
     """Cancel the move that was under way at this cursor, and settle its shards. Raises CacheUnavailable."""
     if cursor["at"] >= len(cursor["moves"]):
         return
     planned = SlotMove(**cursor["moves"][cursor["at"]])
-    known: Census = yield from shard_weights.census()
-    if cursor["warm"] and (move := _now(spread, planned, known)) is not None:
-        yield from hand_over.cancel(move)
-    yield from hand_over.settle(spread, _shards_in(spread, planned.slot))
+    if cursor["warm"] and (move := _now(spread, planned, (yield shard_weights.census()))) is not None:
+        yield hand_over.cancel(move)
+        given_up_at = time.monotonic() + LONGEST_CANCEL_S
+        while (yield hand_over.leaving(move)) and time.monotonic() < given_up_at:
+            yield Sleep(hand_over.LOOK_S)
+    yield hand_over.settle(spread, _shards_in(spread, planned.slot))
 
 
 def placed(spread: Spread) -> str:
@@ -170,6 +174,8 @@ def _move(spread: Spread, planned: SlotMove, report: RebalanceReport, cursor: di
         try:
             how = hand_over.hand_over if cursor["warm"] else cold_move.cold_move
             outcome = yield from _reporting(how(spread, move), report, cursor)
+        except Displaced as news:  # by whom this worker follows, or by somebody else, since it looked
+            outcome = Outcome(False, True, news.reason)
         except CacheUnavailable:
             yield _settled_if_it_can_be(spread, move.shards)
             raise

@@ -24,7 +24,7 @@ from stoker.cache.flight import Hit
 from stoker.cache.keys import ShardKeys
 from stoker.cache.parts import NotAll, Part, at_once, everywhere
 from stoker.cache.pressure import Makeup, Node
-from stoker.cache.programs import Steps
+from stoker.cache.programs import Program, Steps
 from stoker.cache.protocol import Name, Shard
 from stoker.cache.quotas import Quotas
 from stoker.cache.rebalance import RebalanceReport
@@ -154,10 +154,9 @@ class ClusterBackend(RedisBackend):
         """Move it."""
         return resettled(self, lambda at: rebalance.rebalance_steps(self.space, by, weights, at), cursor)
 
-    @resettling
-    def stop_rebalance(self, cursor: dict[str, Any]) -> Operation[None]:
+    def stop_rebalance(self, cursor: dict[str, Any]) -> Program[None]:
         """End what is under way at this cursor."""
-        return rebalance.stop(self.space, cursor)
+        return resettled(self, lambda _: rebalance.stop(self.space, cursor), cursor)
 
     def node(self) -> Operation[Node]:
         """All nodes as one."""

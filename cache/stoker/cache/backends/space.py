@@ -4,7 +4,7 @@ It is replaced as a whole when the namespace is resharded: whoever holds one see
 still done by it is refused, since its agreement knows no other placement. For `redis` and `cluster`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -13,14 +13,12 @@ from stoker.cache.bans import Rule
 from stoker.cache.control import ATTEMPTS
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.keys import EntryNames
-from stoker.cache.programs import Steps
 from stoker.cache.protocol import Name, Shard
 from stoker.cache.shards import Agreement, Placement, Resharded
 from stoker.cache.tenancy import tenant_field
 from stoker.cache.wire import Operation
 
 P = ParamSpec("P")
-R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -109,9 +107,9 @@ def settled(backend: Spacious, news: Resharded, left: int) -> int:
 
 def resettled(
     backend: Spacious,
-    begin: Callable[[dict[str, Any] | None], Steps[R]],
+    begin: Callable[[dict[str, Any] | None], Generator[T, Any, None]],
     cursor: dict[str, Any] | None,
-) -> Steps[R]:
+) -> Generator[T, Any, None]:
     """The same of a walk over all keys: it begins from the start, as there may be new incarnations everywhere."""
     left = ATTEMPTS
     while True:
