@@ -4,10 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import redis
 
+from stoker.cache import keys
 from stoker.tasks import JobStatus, configure, runtime, send
 from stoker.worker.embedded_cluster import EmbeddedCluster, add_primary, start_cluster
 from stoker.worker.processes import Processes
+from tests.cache.cluster_nodes import admin
 from tests.cache.rebalancing import assert_settled, unsettled
 from tests.flow.conftest import Deployment
 from tests.waiting import wait_until
@@ -81,6 +84,60 @@ def test_a_job_that_is_told_to_stop_leaves_each_slot_at_one_node(
         assert 0 < status.done < status.total
         wait_until(lambda: not unsettled(deployment.cache, cluster), 30)
         assert len(deployment.cache.get_many(KEPT)) >= len(KEPT) * 62 / 64
+
+
+@pytest.mark.parametrize("how", ["killed", "terminated"])
+def test_a_move_that_goes_on_without_its_worker_is_cancelled_when_the_job_is_told_to_stop(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    with on_a_cluster(environment, monkeypatch) as (deployment, cluster, processes):
+        cluster = add_primary(processes, cluster, node_timeout_s=1.0)
+        # Given a slot that will be on its way for half a minute, and a worker that is gone
+        for node in range(3):
+            with admin(cluster, node) as client:
+                client.config_set("rdb-key-save-delay", 1_000_000)
+        worker = deployment.worker()
+        job = send.rebalance()
+        wait_until(lambda: on_their_way(cluster), 30)
+        if how == "killed":
+            deployment.kill(worker)
+            wait_until(lambda: nobody_is_at(job.id, deployment), 10)
+            # When the job is told to stop
+            assert job.abort()
+            assert (job.status().state, len(on_their_way(cluster))) == ("running", 1)
+            deployment.worker("b")
+        else:
+            deployment.control.revoke(job.id, terminate=True)
+        # Then the next worker cancels the move, and all is as it was
+        wait_until(lambda: job.status().final, 30, lambda: str(job.status()))
+        assert job.status().state == "aborted"
+        assert on_their_way(cluster) == []
+        assert_settled(deployment.cache, cluster)
+        assert deployment.cache.get_many(KEPT) == KEPT
+        assert deployment.cache.plan_rebalance().moves
+
+
+def on_their_way(cluster: EmbeddedCluster) -> list[str]:
+    """Slots that nodes are giving away."""
+    found = []
+    for node in range(len(cluster.primaries)):
+        with admin(cluster, node) as client:
+            for entry in client.execute_command("CLUSTER GETSLOTMIGRATIONS"):
+                facts = entry if isinstance(entry, dict) else dict(zip(entry[::2], entry[1::2], strict=True))
+                if facts["operation"] == "EXPORT" and facts["state"] not in (
+                    "success",
+                    "failed",
+                    "cancelled",
+                ):
+                    found.append(facts["slot_ranges"])
+    return found
+
+
+def nobody_is_at(job_id: str, deployment: Deployment) -> bool:
+    """Whether the lock of its last worker has run out."""
+    with redis.Redis.from_url(deployment.settings.state(), decode_responses=True) as client:
+        target = client.hget(keys.job(deployment.settings.namespace, job_id), "target")
+        return not client.exists(keys.job_lock(deployment.settings.namespace, str(target)))
 
 
 @pytest.mark.parametrize("act", [False, True])

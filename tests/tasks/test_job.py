@@ -130,6 +130,26 @@ def test_abort_asks_the_coordinator_of_a_running_job(jobs: JobStore) -> None:
     assert jobs.progress(claim) == "abort"
 
 
+@pytest.mark.parametrize("who", [NOBODY, ANY])
+def test_abort_has_what_goes_on_without_a_process_ended_by_the_next_run(jobs: JobStore, who: str) -> None:
+    jobs.open("a", "rebalance", {}, {"act": True})
+    claim = claimed(jobs, "a")
+    jobs.progress(claim, {"cursor": {"at": 3}, "unattended": 1})
+    jobs.release(claim)
+    assert list(jobs.orphans()) == []
+    # When nobody is at it, or who was has been terminated
+    assert jobs.finish("a", "aborted", who) == "asked"
+    # Then it is sent at once, to be stopped; and a request that comes meanwhile does not join it
+    assert state(jobs, "a") == "running"
+    assert list(jobs.orphans()) == [("a", "rebalance")]
+    assert jobs.open("b", "rebalance", {}, {"act": True}) == "b"
+    claim = claimed(jobs, "a")
+    assert claim.cursor == {"at": 3}
+    assert jobs.progress(claim) == "abort"
+    assert jobs.finish("a", "aborted", claim.token) == "aborted"
+    assert jobs.open("c", "rebalance", {}, {"act": True}) == "b"
+
+
 def test_a_finished_job_stays_as_it_ended(jobs: JobStore) -> None:
     jobs.open("a", "sweep", {}, SWEEP)
     claim = claimed(jobs, "a")

@@ -77,7 +77,7 @@ class SteppedTask(JobTask):
             return {"joined": job_id}
         claim = _claim(self, here.jobs, job_id)
         try:
-            return Run(self, here, claim).to_its_end(steps, why_failed, stop)
+            return Run(self, here, claim, stop).to_its_end(steps, why_failed)
         finally:  # also when the process is told to exit: the message goes back and its next run need not wait
             with suppress(StateUnavailable):  # then the lock ends by itself
                 here.jobs.release(claim)
@@ -111,7 +111,8 @@ def _claim(task: JobTask, jobs: JobStore, job_id: str) -> Claim:
 class Run:
     """One coordinator's run of a claimed job."""
 
-    def __init__(self, task: JobTask, here: runtime.Runtime, claim: Claim) -> None:
+    def __init__(self, task: JobTask, here: runtime.Runtime, claim: Claim, stop: Stop | None) -> None:
+        self._stop = stop
         self._task = task
         self._here = here
         self._jobs = here.jobs
@@ -122,7 +123,7 @@ class Run:
         self._stepped = False
         self._pace = Pace(claim.done, self._began)
 
-    def to_its_end(self, steps: Steps, why_failed: Verdict, stop: Stop | None) -> dict[str, Any]:
+    def to_its_end(self, steps: Steps, why_failed: Verdict) -> dict[str, Any]:
         """Work, and give the job the state that follows from how that ended."""
         job_id = self._claim.job_id
         try:
@@ -138,8 +139,8 @@ class Run:
         except SoftTimeLimitExceeded:
             self._go_on_after(HAND_OVER_DELAY)
         except Aborted:
-            if stop is not None and self._cursor:
-                stop(self._here.cache, self._cursor)
+            if self._stop is not None and self._cursor:
+                self._stop(self._here.cache, self._cursor)
             self._jobs.finish(job_id, "aborted", self._claim.token)
             self._task.announce("task-revoked", terminated=False, signum=None, expired=False)
             raise Ignore(f"job {job_id} was told to stop") from None
@@ -188,6 +189,8 @@ class Run:
             "cursor": step.cursor,
             "report": report,
         }
+        if self._stop is not None:
+            fields["unattended"] = 1
         if step.done > self._claim.done:
             fields |= {"starts": 0, "tries": 0, "error": ""}
         self._heed(self._write(fields))

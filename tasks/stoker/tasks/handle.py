@@ -72,6 +72,9 @@ class JobHandle:
     def abort(self) -> bool:
         """Tell the job to stop: at once if it is not running, else after its present batch.
 
+        A rebalance that has begun and that no worker is at ends with its next run, as its move may be under way: a
+        worker cancels that.
+
         Returns:
             Whether the job is aborted or will be; False if it had ended otherwise, or is not known.
         """

@@ -151,8 +151,13 @@ def helpers(job_id: str, count: int) -> None:
 
 
 def again(job_id: str, kind: str) -> None:
-    """Publish an unfinished job once more."""
+    """Publish an unfinished job once more. Raises NotSent."""
     _publish(f"stoker.{kind}", job_id, None, 0)
+
+
+def instead(job_id: str, task: str) -> None:
+    """Publish an unfinished job under the id of another task, as its own was revoked. Raises NotSent."""
+    _publish(task, job_id, None, 0, str(uuid4()))
 
 
 def _send(task: str, given: Mapping[str, Any], delay: float = 0) -> JobHandle:
@@ -176,9 +181,12 @@ def _send(task: str, given: Mapping[str, Any], delay: float = 0) -> JobHandle:
     return JobHandle(stands)
 
 
-def _publish(task: str, job_id: str, arguments: names.Arguments | None, delay: float) -> None:
+def _publish(
+    task: str, job_id: str, arguments: names.Arguments | None, delay: float, task_id: str | None = None
+) -> None:
     """An invalidation carries its arguments, so that a lost record does not lose it; the rest is in the record."""
+    message = names.message(job_id, arguments)
     try:
-        app.send_task(task, kwargs=names.message(job_id, arguments), task_id=job_id, countdown=delay or None)
+        app.send_task(task, kwargs=message, task_id=task_id or job_id, countdown=delay or None)
     except OperationalError as error:
         raise NotSent(task, str(error)) from error

@@ -14,7 +14,7 @@ from celery.worker import state
 
 from stoker.cache import ConfigError, LoaderError
 from stoker.config import Settings, setup_logging
-from stoker.tasks import plans, rules, runtime
+from stoker.tasks import plans, rules, runtime, send
 from stoker.tasks.errors import NotSent, PlanError, StateUnavailable
 from stoker.tasks.job import ANY
 from stoker.tasks.tick import start_up
@@ -99,7 +99,8 @@ def import_loaders(modules: tuple[str, ...]) -> None:
 
 
 def revoked(request: Any, expired: bool = False, **_: Any) -> None:
-    """An operator revoked a job's task: the job is over, or the reaper would send it again.
+    """An operator revoked a job's task: the job is over, or the reaper would send it again. If it has begun what goes
+    on by itself, a worker has to end that first, under another task's id: Celery refuses this one from now on.
 
     Celery says the same of a message that came too late. That ends nothing: the job which an earlier delivery of it
     began goes on under the same id, which Celery would go on refusing.
@@ -108,6 +109,8 @@ def revoked(request: Any, expired: bool = False, **_: Any) -> None:
         state.revoked.discard(request.id)
         return
     try:
-        runtime.current().jobs.finish(request.id, "aborted", ANY, {"error": "its task was revoked"})
-    except StateUnavailable as error:
+        answer = runtime.current().jobs.finish(request.id, "aborted", ANY, {"error": "its task was revoked"})
+        if answer == "asked":
+            send.instead(request.id, request.task)
+    except (StateUnavailable, NotSent) as error:
         log.warning("job %s was revoked, but that could not be written down: %s", request.id, error)

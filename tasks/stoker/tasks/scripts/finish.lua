@@ -9,8 +9,8 @@
 -- ARGV[4] the coordinator's token; "any": whoever holds the lock; "none": only if nobody does, else ask it to stop
 -- ARGV[5] "1": it is dead, that is, given up, and is listed as such
 -- ARGV[6..] fields and values
--- Returns the final state it now has, or "asked", "taken", "lost", or "again" (a pass was asked for meanwhile: the
--- job is unfinished and without a lock).
+-- Returns the final state it now has; or "asked": its run ends it, or its next one if it has begun what goes on
+-- "unattended"; or "taken", "lost", or "again" (a pass was asked for meanwhile: the job is unfinished and without a lock).
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then
   return 'lost'
@@ -19,12 +19,17 @@ if state == 'succeeded' or state == 'failed' or state == 'aborted' then
   return state
 end
 local holder = redis.call('GET', KEYS[2])
-if ARGV[4] == 'none' and holder then
-  redis.call('HSET', KEYS[1], 'abort', '1')
-  return 'asked'
-end
-if ARGV[4] ~= 'none' and ARGV[4] ~= 'any' and holder ~= ARGV[4] then
+local outsider = ARGV[4] == 'none' or ARGV[4] == 'any'
+if not outsider and holder ~= ARGV[4] then
   return 'taken'
+end
+local unattended = ARGV[2] == 'aborted' and redis.call('HEXISTS', KEYS[1], 'unattended') == 1
+if ARGV[4] == 'none' and holder or outsider and unattended then
+  redis.call('HSET', KEYS[1], 'abort', '1')
+  if not holder then
+    redis.call('ZADD', KEYS[3], 'XX', 0, ARGV[1]) -- the reaper sends it at its next look
+  end
+  return 'asked'
 end
 redis.call('DEL', KEYS[2])
 if ARGV[2] == 'succeeded' and redis.call('HDEL', KEYS[1], 'again') == 1 then
@@ -34,7 +39,7 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('HSET', KEYS[1], 'state', ARGV[2], 'finished_at', now, 'updated_at', now, unpack(ARGV, 6))
-redis.call('HDEL', KEYS[1], 'cursor', 'args', 'abort', 'eta', 'starts', 'tries')
+redis.call('HDEL', KEYS[1], 'cursor', 'args', 'abort', 'eta', 'starts', 'tries', 'unattended')
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('XADD', KEYS[4], '*', 'state', ARGV[2])

@@ -14,10 +14,11 @@ local other = KEYS[4] and redis.pcall('GET', KEYS[4])
 if type(other) == 'string' and other ~= ARGV[1] then
   local hash = ARGV[5] .. other -- the state server is one node, so a key need not be declared
   local state = redis.pcall('HGET', hash, 'state') -- of another type: it is no job's
-  if state == 'running' and ARGV[6] == '1' then
+  local ends = redis.pcall('HEXISTS', hash, 'abort') == 1 -- it would not do what this request is about
+  if state == 'running' and ARGV[6] == '1' and not ends then
     redis.call('HSET', hash, 'again', '1')
   end
-  if state == 'running' or state == 'queued' then
+  if (state == 'running' or state == 'queued') and not ends then
     return other
   end
 end
