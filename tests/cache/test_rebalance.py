@@ -186,7 +186,7 @@ def test_who_was_held_up_gives_no_slot_away_that_has_come_back(
     there = move_of(cache, cache_cluster, 5, source, (source + 1) % 3)
     late: list[Any] = []
     with monkeypatch.context() as held_up:
-        held_up.setattr(cold_move, "give", asking_nobody(lambda *given: late.append(given) or ""))
+        held_up.setattr(cold_move, "give", asking_nobody(lambda *given: late.append(given)))
         assert perform(cache, cold_move.cold_move(space, there)).moved
     wait_until(lambda: owner(cache_cluster, there.slot) == (source + 1) % 3)
     # When the slot has come back before it goes on
