@@ -179,4 +179,5 @@ def in_this_world(monkeypatch: Any, world: HandOverWorld) -> None:
     monkeypatch.setattr(hand_over, "time", world)
     monkeypatch.setattr(cold_move, "time", world)
     monkeypatch.setattr(cluster, "REST_S", 4 * TICK_S)
-    monkeypatch.setattr(cluster, "LONGEST_RESTS", HEARD_WITHIN // 3)
+    monkeypatch.setattr(cluster, "LONGEST_REST_S", 8 * TICK_S)
+    monkeypatch.setattr(cluster, "PATIENCE_S", 4 * TICK_S * HEARD_WITHIN / 3)

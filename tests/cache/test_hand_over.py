@@ -17,7 +17,7 @@ from stoker.cache.dialogue import UNKNOWN_SERVER
 from stoker.cache.hand_over import Move
 from stoker.cache.keys import ShardKeys
 from stoker.cache.programs import Sleep
-from stoker.cache.wire import asking_nobody
+from stoker.cache.wire import Call, asking_nobody
 from tests.cache.cluster_world import NODES, Stale
 from tests.cache.hand_over_nodes import HEARD_WITHIN, KEYS, Steps, address
 from tests.cache.hand_over_world import HandOverWorld, in_this_world
@@ -87,7 +87,7 @@ def vouched_for_however_late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def nobody_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin cold at once at a target that has taken over, while the source may not have heard of it."""
-    monkeypatch.setattr(cluster, "LONGEST_RESTS", 0)
+    monkeypatch.setattr(cluster, "PATIENCE_S", 0)
 
 
 def not_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +166,31 @@ def test_a_move_that_is_cancelled_leaves_nobody_expected(world: HandOverWorld) -
     done_within(world, world.drive(router, hand_over.cancel(move)))
     done_within(world, world.drive(router, hand_over.settle(mover.space, move.shards)))
     assert b",>" not in world.clients[source].get(name)
+
+
+def test_who_waits_for_a_hand_over_asks_for_the_record_alone(
+    world: HandOverWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a target that has taken over, and a mover that has died
+    mover, (reader, router) = world._backend(), (world._backend(), Router())
+    number, _, move = a_move(world, mover, KEYS[0])
+    until_a_look(world, program := hand_over.hand_over(mover.space, move))
+    program.close()
+    world.takes_over(world.migrations[0])
+    asked: list[Any] = []
+    answer = world._answer
+    monkeypatch.setattr(
+        world, "_answer", lambda node, batch: answer(node, batch) if asked.extend(batch) is None else None
+    )
+    # When somebody reads there, and waits until he gives up
+    began = world.monotonic()
+    done_within(world, world.read(reader, router, KEYS[0]))
+    assert world.monotonic() - began > cluster.PATIENCE_S
+    # Then he has looked at the map when he met the record and when he began another, and not in between
+    keys = ShardKeys(world.namespace, number)
+    assert asked.count(("GET", keys.map)) <= 4
+    assert asked.count(("GET", keys.ctl)) > 8
+    assert sum(isinstance(one, Call) for one in asked) < 8
 
 
 def test_a_target_that_has_the_source_wait_for_too_long_is_not_waited_for(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
 
 from stoker.cache import cluster_map
-from stoker.cache.cluster_map import Unmended
+from stoker.cache.cluster_map import Expected, Unmended, still_expected
 from stoker.cache.dialogue import any_error
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.parts import Displaced, Everywhere, Layout, Node, NotAll, Part, Parts
@@ -23,10 +23,11 @@ from stoker.cache.wire import Answer, Exchange, Operation
 T = TypeVar("T")
 ATTEMPTS = 5
 """How often a part is begun before it counts as unavailable."""
-REST_S = 0.01
-"""Between two looks at a shard that has been moved and is about to be handed over."""
-LONGEST_RESTS = 200
-"""After so many the shard begins cold: whoever was handing it over is gone."""
+REST_S, LONGEST_REST_S, GROWTH = 0.005, 0.05, 1.25
+"""Between two looks at a shard that has been moved and is about to be handed over: the first, and how they grow. All
+who wait look, so that a hand-over that comes to nothing must not cost its nodes much."""
+PATIENCE_S = 2.0
+"""After so much rest the shard begins cold: whoever was handing it over is gone."""
 
 
 class Moved(Exception):
@@ -94,7 +95,7 @@ class Router:
         results: dict[int, Any] = {}
         failures: dict[int, str] = {}
         left = list(range(len(parts)))
-        attempts = rests = 0
+        attempts, rested = 0, 0.0
         while left and attempts < ATTEMPTS:
             outcomes = yield from self._try([parts[i] for i in left])
             moved: list[int] = []
@@ -109,21 +110,20 @@ class Router:
                     unmended[i] = outcome
                 else:
                     moved.append(i)
-            handed_over = False
+            expected: Expected = {}
             if unmended:
-                patient = rests < LONGEST_RESTS
+                patient = rested < PATIENCE_S
                 try:
                     bad = list(unmended.values())
-                    handed_over = yield from self.run(cluster_map.mend(bad, patient=patient))
+                    expected = yield from self.run(cluster_map.mend(bad, patient=patient))
                 except Resharded:
                     raise
                 except CacheUnavailable as error:
                     failures.update(dict.fromkeys(unmended, error.reason))
                     unmended.clear()
             left = sorted((*moved, *unmended))
-            if handed_over:
-                rests += 1
-                yield Rest(REST_S)
+            if expected:
+                rested += yield from self._wait(expected, PATIENCE_S - rested)
             else:
                 attempts += 1
         failures.update(dict.fromkeys(left, "its slot or its control record keeps changing; try again"))
@@ -132,6 +132,20 @@ class Router:
             incomplete.results = results
             raise incomplete
         return [results[i] for i in range(len(parts))]
+
+    def _wait(self, expected: Expected, longest: float) -> Routed[float]:
+        """Rest until one of these records changes, or cannot be asked for; returns for how many seconds."""
+        rest, rested = REST_S, 0.0
+        try:
+            while rested < longest:
+                yield Rest(rest)
+                rested += rest
+                rest = min(rest * GROWTH, LONGEST_REST_S)
+                if not (yield from self.run(still_expected(expected))):
+                    break
+        except CacheUnavailable:
+            pass  # the next attempt says so too
+        return rested
 
     def _try(self, parts: Sequence[Part]) -> Routed[list[Any]]:
         """What became of each part: its result, or an error."""
@@ -228,5 +242,5 @@ def _summary(parts: Sequence[Part], failures: dict[int, str]) -> str:
     names: dict[str, list[str]] = {}
     for i, reason in sorted(failures.items()):
         names.setdefault(reason, []).append(parts[i].name)
-    shown = "; ".join(f"{', '.join(who)}: {reason}" for reason, who in names.items())
+    shown = "; ".join(f"{', '.join(dict.fromkeys(who))}: {reason}" for reason, who in names.items())
     return f"{len(failures)} of {len(parts)} had no answer: {shown}"

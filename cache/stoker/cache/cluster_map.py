@@ -38,6 +38,8 @@ DRAFT = b"?"
 
 _DRAFTED, _EXPECTED = 1, 2
 """What `fence.lua` says of a record that is not good."""
+Expected = dict[bytes, bytes]
+"""The names of records that are being handed over, and how they read."""
 
 
 class ClusterShard(Shard):
@@ -133,14 +135,14 @@ class Charter(NamedTuple):
         return fingerprint(_rendered(plain)) + str(self.settings["life"]).encode()
 
 
-def mend(unmended: Sequence[Unmended], *, patient: bool = True) -> Operation[bool]:
+def mend(unmended: Sequence[Unmended], *, patient: bool = True) -> Operation[Expected]:
     """Go by the map that rules, and begin new records for shards that have no good one.
 
     Args:
         patient: Leave those alone that are being handed over to the server that has them now.
 
     Returns:
-        Whether some were left alone.
+        Those that were left alone.
 
     Raises:
         CacheUnavailable: A node that has to be asked did not answer, or all keeps changing.
@@ -154,7 +156,11 @@ def mend(unmended: Sequence[Unmended], *, patient: bool = True) -> Operation[boo
         found = yield from at_once(
             _part(one.shard.keys, one.shard.keys.ctl, partial(_draft, one, digest, patient)) for one in bad
         )
-        expected = any(state == _EXPECTED for _, state in found)
+        expected = {
+            one.shard.keys.ctl: raw
+            for one, (raw, state) in zip(bad, found, strict=True)
+            if state == _EXPECTED
+        }
         drafts = [(one, raw) for one, (raw, state) in zip(bad, found, strict=True) if state == _DRAFTED]
         if not drafts:
             return expected
@@ -169,6 +175,14 @@ def mend(unmended: Sequence[Unmended], *, patient: bool = True) -> Operation[boo
                 one.shard.began(one.reason, raw)
         return expected
     raise CacheUnavailable("redis", "the namespace's map keeps changing; try again")
+
+
+def still_expected(expected: Expected) -> Operation[bool]:
+    """Whether nobody has changed any of these records yet; so that who waits asks for no more than that."""
+    names = list(expected)
+    parts = (Part(key_slot(name), partial(_asked, ("GET", name)), "a control record") for name in names)
+    found = yield from at_once(parts)
+    return found == [expected[name] for name in names]
 
 
 def still_rules(keys: ShardKeys, digest: bytes) -> Operation[bool]:
@@ -272,7 +286,8 @@ def end_all(keys: ShardKeys, digest: bytes) -> Operation[None]:
 
 def _every_record(keys: ShardKeys, command: Callable[[bytes], Command]) -> Operation[list[Any]]:
     names = keys.every_ctl(MOST_SHARDS)
-    return (yield from at_once(_part(keys, name, partial(_asked, command(name))) for name in names))
+    parts = (Part(key_slot(name), partial(_asked, command(name)), "control records") for name in names)
+    return (yield from at_once(parts))
 
 
 def _part(keys: ShardKeys, key: bytes, begin: Any) -> Part:
