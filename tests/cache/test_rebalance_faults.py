@@ -50,8 +50,9 @@ def test_a_hand_over_that_comes_to_nothing_is_rolled_back_and_nothing_stale_is_s
         # Given a cluster with replicas under load, and one primary more
         config = config_of(cluster, timeout=0.5)
         load = Load(SEED)
+        with Cache(config_of(cluster)) as patient:  # to open a namespace takes a busy machine some time
+            assert patient.set_many(VALUES, "quiet", ttl=600)
         with Cache(config) as quiet, load.on(lambda: Cache(config)):
-            assert quiet.set_many(VALUES, "quiet", ttl=600)
             wait_until(lambda: load.count["acks"] > 100)
             shard = shard_of(quiet, "user:1")
             source = owner(cluster, slots_of(quiet)[shard])

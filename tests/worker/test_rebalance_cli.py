@@ -86,7 +86,9 @@ def test_with_plan_nothing_is_sent_and_without_it_a_job_is(on_a_cluster: Embedde
 
 def test_what_cannot_be_planned_is_told(on_a_cluster: EmbeddedCluster) -> None:
     assert on_a_cluster
-    assert "write NODE=NUMBER" in stoker("--weight", "a:1").output
+    for weight in ("a:1", "=2", "a:1=", "a:1=two"):
+        assert "write NODE=NUMBER" in stoker("--weight", weight).output
+    assert "was given a weight before" in stoker("--weight", "a:1=2", "--weight", "a:1=3").output
     assert "Invalid value" in stoker("--by", "size").output
     with pytest.raises(ConfigError, match="no such primary"):
         raise stoker("--plan", "--weight", "nobody:1=2").exception or AssertionError

@@ -310,7 +310,7 @@ class Core:
         raise ConfigError(
             "cluster",
             self.config.cluster,
-            "only a cluster has slots to move; this cache is not on one (cluster=True)",
+            "only a cluster has slots to move; if this cache is on one, say so: STOKER_CACHE_CLUSTER=true",
         )
 
     # -- for diagnosis -----------------------------------------------------------------------------------------

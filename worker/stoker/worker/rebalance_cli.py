@@ -50,9 +50,16 @@ def _weights(given: list[str]) -> dict[str, float]:
     for one in given:
         node, _, number = one.rpartition("=")
         try:
-            weights[node] = float(number)
+            weight = float(number)
         except ValueError:
-            raise typer.BadParameter(f"--weight {one}: write NODE=NUMBER, such as 10.0.0.7:7000=2") from None
+            node = ""
+        if not node:
+            raise typer.BadParameter(f"--weight {one}: write NODE=NUMBER, such as 10.0.0.7:7000=2")
+        if node in weights:
+            raise typer.BadParameter(
+                f"--weight {one}: {node} was given a weight before; leave one of them out"
+            )
+        weights[node] = weight
     return weights
 
 
