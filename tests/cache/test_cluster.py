@@ -24,6 +24,7 @@ from stoker.cache import (
     InvalidationNotAcknowledged,
 )
 from stoker.cache.hot_reports import collect
+from stoker.cache.quotas import Quota, Quotas
 from stoker.cache.shards import CLUSTER_SHARDS, Placement
 from stoker.worker.embedded_cluster import EmbeddedCluster
 from tests.cache import test_least_acl
@@ -221,12 +222,54 @@ def test_what_one_node_does_not_answer_names_its_shards_and_costs_no_other(
     assert cache.get_many(VALUES) == {}
 
 
+def test_a_node_that_cannot_say_who_is_full_holds_up_no_other(
+    make_clustered: MakeCache, cache_cluster: EmbeddedCluster
+) -> None:
+    cache = make_clustered(timeout=0.3)
+    assert cache.set_many(VALUES)
+    backend: Any = cache._core.backend
+    asked = owner(cache_cluster, key_slot(backend._traffic_key))
+    key = next(key for key in VALUES if owner(cache_cluster, slots_of(cache)[shard_of(cache, key)]) != asked)
+    os.kill(cache_cluster.primaries[asked].child.pid, signal.SIGSTOP)
+    try:
+        backend._refusals._due = 0  # it is to be asked for
+        assert cache.set(key, "new") is True
+        assert cache.get(key) == "new"
+    finally:
+        os.kill(cache_cluster.primaries[asked].child.pid, signal.SIGCONT)
+
+
 def _acknowledged(cache: Cache) -> bool:
     try:
         cache.invalidate_pattern("k*")
     except InvalidationNotAcknowledged:
         return False
     return True
+
+
+def test_a_namespace_of_one_shard_is_like_any_other(cache: Cache) -> None:
+    CacheSharder(cache, CacheShardingConfig(True, 1)).enable_sharding()
+    assert cache.set_many(VALUES, tags=["t"]) is True
+    assert cache.get_many([*VALUES, "absent"]) == VALUES
+    assert cache.get("k1") == cache.get_or_load("k1", lambda: 7) == 1
+    cache.invalidate_pattern("k?")
+    assert len(cache.get_many(VALUES)) == len(VALUES) - 10
+    cache.invalidate_tags(["t"])
+    assert cache.get_many(VALUES) == {}
+    assert cache.sweep().complete
+
+
+def test_what_a_full_tenant_stores_is_refused_on_all_nodes(cache: Cache) -> None:
+    assert cache.set_many(VALUES, "acme") is True
+    CacheMonitor(cache).tell_quotas(Quotas(Quota(hard=1)), ["acme"], kept=30)
+    backend: Any = cache._core.backend
+    backend._refusals._due = 0  # what it has heard lately
+    assert cache.set_many(VALUES, "acme") is False
+    assert cache.get_many(VALUES, "acme") == {}
+    assert cache.set("k1", 2, "acme") is False
+    assert cache.get_or_load("k1", lambda: 7, "acme") == 7
+    assert cache.get("k1", "acme") is None
+    assert cache.set("k1", 2) is True
 
 
 def test_a_server_that_is_no_cluster_is_told(cache_server: str) -> None:

@@ -179,9 +179,12 @@ def test_who_waits_for_a_hand_over_asks_for_the_record_alone(
     world.takes_over(world.migrations[0])
     asked: list[Any] = []
     answer = world._answer
-    monkeypatch.setattr(
-        world, "_answer", lambda node, batch: answer(node, batch) if asked.extend(batch) is None else None
-    )
+
+    def noting(node: int, batch: Any) -> list[Any]:
+        asked.extend(batch)
+        return answer(node, batch)
+
+    monkeypatch.setattr(world, "_answer", noting)
     # When somebody reads there, and waits until he gives up
     began = world.monotonic()
     done_within(world, world.read(reader, router, KEYS[0]))

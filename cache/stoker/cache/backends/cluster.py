@@ -19,6 +19,7 @@ from stoker.cache.backends.space import Space, resettled, resettling
 from stoker.cache.balance import RebalancePlan
 from stoker.cache.cluster_map import ClusterShard, part_of, slot_of
 from stoker.cache.control import ATTEMPTS
+from stoker.cache.errors import CacheUnavailable
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
 from stoker.cache.keys import ShardKeys
@@ -169,9 +170,13 @@ class ClusterBackend(RedisBackend):
         return self._common(partial(super().tell_quotas, quotas, full, kept_ms))
 
     def _refused(self, tenants: Iterable[str | None]) -> Operation[frozenset[str | None]]:
-        if self._refusals.due:
-            return self._common(partial(super()._refused, tenants))
-        return super()._refused(tenants)
+        if not self._refusals.due:
+            return (yield from super()._refused(tenants))
+        try:
+            return (yield from self._common(partial(super()._refused, tenants)))
+        except CacheUnavailable as error:  # as on one server: who cannot be asked refuses nobody
+            log.debug("whose quotas are used up is not known: %s", error)
+            return frozenset()
 
     def entries_by_shard(self) -> Operation[dict[int, int]]:
         return (yield from cluster_verbs.count((yield from self.known()), PAGE))

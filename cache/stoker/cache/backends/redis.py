@@ -155,7 +155,7 @@ class RedisBackend(Placed, Bulk):
         self, tenant_id: str | None, keys: Sequence[str], type: Any = None, left: int = ATTEMPTS
     ) -> Operation[Values]:
         shards = self.space.shards
-        if len(shards) > 1 or self.near is not None:
+        if len(shards) > 1 or self.near is not None or self._config.cluster:
             hits = yield from self.read_many(tenant_id, keys, type)
             return Values(
                 {key: hit.value for key, hit in hits.items()}, sum(hit.stale for hit in hits.values())
@@ -232,7 +232,7 @@ class RedisBackend(Placed, Bulk):
     ) -> Operation[list[bool]]:
         if self._refusals.any and (yield from self._refused((tenant_id,))):
             self._counters.over_quota += len(writes)
-            yield from together([self.delete(tenant_id, key) for key, _ in writes])  # it is not true any more
+            yield from self._delete_all([(tenant_id, key) for key, _ in writes])  # it is not true any more
             return [False] * len(writes)
         now = now_ms()
         items = [
@@ -246,6 +246,13 @@ class RedisBackend(Placed, Bulk):
         except Resharded as news:  # as in `_read_in`
             left = settled(self, news, left)
             return (yield from self.store(tenant_id, writes, left))
+
+    @resettling
+    def _delete_all(self, names: Sequence[Name]) -> Operation[None]:
+        deleting = self._spread(
+            names, _itself, lambda shard, page: together([shard.delete(*name) for name in page])
+        )
+        yield from self._changing(names, deleting)
 
     def ask_refresh(self, tenant_id: str | None, key: str) -> Operation[Asked]:
         shard = self.space.shard_of(tenant_id, key)
