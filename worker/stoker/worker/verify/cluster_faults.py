@@ -1,11 +1,13 @@
 """What goes wrong in a run on a cluster, as `faults` has it for a server; those of processes are the same."""
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Protocol
 
 from stoker.worker.verify import faults
 from stoker.worker.verify.faults import FAULTS, NAMESPACE, Fault, control_keys
 from stoker.worker.verify.nodes import TROUBLE, Nodes
+from stoker.worker.verify.post import config_of
 
 _LOOK_S = 0.1
 _LOSE_THE_MAP = 0.2
@@ -91,6 +93,11 @@ def disconnect(stage: Stage) -> None:
         stage.happened("disconnect")
 
 
+def reshard(stage: Stage) -> None:
+    """As on one server."""
+    faults.reshard_at(stage, replace(config_of(stage.nodes.url, NAMESPACE), cluster=True))
+
+
 def _any(stage: Stage) -> int:
     return stage.chance.choice(stage.nodes.primaries())
 
@@ -105,6 +112,7 @@ CLUSTER_FAULTS = {
     "flush": Fault(flush, 2.0, 3.0, "flushes"),
     "freeze": Fault(freeze, 0.5, 2.0, "freezes"),
     "disconnect": Fault(disconnect, 0.3, 1.0, "disconnects"),
+    "reshard": Fault(reshard, 1.0, 3.0, "reshardings"),
     "broker": FAULTS["broker"],
 }
 

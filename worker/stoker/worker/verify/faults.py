@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, Protocol
 
-from stoker.cache import Cache, CacheUnavailable
+from stoker.cache import Cache, CacheConfig, CacheUnavailable
 from stoker.worker.verify.plan import Plan
 from stoker.worker.verify.post import config_of
 from stoker.worker.verify.server import Server
@@ -217,11 +217,15 @@ def broker(stage: Stage) -> None:
 
 def reshard(stage: Stage) -> None:
     """Have the keys live elsewhere: in one to three shards, and one of the tenants in one of them alone, or none."""
+    reshard_at(stage, config_of(stage.server.url, NAMESPACE))
+
+
+def reshard_at(stage: Stage, config: CacheConfig) -> None:
+    """The same of the cache that this configures."""
     chance = stage.chance
     shards = chance.randint(1, _RESHARDED_TO)
     tenants = [tenant for tenant in TENANTS if tenant is not None]
     pin = {chance.choice(tenants): chance.randrange(shards)} if chance.random() < 0.7 else {}
-    config = config_of(stage.server.url, NAMESPACE)
     try:
         with Cache(replace(config, timeout=0.5, connect_timeout=0.5)) as cache:
             cache.reshard(shards, pin=pin, unpin=set(tenants) - pin.keys())
