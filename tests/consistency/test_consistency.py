@@ -209,6 +209,7 @@ def test_without_this_guard_the_checker_finds_stale_values(guard: str) -> None:
         pytest.param("kill,pause,failover,move", marks=pytest.mark.soak),
         "failover,control,disconnect",
         "move,flush,freeze,scripts",
+        "reshard,kill,pause,move,failover",
     ],
 )
 def test_nothing_stale_is_served_by_a_cluster_under(faults: str) -> None:

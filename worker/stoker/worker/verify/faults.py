@@ -14,6 +14,7 @@ from random import Random
 from typing import Any, NamedTuple, Protocol
 
 from stoker.cache import Cache, CacheConfig, CacheUnavailable
+from stoker.cache.shards import CLUSTER_SHARDS
 from stoker.worker.verify.plan import Plan
 from stoker.worker.verify.post import config_of
 from stoker.worker.verify.server import Server
@@ -21,7 +22,8 @@ from stoker.worker.verify.workers import WORKERS, Workers
 from stoker.worker.verify.world import TENANTS
 
 NAMESPACE = "check"
-MOST_SHARDS = 9
+MOST_SHARDS = CLUSTER_SHARDS
+"""That any process of a run may have: those of a cluster, whose map was lost, by which it went."""
 _RESHARDED_TO = 3
 WORKERS_SHARE = 0.05
 """Of kills and pauses: a worker takes more than a second of a processor to start."""
