@@ -160,16 +160,21 @@ class RedisBackend(Placed, Bulk):
             return Values(
                 {key: hit.value for key, hit in hits.items()}, sum(hit.stale for hit in hits.values())
             )
-        values = Values({}, 0)
+        values: dict[str, Any] = {}
+        stale = 0
         try:
             for page in pages(keys):
                 view, blobs = yield from shards[0].look(shards[0].keys.entries(tenant_id, page))
                 found = self._reading.values(shards[0], view, tenant_id, page, blobs, type)
-                values = Values(values.values | found.values, values.stale + found.stale)
+                if values:
+                    values.update(found.values)
+                else:  # as a rule all of them
+                    values = found.values
+                stale += found.stale
         except Resharded as news:  # as in `_read_in`
             left = settled(self, news, left)
             return (yield from self.read_values(tenant_id, keys, type, left))
-        return values
+        return Values(values, stale)
 
     @resettling
     def acquire(
