@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import statistics
+import time
 from collections import Counter
 from collections.abc import Iterator
 from random import Random
@@ -220,6 +221,28 @@ def test_what_one_node_does_not_answer_names_its_shards_and_costs_no_other(
     assert f":{cache_cluster.primaries[1].port}" in str(told.value)
     wait_until(lambda: _acknowledged(cache))
     assert cache.get_many(VALUES) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [Cache, Awaited])
+def test_nodes_are_asked_at_the_same_time(
+    make_clustered: MakeCache, cache_cluster: EmbeddedCluster, how: Any
+) -> None:
+    cache = make_clustered(how, timeout=1.0)
+    assert cache.set_many(VALUES)
+    nodes = [server.child.pid for server in cache_cluster.primaries]
+    for pid in nodes:
+        os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        assert cache.get_many(VALUES) == {}
+    finally:
+        seconds = time.monotonic() - began
+        for pid in nodes:
+            os.kill(pid, signal.SIGCONT)
+    assert 1 <= seconds < 2.5
+    if isinstance(cache, Awaited):
+        cache.end()
 
 
 def test_a_node_that_cannot_say_who_is_full_holds_up_no_other(

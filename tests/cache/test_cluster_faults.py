@@ -5,14 +5,16 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
 from redis.crc import key_slot
 
-from stoker.cache import Cache, CacheConfig, CacheMonitor, CacheUnavailable
+from stoker.cache import Cache, CacheConfig, CacheMonitor, CacheUnavailable, InvalidationNotAcknowledged
 from stoker.worker.embedded_cluster import EmbeddedCluster, start_cluster
 from stoker.worker.processes import Processes
+from tests.cache.awaited import Awaited
 from tests.cache.cluster_load import KEYS, Load
 from tests.cache.cluster_nodes import VALUES, Move, admin, migrate, move_by_keys, owner, shard_of, slots_of
 from tests.waiting import wait_until
@@ -168,3 +170,44 @@ def test_a_primary_that_is_killed_while_entries_are_evicted_costs_time_alone(
         assert 0 < left < 6000
         assert cache.set("after", 1)
         assert cache.get("after") == 1
+
+
+@pytest.mark.parametrize("how", [Cache, Awaited])
+def test_a_cluster_that_is_down_is_told_and_goes_on_when_it_is_up(how: Any) -> None:
+    with Processes() as processes:
+        # Given a cluster that refuses everything while any of its slots is gone
+        cluster = start_cluster(processes, node_timeout_s=1.0)
+        config = CacheConfig(backend="redis", redis_url=cluster.url, cluster=True, breaker_failures=1000)
+        with how(config) as cache:
+            assert cache.set_many(VALUES)
+            key = next(key for key in VALUES if owner(cluster, slots_of(cache)[shard_of(cache, key)]) == 0)
+            whole(cluster, "yes")
+            processes.stop([cluster.primaries[2].child], 0)
+            wait_until(lambda: state_of(cluster) == "fail")
+            # Then values are loaded, and an invalidation that it did not take is an error that says so
+            assert cache.get_or_load(key, lambda: "loaded") == "loaded"
+            with pytest.raises(InvalidationNotAcknowledged, match=r"CLUSTERDOWN|cluster is down"):
+                cache.delete(key)
+            # When it is content with the slots that there are, these are as they were
+            whole(cluster, "no")
+            wait_until(lambda: state_of(cluster) == "ok")
+            assert cache.get(key) == VALUES[key]
+            assert cache.delete(key) is True
+        if isinstance(cache, Awaited):
+            cache.end()
+
+
+def whole(cluster: EmbeddedCluster, required: str) -> None:
+    """Whether the first two nodes want all slots to be there."""
+    for node in (0, 1):
+        with admin(cluster, node) as one:
+            one.config_set("cluster-require-full-coverage", required)
+
+
+def state_of(cluster: EmbeddedCluster) -> str:
+    """What the first two nodes say of the cluster, if they agree."""
+    said = set()
+    for node in (0, 1):
+        with admin(cluster, node) as one:
+            said.add(one.cluster("info")["cluster_state"])
+    return said.pop() if len(said) == 1 else ""
