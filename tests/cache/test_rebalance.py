@@ -32,7 +32,7 @@ from stoker.worker import embedded
 from stoker.worker.embedded_cluster import EmbeddedCluster
 from tests.cache.awaited import Awaited
 from tests.cache.cluster_load import Load
-from tests.cache.cluster_nodes import VALUES, owner, shard_of, slots_of
+from tests.cache.cluster_nodes import VALUES, admin, owner, shard_of, slots_of
 from tests.cache.conftest import MakeCache
 from tests.cache.rebalancing import address, assert_settled, config_of, four_nodes, move_of, perform
 from tests.waiting import wait_until
@@ -117,6 +117,34 @@ def test_a_plan_by_bytes_weighs_what_entries_take(make_clustered: MakeCache) -> 
     assert sum(one.before for one in plan.nodes) == pytest.approx(1)
     assert max(abs(one.after - one.target) for one in plan.nodes) < 0.1
     assert plan.by == "bytes"
+
+
+def test_a_plan_by_load_names_the_shard_that_is_too_hot_to_be_evened_out(
+    make_clustered: MakeCache, cache_cluster: EmbeddedCluster
+) -> None:
+    cache = make_clustered()
+    cache.set_many(VALUES)
+    counting(cache_cluster, "yes")
+    try:
+        cache.get_many(VALUES)
+        for _ in range(2000):
+            cache.get("k7")
+        plan = cache.plan_rebalance(by="load")
+    finally:
+        counting(cache_cluster, "no")
+    hot = shard_of(cache, "k7")
+    assert [one.shards for one in plan.hot] == [(hot,)]
+    most = max(plan.nodes, key=lambda one: one.before)
+    assert most.node == address(cache_cluster, owner(cache_cluster, slots_of(cache)[hot]))
+    assert sum(one.before for one in plan.nodes) == pytest.approx(1)
+    assert max(one.after for one in plan.nodes) <= most.before
+
+
+def counting(cluster: EmbeddedCluster, enabled: str) -> None:
+    """Whether nodes count what each slot costs."""
+    for node in range(3):
+        with admin(cluster, node) as one:
+            one.config_set("cluster-slot-stats-enabled", enabled)
 
 
 def test_it_waits_while_nodes_answer_slowly_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
