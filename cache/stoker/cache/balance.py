@@ -16,8 +16,8 @@ CLOSE = 0.05
 """The plan ends once every node is within this of its share, so that it still is within 10 % when it has been carried
 out and keys have come and gone meanwhile."""
 SLOT_S = 0.45
-"""What a slot takes besides its bytes, for the estimate: the target is let in, and the mover rests for as long. So it was
-on a quiet machine; twice that under load."""
+"""What a slot takes besides its bytes, for the estimate: the target is let in, and the mover rests for as long. On busy
+nodes it is about twice that."""
 BYTES_A_SECOND = 50 * 2**20
 """Of the estimate; a job tells how it really goes."""
 
