@@ -1,6 +1,7 @@
 """`stoker rebalance`: what an operator does about nodes of a cluster that do not have their shares."""
 
 import json
+from contextlib import suppress
 from itertools import islice
 from typing import Annotated, Literal
 
@@ -48,19 +49,19 @@ def rebalance(
 def _weights(given: list[str]) -> dict[str, float]:
     weights: dict[str, float] = {}
     for one in given:
-        node, _, number = one.rpartition("=")
-        try:
-            weight = float(number)
-        except ValueError:
-            node = ""
-        if not node:
-            raise typer.BadParameter(f"--weight {one}: write NODE=NUMBER, such as 10.0.0.7:7000=2")
+        node, weight = _weight(one)
         if node in weights:
-            raise typer.BadParameter(
-                f"--weight {one}: {node} was given a weight before; leave one of them out"
-            )
+            raise typer.BadParameter(f"--weight {one}: {node} was given a weight before; leave one of them out")
         weights[node] = weight
     return weights
+
+
+def _weight(text: str) -> tuple[str, float]:
+    node, _, number = text.rpartition("=")
+    with suppress(ValueError):
+        if node:
+            return node, float(number)
+    raise typer.BadParameter(f"--weight {text}: write NODE=NUMBER, such as 10.0.0.7:7000=2")
 
 
 def _hot_keys(here: runtime.Runtime, plan: RebalancePlan) -> list[str]:
