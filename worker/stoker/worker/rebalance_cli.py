@@ -51,7 +51,9 @@ def _weights(given: list[str]) -> dict[str, float]:
     for one in given:
         node, weight = _weight(one)
         if node in weights:
-            raise typer.BadParameter(f"--weight {one}: {node} was given a weight before; leave one of them out")
+            raise typer.BadParameter(
+                f"--weight {one}: {node} was given a weight before; leave one of them out"
+            )
         weights[node] = weight
     return weights
 
