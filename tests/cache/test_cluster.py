@@ -1,5 +1,6 @@
 """A cache on a real cluster: what is different from one server. What is not, the contract's tests say."""
 
+import itertools
 import json
 import os
 import re
@@ -25,7 +26,7 @@ from stoker.cache import (
     InvalidationNotAcknowledged,
 )
 from stoker.cache.hot_reports import collect
-from stoker.cache.quotas import Quota, Quotas
+from stoker.cache.quotas import Quota, Quotas, Refusals
 from stoker.cache.shards import CLUSTER_SHARDS, Placement
 from stoker.worker.embedded_cluster import EmbeddedCluster
 from tests.cache import test_least_acl
@@ -293,6 +294,17 @@ def test_what_a_full_tenant_stores_is_refused_on_all_nodes(cache: Cache) -> None
     assert cache.get_or_load("k1", lambda: 7, "acme") == 7
     assert cache.get("k1", "acme") is None
     assert cache.set("k1", 2) is True
+
+
+def test_that_it_is_time_to_ask_who_is_full_is_seen_once(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cache.set("k1", 1) is True
+    looks = itertools.count()
+    monkeypatch.setattr(Refusals, "any", True)
+    monkeypatch.setattr(Refusals, "due", property(lambda _: next(looks) > 0))
+    assert cache.set("k1", 2) is True
+    assert cache.get("k1") == 2
 
 
 def test_a_server_that_is_no_cluster_is_told(cache_server: str) -> None:

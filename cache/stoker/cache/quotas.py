@@ -181,6 +181,10 @@ class Refusals:
                 self._full = frozenset((yield from read(self._key)).full)
             except CacheUnavailable:
                 self._full = frozenset()
+        return self.among(tenants)
+
+    def among(self, tenants: Iterable[str | None]) -> frozenset[str | None]:
+        """Those of the tenants that were full when that was looked up."""
         if not self._full:
             return frozenset()
         return frozenset(one for one in tenants if tenant_field(one) in self._full)

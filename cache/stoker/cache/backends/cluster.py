@@ -175,7 +175,9 @@ class ClusterBackend(RedisBackend):
 
     def _refused(self, tenants: Iterable[str | None]) -> Operation[frozenset[str | None]]:
         if not self._refusals.due:
-            return (yield from super()._refused(tenants))
+            return self._refusals.among(
+                tenants
+            )  # without a second look at the clock: this is no part of a node
         try:
             return (yield from self._common(partial(super()._refused, tenants)))
         except CacheUnavailable as error:  # as on one server: who cannot be asked refuses nobody
