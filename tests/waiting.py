@@ -1,5 +1,6 @@
 """Waiting for what must become true, instead of sleeping for as long as it usually takes."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Literal, TypeVar
@@ -20,3 +21,14 @@ def wait_until(
         assert time.monotonic() < deadline, f"not true within {within} s. {describe()}"
         time.sleep(0.02)
     return value
+
+
+async def until(true: Callable[[], object], within: float = 20.0) -> None:
+    """Let the loop's other tasks go on until `true()`.
+
+    Raises:
+        TimeoutError: It is not after `within` seconds.
+    """
+    async with asyncio.timeout(within):
+        while not true():
+            await asyncio.sleep(0.001)
