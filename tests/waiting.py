@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def wait_until(
-    true: Callable[[], T | Literal[False] | None], within: float = 20.0, describe: Callable[[], str] = str
+    true: Callable[[], T | Literal[False] | None], within: float = 60.0, describe: Callable[[], str] = str
 ) -> T:
     """Return `true()` once it is true.
 
@@ -41,7 +41,7 @@ def within(seconds: float, call: Callable[[], T]) -> T:
     raise AssertionError(f"each lasted {seconds} s or longer: {lasted}")
 
 
-async def until(true: Callable[[], object], within: float = 20.0) -> None:
+async def until(true: Callable[[], object], within: float = 60.0) -> None:
     """Let the loop's other tasks go on until `true()`.
 
     Raises:

@@ -47,6 +47,18 @@ def end(
 
 def test_all_together_load_no_more_keys_a_second_than_the_rate(open_budget: Open) -> None:
     limit = Limit("loader:x", rate=200)
+    budgets = [open_budget() for _ in range(3)]
+    for _ in range(3):  # it is slower while this machine is held up, never faster
+        loaded, took = loaded_together(budgets, limit)
+        most = 200 * took + 50 + 10  # the rate, a quarter of a second's keys at once, and the last batch
+        assert loaded <= most
+        if loaded > 0.5 * 200 * took:
+            return
+    raise AssertionError(f"{loaded} keys in {took} s, and no more in two rounds before")
+
+
+def loaded_together(budgets: list[FleetBudget], limit: Limit) -> tuple[int, float]:
+    """Load for a while, batches of ten as they are granted; returns the keys, and the seconds from first to last."""
     granted: list[float] = []
     over = time.monotonic() + 1.5
 
@@ -59,14 +71,12 @@ def test_all_together_load_no_more_keys_a_second_than_the_rate(open_budget: Open
                 granted.append(time.monotonic())
                 end(budget, limit, 10, unit)
 
-    threads = [threading.Thread(target=warm, args=(open_budget(),)) for _ in range(3)]
+    threads = [threading.Thread(target=warm, args=(budget,)) for budget in budgets]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    took = granted[-1] - granted[0]
-    most = 200 * took + 50 + 10  # the rate, a quarter of a second's keys at once, and the last batch
-    assert 0.5 * 200 * took < 10 * len(granted) <= most
+    return 10 * len(granted), granted[-1] - granted[0]
 
 
 def test_no_more_batches_at_once_and_one_that_was_killed_counts_no_longer_than_it_may_last(
