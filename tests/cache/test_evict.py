@@ -161,7 +161,7 @@ def test_two_at_once_drop_what_one_would_have(cache: Cache, small_url: str) -> N
         reports = list(threads.map(lambda _: cache.evict(target_bytes=target), range(2)))
     left = len(cache.get_many([f"k:{i}" for i in range(3000)]))
     assert sum(report.dropped for report in reports) == 3000 - left < 1500
-    assert used(small_url) <= target + 100_000
+    wait_until(lambda: used(small_url) <= target + 100_000)  # once connections have let go of their buffers
 
 
 def test_a_server_that_is_gone_in_the_middle_costs_time_alone() -> None:

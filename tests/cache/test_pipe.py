@@ -175,10 +175,11 @@ def test_requests_under_way_are_bounded_and_the_error_says_so(
     monkeypatch.setattr(aio_transport, "PLACES", 5)
 
     async def main() -> None:
-        async with AsyncCache(config_for(proxy.url, namespace, timeout=0.2)) as hasty:
+        async with AsyncCache(config_for(proxy.url, namespace, max_connections=1, timeout=0.2)) as hasty:
             transport_of(hasty)._callers += 5
             with pytest.raises(InvalidationNotAcknowledged, match="5 requests were under way"):
                 await hasty.delete("k")
+            transport_of(hasty)._callers -= 5
         async with AsyncCache(config_for(proxy.url, namespace, max_connections=1)) as cache:
             await cache.set("k", 1)
             transport = transport_of(cache)

@@ -144,8 +144,7 @@ GOOD = "from stoker.cache import loader\n@loader('doctored:{n}')\ndef load(n: in
 
 def loaders(text: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
     (path / "their_loaders.py").write_text(text)
-    if "sleep" in text:
-        monkeypatch.setattr(warming, "IMPORTED_WITHIN_S", 1.0)
+    monkeypatch.setattr(warming, "IMPORTED_WITHIN_S", 1.0 if "sleep" in text else 60.0)
     settings = Settings(cache_url=NOWHERE, loaders=("their_loaders",))
     return list(diagnose(settings, ["warming"]))
 
