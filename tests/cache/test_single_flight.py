@@ -65,7 +65,7 @@ def test_processes_that_miss_together_load_once(
     other = in_another_process(cache_server, namespace, 5, 0.5)
     cache = make_redis(lease=5, max_load=10)
     assert cache.get_or_load("k", lambda: "mine") == "theirs"
-    other.communicate(timeout=10)
+    other.communicate(timeout=60)
 
 
 def test_a_live_loader_keeps_its_lease_for_longer_than_it_lasts(
@@ -74,7 +74,7 @@ def test_a_live_loader_keeps_its_lease_for_longer_than_it_lasts(
     other = in_another_process(cache_server, namespace, 1.5, 2.5)
     cache = make_redis(lease=1.5, max_load=10)
     assert cache.get_or_load("k", lambda: "mine") == "theirs"
-    other.communicate(timeout=10)
+    other.communicate(timeout=60)
 
 
 def test_a_killed_loader_blocks_nobody_longer_than_its_lease(
@@ -82,7 +82,7 @@ def test_a_killed_loader_blocks_nobody_longer_than_its_lease(
 ) -> None:
     other = in_another_process(cache_server, namespace, 0.5, 60)
     other.send_signal(signal.SIGKILL)
-    other.communicate(timeout=10)
+    other.communicate(timeout=60)
     cache = make_redis(lease=0.5, max_load=10)
     began = time.monotonic()
     assert cache.get_or_load("k", lambda: "mine") == "mine"
@@ -102,7 +102,7 @@ def test_who_has_waited_for_the_longest_load_loads_without_storing(
     assert cache.get_or_load("k", lambda: "mine") == "mine"
     assert cache.get("k") is None
     other.kill()
-    other.communicate(timeout=10)
+    other.communicate(timeout=60)
 
 
 def test_a_loader_may_ask_for_its_own_key(cache: Cache) -> None:

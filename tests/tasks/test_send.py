@@ -182,7 +182,7 @@ def test_importing_the_tasks_reads_no_settings_and_leaves_the_apps_own_celery_al
         "assert celery.current_app.main == 'mine'\n"
         "assert not [name for name in mine.tasks if name.startswith('stoker.')]\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=110)
 
 
 def test_a_forked_producer_and_its_parent_do_not_disturb_each_other(producer: Settings) -> None:
@@ -198,5 +198,5 @@ def test_a_forked_producer_and_its_parent_do_not_disturb_each_other(producer: Se
         "    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0\n"
     )
     ours = {"STOKER_BROKER_URL": producer.broker(), "STOKER_NAMESPACE": producer.namespace}
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, env={**os.environ, **ours})
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=110, env={**os.environ, **ours})
     assert queue_length(producer, "invalidate") == 400

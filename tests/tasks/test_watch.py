@@ -118,7 +118,12 @@ def test_a_reader_does_not_wait_for_a_broker_that_is_frozen(settings: Settings) 
         tasks.configure(frozen)
         os.kill(server.child.pid, signal.SIGSTOP)
         with open_cache(frozen, tasks.hooks) as app:
-            within(0.5, lambda: (lose_the_ban_log(frozen), app.set("k", 1)))
+
+            def begin_anew() -> None:
+                lose_the_ban_log(frozen)
+                app.set("k", 1)
+
+            within(0.5, begin_anew)
         os.kill(server.child.pid, signal.SIGCONT)
         wait_until(lambda: published(frozen))
         runtime.current().close()
