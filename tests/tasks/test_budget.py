@@ -48,19 +48,18 @@ def end(
 def test_all_together_load_no_more_keys_a_second_than_the_rate(open_budget: Open) -> None:
     limit = Limit("loader:x", rate=200)
     budgets = [open_budget() for _ in range(3)]
-    for _ in range(3):  # it is slower while this machine is held up, never faster
-        loaded, took = loaded_together(budgets, limit)
+    rounds = [loaded_together(budgets, limit) for _ in range(2)]
+    for loaded, took in rounds:
         most = 200 * took + 50 + 10  # the rate, a quarter of a second's keys at once, and the last batch
         assert loaded <= most
-        if loaded > 0.5 * 200 * took:
-            return
-    raise AssertionError(f"{loaded} keys in {took} s, and no more in two rounds before")
+    assert any(loaded > 0.5 * 200 * took for loaded, took in rounds), rounds  # a busy machine may hold up one
 
 
 def loaded_together(budgets: list[FleetBudget], limit: Limit) -> tuple[int, float]:
-    """Load for a while, batches of ten as they are granted; returns the keys, and the seconds from first to last."""
+    """Load for a while, batches of ten as they are granted; returns the keys, and the seconds until the last."""
     granted: list[float] = []
-    over = time.monotonic() + 1.5
+    began = time.monotonic()
+    over = began + 0.8
 
     def warm(budget: FleetBudget) -> None:
         while time.monotonic() < over:
@@ -76,7 +75,7 @@ def loaded_together(budgets: list[FleetBudget], limit: Limit) -> tuple[int, floa
         thread.start()
     for thread in threads:
         thread.join()
-    return 10 * len(granted), granted[-1] - granted[0]
+    return 10 * len(granted), max(granted) - began
 
 
 def test_no_more_batches_at_once_and_one_that_was_killed_counts_no_longer_than_it_may_last(
