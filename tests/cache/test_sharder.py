@@ -4,11 +4,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 import zlib
+from collections.abc import Callable
 
 import pytest
 
 from stoker.cache import Cache, CacheSharder, CacheShardingConfig, ConfigError, PlacementMismatch
+from stoker.cache.shards import Placement
 from tests.cache.conftest import MakeCache
 from tests.waiting import wait_until
 
@@ -42,6 +45,28 @@ def test_every_operation_works_over_shards(sharded: Cache) -> None:
     assert sharded.get_many(KEYS, "acme") == {"user:8": "new"}
     sharded.invalidate_tenant("acme")
     assert sharded.get_many([*KEYS, "other"], "acme") == {}
+
+
+def test_values_of_many_shards_come_in_the_order_asked(sharded: Cache) -> None:
+    sharded.set_many({key: [key] for key in KEYS}, "acme", soft_ttl=0.01)
+    assert sharded.delete(KEYS[3], "acme")
+    stored = time.time()
+    wait_until(lambda: time.time() > stored + 0.02)
+    before = sharded.stats()
+    asked = [*reversed(KEYS), "absent"]
+    found = sharded.get_many(asked, "acme")
+    assert list(found.items()) == [(key, [key]) for key in asked if key not in {KEYS[3], "absent"}]
+    after = sharded.stats()
+    assert after.hits - before.hits == after.stale_hits - before.stale_hits == len(found)
+    assert after.misses - before.misses == 2
+
+
+@pytest.mark.parametrize("key_func", [None, len])
+@pytest.mark.parametrize("field", ["", "acme", "a%3Ab", "pinned"])
+def test_many_keys_live_where_each_of_them_does(key_func: Callable[[str], int] | None, field: str) -> None:
+    placement = Placement(7, key_func, pins={"pinned": 5})
+    keys = [*KEYS, "größe", ":", "a:b"]
+    assert placement.shards_of(field, keys) == [placement.shard_of(field, key) for key in keys]
 
 
 def test_one_sweep_serves_all_shards(sharded: Cache) -> None:

@@ -10,7 +10,7 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -83,6 +83,13 @@ class Placement:
         if self._pinned and (pinned := self._pinned.get(field)) is not None:
             return pinned
         return self._spread((field, key))
+
+    def shards_of(self, field: str, keys: Sequence[str]) -> list[int]:
+        """The same of each of a tenant's keys."""
+        if self._key_func is not None or field in self._pinned:
+            return [self.shard_of(field, key) for key in keys]
+        begun, shards = zlib.crc32(f"{field}:".encode()), self.num_shards
+        return [zlib.crc32(key.encode(), begun) % shards for key in keys]
 
     def pin_of(self, field: str) -> int | None:
         """The shard that all keys of a tenant live in, if it is pinned."""

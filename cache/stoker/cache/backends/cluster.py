@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from redis.crc import key_slot
 
 from stoker.cache import cluster_map, cluster_verbs, rebalance, shard_weights, traffic
+from stoker.cache.backends import Values
 from stoker.cache.backends.pages import PAGE
-from stoker.cache.backends.reading import now_ms
+from stoker.cache.backends.reading import now_ms, values_of
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.backends.space import Space, resettled, resettling
 from stoker.cache.balance import RebalancePlan
@@ -87,7 +88,7 @@ class ClusterBackend(RedisBackend):
         results: list[T] = []
         for first in range(0, len(items), most * _AT_ONCE):
             batch = items[first : first + most * _AT_ONCE]
-            pages = _pages(space, [name_of(item)[:2] for item in batch], most)
+            pages = _pages(space, space.by_shard([name_of(item)[:2] for item in batch]), most)
             asked = [(shard, partial(operation, shard, [batch[i] for i in page])) for shard, page in pages]
             placed: dict[int, T] = {}
             for (_, page), found in zip(pages, (yield from self._of_shards(asked)), strict=True):
@@ -111,7 +112,7 @@ class ClusterBackend(RedisBackend):
         hits: dict[str, Hit] = {}
         for first in range(0, len(keys), PAGE * _AT_ONCE):
             batch = keys[first : first + PAGE * _AT_ONCE]
-            pages = _pages(space, [(tenant_id, key) for key in batch], PAGE)
+            pages = _pages(space, space.keys_by_shard(tenant_id, batch), PAGE)
             asked = [
                 (shard, partial(self._read_shard, shard, tenant_id, [batch[i] for i in page], type))
                 for shard, page in pages
@@ -127,6 +128,9 @@ class ClusterBackend(RedisBackend):
             for found in answers:
                 hits.update(found)
         return {key: hits[key] for key in keys if key in hits}
+
+    def read_values(self, tenant_id: str | None, keys: Sequence[str], type: Any = None) -> Operation[Values]:
+        return values_of((yield from self.read_many(tenant_id, keys, type)))
 
     def sweep_steps(self, batch: int, cursor: dict[str, Any] | None) -> Steps[SweepReport]:
         return resettled(self, lambda at: cluster_verbs.sweep_steps(self.space, batch, at), cursor)
@@ -195,10 +199,10 @@ class ClusterBackend(RedisBackend):
         return all(answer.reply() == b"PONG" for answer in answers.values())
 
 
-def _pages(space: Space, names: Sequence[Name], most: int) -> list[tuple[Shard, list[int]]]:
-    """The places of the names by the shard they live in, not too many together."""
+def _pages(space: Space, groups: Mapping[int, list[int]], most: int) -> list[tuple[Shard, list[int]]]:
+    """The places of names by the shard they live in, not too many together."""
     return [
         (space.shards[n], group[at : at + most])
-        for n, group in space.by_shard(names).items()
+        for n, group in groups.items()
         for at in range(0, len(group), most)
     ]

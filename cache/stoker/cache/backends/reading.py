@@ -6,7 +6,7 @@ Holds no rule: whatever is different in any way goes to `protocol.Shard.judge`.
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stoker.cache import entry
@@ -118,6 +118,11 @@ def _payload_at(view: View, begin: bytes) -> int:
         beginning == _AS_A_RULE and of == control.incarnation and view.bans.newest <= seq <= control.head
     )
     return _HEADER_BYTES + tags_len if as_a_rule else _NOWHERE
+
+
+def values_of(hits: Mapping[str, Hit]) -> Values:
+    """Hits by key, as who wants no more than the values has them."""
+    return Values({key: hit.value for key, hit in hits.items()}, sum(hit.stale for hit in hits.values()))
 
 
 def now_ms() -> int:

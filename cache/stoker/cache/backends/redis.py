@@ -14,8 +14,8 @@ from stoker.cache.backends import Values, Write, explain
 from stoker.cache.backends.bulk import Bulk
 from stoker.cache.backends.pages import PAGE, pages, spread, then
 from stoker.cache.backends.placed import Placed
-from stoker.cache.backends.reading import Reading, now_ms
-from stoker.cache.backends.space import resettled, resettling, settled
+from stoker.cache.backends.reading import Reading, now_ms, values_of
+from stoker.cache.backends.space import Space, resettled, resettling, settled
 from stoker.cache.bans import Rule, View
 from stoker.cache.codec import MSGPACK, Codec
 from stoker.cache.control import ATTEMPTS
@@ -151,25 +151,32 @@ class RedisBackend(Placed, Bulk):
                     hits[key] = hit
         return hits
 
-    def read_values(
-        self, tenant_id: str | None, keys: Sequence[str], type: Any = None, left: int = ATTEMPTS
+    def read_values(self, tenant_id: str | None, keys: Sequence[str], type: Any = None) -> Operation[Values]:
+        return self._read_values(tenant_id, keys, type, ATTEMPTS)
+
+    def _read_values(
+        self, tenant_id: str | None, keys: Sequence[str], type: Any, left: int
     ) -> Operation[Values]:
-        shards = self.space.shards
-        if len(shards) > 1 or self.near is not None:
-            hits = yield from self.read_many(tenant_id, keys, type)
-            return Values(
-                {key: hit.value for key, hit in hits.items()}, sum(hit.stale for hit in hits.values())
-            )
-        values = Values({}, 0)
+        if self.near is not None:
+            return values_of((yield from self.read_many(tenant_id, keys, type)))
+        values: dict[str, Any] = {}
+        stale = 0
+        space = self.space
         try:
             for page in pages(keys):
-                view, blobs = yield from shards[0].look(shards[0].keys.entries(tenant_id, page))
-                found = self._reading.values(shards[0], view, tenant_id, page, blobs, type)
-                values = Values(values.values | found.values, values.stale + found.stale)
+                for shard, theirs, (view, blobs) in (yield from _look(space, tenant_id, page)):
+                    found = self._reading.values(shard, view, tenant_id, theirs, blobs, type)
+                    if values:
+                        values.update(found.values)
+                    else:  # as a rule all of them
+                        values = found.values
+                    stale += found.stale
         except Resharded as news:  # as in `_read_in`
             left = settled(self, news, left)
-            return (yield from self.read_values(tenant_id, keys, type, left))
-        return values
+            return (yield from self._read_values(tenant_id, keys, type, left))
+        if len(space.shards) > 1:
+            values = {key: values[key] for key in keys if key in values}
+        return Values(values, stale)
 
     @resettling
     def acquire(
@@ -341,6 +348,20 @@ class RedisBackend(Placed, Bulk):
 
     def __len__(self) -> int:
         raise TypeError("len() of a cache on Redis would have to visit every key; stats() has counts")
+
+
+def _look(
+    space: Space, tenant_id: str | None, page: Sequence[str]
+) -> Operation[list[tuple[Shard, Sequence[str], tuple[View, list[bytes | None]]]]]:
+    """What is stored under the keys: by shard, those that live there, and what `Shard.look` says of them."""
+    if len(space.shards) == 1:
+        groups = [(space.shards[0], page)]
+    else:
+        by_shard = space.keys_by_shard(tenant_id, page)
+        groups = [(space.shards[n], [page[i] for i in places]) for n, places in by_shard.items()]
+    looks = [shard.look(shard.keys.entries(tenant_id, keys)) for shard, keys in groups]
+    found = [(yield from looks[0])] if len(looks) == 1 else (yield from together(looks))
+    return [(*group, seen) for group, seen in zip(groups, found, strict=True)]
 
 
 def _itself(name: Name) -> Name:

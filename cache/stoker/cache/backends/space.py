@@ -61,6 +61,13 @@ class Space:
             groups.setdefault(self.number_of(*name), []).append(index)
         return groups
 
+    def keys_by_shard(self, tenant_id: str | None, keys: Sequence[str]) -> dict[int, list[int]]:
+        """The same of the keys of one tenant."""
+        groups: dict[int, list[int]] = {}
+        for index, number in enumerate(self.placement.shards_of(tenant_field(tenant_id), keys)):
+            groups.setdefault(number, []).append(index)
+        return groups
+
     def concerned(self, rules: Iterable[Rule]) -> Sequence[int]:
         """The numbers of the shards that may have what these rules kill: all, unless their tenants are pinned."""
         pins = {self.placement.pin_of(rule.tenant) for rule in rules}
