@@ -82,7 +82,7 @@ def test_no_more_batches_at_once_and_one_that_was_killed_counts_no_longer_than_i
     open_budget: Open,
 ) -> None:
     limit = Limit("loader:x", concurrency=2)
-    one, other, third = open_budget(0.3), open_budget(0.3), open_budget(0.3)
+    one, other, third = open_budget(1.0), open_budget(1.0), open_budget(1.0)
     unit, wait = begin(one, limit, 5)
     assert wait == begin(other, limit, 5)[1] == 0
     assert begin(third, limit, 5)[1] > 0
