@@ -233,8 +233,7 @@ def config(as_json: AsJson = False) -> None:
         return
     table = Table("setting", "value", "source", "meaning", box=None, pad_edge=False)
     for setting in found:
-        shown = "none" if setting.value is None else str(setting.value)
-        table.add_row(setting.name, shown, setting.source, setting.description)
+        table.add_row(setting.name, _as_set(setting.value), setting.source, setting.description)
     _show(table)
 
 
@@ -249,6 +248,17 @@ def doctor(
     from stoker.worker.doctor import command  # its checks are needed by nothing else
 
     raise typer.Exit(command.run(only or (), as_json))
+
+
+def _as_set(value: object) -> str:
+    """A setting's value as one would write it in the environment."""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _become(settings: Settings, command: list[str]) -> NoReturn:
