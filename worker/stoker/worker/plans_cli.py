@@ -1,5 +1,4 @@
-"""`stoker plans`: what an operator does with warm plans. What it means is `stoker.tasks`' business; see `plan_changes`
-there."""
+"""`stoker plans`: what an operator does with warm plans. What a change means is in `stoker.tasks.plan_changes`."""
 
 import json
 from typing import Annotated, Any

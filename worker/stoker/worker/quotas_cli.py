@@ -1,4 +1,4 @@
-"""`stoker quotas`: what tenants may take of the cache's memory. Changed here, in force with the next look."""
+"""`stoker quotas`: how much of the cache's memory tenants may take. A change takes effect with the next look."""
 
 import json
 from typing import Annotated

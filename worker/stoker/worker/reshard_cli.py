@@ -1,4 +1,4 @@
-"""`stoker reshard`: how an operator has keys live in other shards. What that is, is `stoker.cache.reshard`'s."""
+"""`stoker reshard`: an operator moves keys to other shards. What that means is in `stoker.cache.reshard`."""
 
 from typing import Annotated
 
