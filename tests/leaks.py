@@ -1,6 +1,7 @@
-"""The check that nothing of ours stays on a server for ever: for tests that use the session's servers.
+"""Nothing of a test stays: no key for ever, and on the session's servers none for the next test to meet.
 
-A conftest turns it on for its folder by importing the fixture.
+What is estimated from a sample of a server's keys would depend on who came before. A conftest turns the check on for
+its folder by importing the fixture.
 """
 
 import re
@@ -38,11 +39,21 @@ def _may_stay(client: Any, name: bytes) -> bool:
     return bool(_CONTROL_STATE.fullmatch(name) or _OF_CELERY.match(name))
 
 
+def take_away(client: Any, namespace: str) -> None:
+    """Delete the keys of a test's namespace, and of those that begin with its name."""
+    names = list(client.scan_iter(f"*{namespace}*", count=5000))
+    for first in range(0, len(names), 1000):
+        client.unlink(*names[first : first + 1000])
+
+
 @pytest.fixture(autouse=True)
-def nothing_is_kept_for_ever(cache_server: str, broker_server: str) -> Iterator[None]:
-    """After the test, with all of its processes gone, no key of ours is left without a TTL."""
+def nothing_is_kept_for_ever(cache_server: str, broker_server: str, namespace: str) -> Iterator[None]:
+    """After the test, with all of its processes gone, no key of ours is left without a TTL. They are taken away."""
     servers = {"cache": cache_server, "broker": broker_server}
     before = {role: kept_for_ever(url) for role, url in servers.items()}
     yield
     left = {role: kept_for_ever(url) - before[role] for role, url in servers.items()}
+    for url in servers.values():
+        with plain_client.client(url) as client:
+            take_away(client, namespace)
     assert not any(left.values()), f"kept for ever: {left}"

@@ -15,11 +15,24 @@ from stoker.cache.threads import Threads
 from stoker.cache.wire import finished
 from stoker.worker.embedded_cluster import EmbeddedCluster
 from tests.cache.awaited import Awaited
+from tests.leaks import take_away
 
 MakeCache = Callable[..., Cache]
 How = Callable[[CacheConfig], Cache]
 PERMANENT = re.compile(r".*\}:(map|ctl|bans|marks)").fullmatch
 """Names of the keys that `stoker.cache.keys` lists as permanent."""
+
+
+@pytest.fixture
+def namespace(namespace: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace that no other test uses, and of which nothing stays."""
+    yield namespace
+    if "cache_server" in request.fixturenames:
+        with redis.Redis.from_url(request.getfixturevalue("cache_server")) as client:
+            take_away(client, namespace)
+    if "cache_cluster" in request.fixturenames:
+        with redis.RedisCluster.from_url(request.getfixturevalue("cache_cluster").url) as cluster:
+            take_away(cluster, namespace)
 
 
 @pytest.fixture
@@ -65,10 +78,7 @@ def _made(namespace: str, client: Any, **where: object) -> Iterator[MakeCache]:
     pipeline = client.pipeline(transaction=False)
     for name in ours:
         pipeline.ttl(name)
-    for name in names:  # or what later tests find a server to have would depend on which came before
-        pipeline.unlink(name)
-    ttls = pipeline.execute()[: len(ours)]
-    assert [name for name, ttl in zip(ours, ttls, strict=True) if ttl == -1] == []
+    assert [name for name, ttl in zip(ours, pipeline.execute(), strict=True) if ttl == -1] == []
 
 
 @pytest.fixture(params=["called", "awaited", "awaited on uvloop"])

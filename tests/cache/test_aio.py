@@ -19,6 +19,7 @@ from stoker.cache import AsyncCache, Cache, CacheConfig
 from stoker.cache.loaders import Loader, LoadKey, Registry
 from tests.cache.conftest import MakeCache
 from tests.cache.proxy import SlowProxy
+from tests.waiting import until
 
 SEED = int(time.time())
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -31,7 +32,8 @@ def run(request: pytest.FixtureRequest) -> Run:
     def run(main: Coroutine[Any, Any, Any]) -> Any:
         async def all_of_it() -> Any:
             result = await main
-            await asyncio.sleep(0)
+            if told := [task for task in asyncio.all_tasks() if task.cancelling()]:
+                await asyncio.wait(told, timeout=10)
             assert asyncio.all_tasks() == {asyncio.current_task()}
             return result
 
@@ -123,7 +125,8 @@ def test_whatever_is_cancelled_everybody_gets_his_own_answer(run: Run, config: C
 
 def test_a_cancelled_load_gives_its_lease_back_and_its_followers_go_on(run: Run, config: CacheConfig) -> None:
     async def main() -> None:
-        async with AsyncCache(CacheConfig(**{**vars_of(config), "lease": 5.0})) as cache:
+        long = {"lease": 60.0, "max_load": 60.0}
+        async with AsyncCache(CacheConfig(**{**vars_of(config), **long})) as cache:
             loading = asyncio.Event()
 
             async def for_ever() -> None:
@@ -133,9 +136,9 @@ def test_a_cancelled_load_gives_its_lease_back_and_its_followers_go_on(run: Run,
             leader = asyncio.create_task(cache.get_or_load("k", for_ever))
             await loading.wait()
             followers = [asyncio.create_task(cache.get_or_load("k", lambda: "mine")) for _ in range(5)]
-            await asyncio.sleep(0)
+            await until(lambda: cache.stats().misses == 6)
             await cancelled(leader)
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(10):
                 assert await asyncio.gather(*followers) == ["mine"] * 5
 
     run(main())
@@ -199,9 +202,8 @@ def test_registered_loaders_may_be_coroutine_functions_whoever_calls(run: Run) -
 def test_coroutine_functions_called_by_threads_share_one_loop() -> None:
     cache = Cache()
 
-    async def loop() -> int:
-        await asyncio.sleep(0.01)
-        return id(asyncio.get_running_loop())
+    async def loop() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
 
     with ThreadPoolExecutor(4) as pool:
         assert len({*pool.map(lambda n: cache.get_or_load(f"k{n}", loop), range(8))}) == 1
@@ -280,17 +282,26 @@ def test_a_loop_that_ends_under_a_load_leaves_a_lease_that_runs_out(config: Cach
 def test_a_refresh_goes_on_beside_its_reader(run: Run, config: CacheConfig) -> None:
     async def main() -> None:
         async with AsyncCache(config) as cache:
-            versions = iter(range(10))
+            refreshing, go_on = asyncio.Event(), asyncio.Event()
 
-            async def load() -> int:
-                await asyncio.sleep(0.01)
-                return next(versions)
+            async def load() -> str:
+                refreshing.set()
+                await go_on.wait()
+                return "new"
 
-            assert await cache.get_or_load("k", load, ttl=60, soft_ttl=0.05) == 0
+            async def read() -> str:
+                value: str = await cache.get_or_load("k", load, ttl=60, soft_ttl=0.001)
+                return value
+
+            await cache.set("k", "old", ttl=60, soft_ttl=0.001)
             async with asyncio.timeout(10):
-                while await cache.get_or_load("k", load, ttl=60, soft_ttl=0.05) == 0:
-                    await asyncio.sleep(0.01)
-            assert cache.stats().misses == 1
+                while not refreshing.is_set():
+                    assert await read() == "old"
+                assert await read() == "old"
+                go_on.set()
+                while await read() == "old":
+                    pass
+            assert cache.stats().misses == 0
 
     run(main())
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stoker.cache import AsyncCache, Cache, CacheConfig, LoaderError
+from tests.waiting import until
 
 
 class AtOnce:
@@ -60,7 +61,7 @@ def test_a_cancelled_loader_keeps_its_place_for_as_long_as_its_thread_runs() -> 
         async with AsyncCache(CacheConfig(max_loads=2)) as cache:
             for n in range(6):
                 task = asyncio.create_task(cache.get_or_load(f"k{n}", slow))
-                await asyncio.sleep(0.02)
+                await until(lambda: cache.stats().misses > n and inside.now == min(n + 1, 2))  # noqa: B023
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task

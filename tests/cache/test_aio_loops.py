@@ -12,6 +12,7 @@ import pytest
 from stoker.cache import AsyncCache, CacheConfig
 from stoker.cache.aio_transport import AioTransport
 from tests.cache.proxy import SlowProxy
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -41,10 +42,11 @@ def test_who_closes_twice_at_once_closes_and_nothing_under_way_outlives_it(
 
         slow = asyncio.create_task(cache.get_or_load("slow", load))
         await loading.wait()
+        proxy.holding.clear()
         proxy.delay_s = 0.1
         reading = asyncio.create_task(cache.get("k"))
         missing = asyncio.create_task(cache.get_or_load("missing", lambda: 3))
-        await asyncio.sleep(0.02)
+        assert await asyncio.to_thread(proxy.holding.wait, 10)
         await asyncio.gather(cache.close(), cache.close())
         go_on.set()
         assert list(await asyncio.gather(reading, missing, slow)) == [1, 3, 2]
@@ -85,7 +87,7 @@ def test_a_loop_that_ended_without_close_is_let_go_of(config: CacheConfig, clien
             asyncio.run(read())
             gc.collect()
     assert asyncio.run(count()) == 1
-    assert client.info("clients")["connected_clients"] <= before + 1
+    wait_until(lambda: client.info("clients")["connected_clients"] <= before + 1)
 
 
 def test_a_forked_child_that_goes_on_with_its_parents_loop_talks_on_connections_of_its_own(

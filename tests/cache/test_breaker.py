@@ -31,7 +31,7 @@ def test_a_server_that_hangs_costs_a_few_timeouts_not_one_a_read(
 ) -> None:
     with SlowProxy(cache_server) as proxy:
         config = CacheConfig(
-            backend="redis", redis_url=proxy.url, namespace=namespace, timeout=0.2, breaker_reset=0.3
+            backend="redis", redis_url=proxy.url, namespace=namespace, timeout=0.5, breaker_reset=0.3
         )
         with how(config) as cache:
             cache.set("k", "stored")

@@ -76,13 +76,13 @@ def test_answers_that_come_byte_by_byte_are_put_together(
 def test_an_answer_that_trickles_in_has_no_more_time_than_any_other(
     how: How, proxied: CuttingProxy, namespace: str
 ) -> None:
-    with proxied as proxy, how(config_for(proxy, namespace, timeout=0.2)) as cache:
+    with proxied as proxy, how(config_for(proxy, namespace, timeout=0.5)) as cache:
         cache.set("k", "value")
         assert cache.get("k") == "value"
         proxy.gap_s = 0.02  # each byte in time, all of them in four seconds
         began = time.monotonic()
         assert cache.get("k") is None
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 2
         assert cache.stats().unavailable == 1
         proxy.gap_s = None
         assert cache.get("k") == "value"

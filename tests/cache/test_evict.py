@@ -159,9 +159,11 @@ def test_two_at_once_drop_what_one_would_have(cache: Cache, small_url: str) -> N
     target = used(small_url) - 1_000_000
     with ThreadPoolExecutor(2) as threads:
         reports = list(threads.map(lambda _: cache.evict(target_bytes=target), range(2)))
+    assert (
+        used(small_url) <= target + 100_000
+    )  # before a read that may be the server's first, and costs it a script
     left = len(cache.get_many([f"k:{i}" for i in range(3000)]))
     assert sum(report.dropped for report in reports) == 3000 - left < 1500
-    assert used(small_url) <= target + 100_000
 
 
 def test_a_server_that_is_gone_in_the_middle_costs_time_alone() -> None:

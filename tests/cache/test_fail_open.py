@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stoker.cache import Cache, CacheConfig, InvalidationNotAcknowledged, LoaderError
+from stoker.cache.flight import Flights
 from stoker.worker.embedded import free_port
 from tests.cache.conftest import How, MakeCache
 from tests.waiting import wait_until
@@ -17,9 +18,10 @@ from tests.waiting import wait_until
 class Origin:
     """Counts its calls, and how many it answers at once."""
 
-    def __init__(self, seconds: float = 0.0) -> None:
+    def __init__(self, seconds: float = 0.0, until: Callable[[], bool] = lambda: True) -> None:
         self.calls = self.most = self._now = 0
         self._seconds = seconds
+        self._until = until
         self._lock = threading.Lock()
         self.began = threading.Event()
         self.go_on = threading.Event()
@@ -32,12 +34,22 @@ class Origin:
             self.most = max(self.most, self._now)
         self.began.set()
         try:
+            wait_until(self._until)
             time.sleep(self._seconds)
             self.go_on.wait(10)
         finally:
             with self._lock:
                 self._now -= 1
         return "loaded"
+
+
+def flights(cache: Any) -> Flights:
+    """The loads under way among the callers of this cache."""
+    if isinstance(cache, Cache):
+        return cache._threads.under_way.flights
+    [here] = cache.aio._by_loop.values()
+    found: Flights = here.loop.under_way.flights
+    return found
 
 
 def together(number: int, call: Callable[[int], Any]) -> list[Any]:
@@ -79,8 +91,10 @@ def test_reads_load_and_changes_raise(without_server: Cache) -> None:
             change()
 
 
-def test_who_asks_together_shares_a_load(without_server: Cache) -> None:
-    origin = Origin(seconds=0.2)
+def test_who_asks_together_shares_a_load(without_server: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stoker.cache.flight.GATHER_S", 10)  # nobody comes too late on a busy machine
+    before = without_server.stats().unavailable
+    origin = Origin(0.2, until=lambda: without_server.stats().unavailable - before >= 16)
     assert together(16, lambda _: without_server.get_or_load("k", origin.load)) == ["loaded"] * 16
     assert origin.calls <= 3, "one for the first, one for those who were gathered while it loaded"
 
@@ -159,8 +173,7 @@ def test_a_loader_does_not_wait_for_a_load_that_waits_for_its_own_place(make_cac
         nested = pool.submit(cache.get_or_load, "outer", load)
         assert outer.wait(10)
         queued = pool.submit(cache.get_or_load, "shared", lambda: "in its turn")
-        wait_until(lambda: cache.stats().misses == 2)
-        time.sleep(0.05)  # so that it leads, and waits for a place
+        wait_until(lambda: (None, "shared") in flights(cache).leased)  # it leads, and is to wait for a place
         began = time.monotonic()
         go_on.set()
         assert nested.result(20) == "in its place"

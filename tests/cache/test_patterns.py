@@ -18,7 +18,7 @@ SPECIAL = "*?[\\"
 
 @dataclass(frozen=True)
 class One:
-    """A piece of a pattern that stands for one character."""
+    """A piece of a pattern that stands for one character, and which of the alphabet it accepts."""
 
     text: str
     accepted: frozenset[str]
@@ -41,7 +41,7 @@ def char_class(ranges: list[tuple[str, str]], *, negated: bool) -> One:
     for one, two in ranges:
         low, high = min(one, two), max(one, two)
         text += f"\\{low}" if low == high else f"\\{low}-\\{high}"
-        accepted |= {chr(code) for code in range(ord(low), ord(high) + 1)}
+        accepted |= {char for char in ALPHABET if low <= char <= high}
     return One(f"[{'^' if negated else ''}{text}]", frozenset(accepted), negated)
 
 

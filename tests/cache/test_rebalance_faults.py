@@ -176,7 +176,7 @@ def kill_before_each_command(cluster: EmbeddedCluster) -> None:
             cursor["placed"] = placed(quiet._core.on_cluster().space)
             # When its worker is killed, at a later command each time
             worker = [sys.executable, "-c", WORKER, cluster.url, str(last), json.dumps(cursor)]
-            done = subprocess.run(worker, timeout=60, check=False, capture_output=True, text=True)
+            done = subprocess.run(worker, timeout=110, check=False, capture_output=True, text=True)
             assert done.returncode in (0, -signal.SIGKILL), done.stderr
             # Then another one goes on from the cursor
             *_, step = quiet.rebalance_steps(cursor=cursor)

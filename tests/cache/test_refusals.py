@@ -3,6 +3,7 @@
 Reads go on without it, changes are an error, and afterwards nothing invalidated comes back.
 """
 
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -106,17 +107,20 @@ def test_a_server_that_reads_its_dump(how: How) -> None:
         url = f"redis://127.0.0.1:{port}/0"
         cache = how(CacheConfig(backend="redis", redis_url=url, breaker_failures=1000, timeout=1.0))
         wait_until(cache.ping)
-        cache.set_many({f"k{i}": "x" * 1000 for i in range(500)})
+        cache.set_many({f"k{i}": os.urandom(1000) for i in range(500)})  # so large that it answers after each
         cache.set("k", "value")
         with redis.Redis.from_url(url) as admin, redis.Redis.from_url(url, socket_timeout=60) as other:
-            admin.config_set("key-load-delay", 1000)
+            admin.config_set("key-load-delay", 30_000)  # 15 s, unless it is told to hurry
             admin.config_set("loading-process-events-interval-bytes", 1024)
             reload = threading.Thread(target=lambda: other.execute_command("DEBUG", "RELOAD"))
             reload.start()
-            wait_until(lambda: is_loading(admin))
-            assert_reads_go_on(cache)
-            assert_changes_raise(cache, "loading")
-            reload.join(60)
+            try:
+                wait_until(lambda: is_loading(admin))
+                assert_reads_go_on(cache)
+                assert_changes_raise(cache, "loading")
+            finally:
+                admin.config_set("key-load-delay", 0)
+                reload.join(60)
         assert_works(cache)
 
 

@@ -160,7 +160,7 @@ except PlacementMismatch as error:
 def hashing(backend: str, url: str, namespace: str, seed: str) -> str:
     env = os.environ | {"PYTHONHASHSEED": seed}
     command = [sys.executable, "-c", HASHING, backend, url, namespace]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=30).stdout
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=110).stdout
 
 
 def test_a_function_that_differs_between_processes_is_refused_on_redis(

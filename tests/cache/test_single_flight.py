@@ -15,8 +15,8 @@ from tests.waiting import wait_until
 LOADER_PROCESS = """
 import sys, time
 from stoker.cache import Cache, CacheConfig
-url, namespace, seconds = sys.argv[1:]
-cache = Cache(CacheConfig(backend="redis", redis_url=url, namespace=namespace, lease=0.5, max_load=10))
+url, namespace, lease, seconds = sys.argv[1:]
+cache = Cache(CacheConfig(backend="redis", redis_url=url, namespace=namespace, lease=float(lease), max_load=10))
 def load():
     print("loading", flush=True)
     time.sleep(float(seconds))
@@ -25,9 +25,9 @@ print(cache.get_or_load("k", load), flush=True)
 """
 
 
-def in_another_process(url: str, namespace: str, seconds: float) -> "subprocess.Popen[str]":
+def in_another_process(url: str, namespace: str, lease: float, seconds: float) -> "subprocess.Popen[str]":
     process = subprocess.Popen(
-        [sys.executable, "-c", LOADER_PROCESS, url, namespace, str(seconds)],
+        [sys.executable, "-c", LOADER_PROCESS, url, namespace, str(lease), str(seconds)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -43,7 +43,7 @@ def test_threads_that_miss_together_load_once(cache: Cache) -> None:
 
     def load() -> str:
         calls.append(1)
-        time.sleep(0.05)
+        wait_until(lambda: cache.stats().misses == 16)
         return "value"
 
     def read() -> None:
@@ -62,27 +62,27 @@ def test_threads_that_miss_together_load_once(cache: Cache) -> None:
 def test_processes_that_miss_together_load_once(
     make_redis: MakeCache, cache_server: str, namespace: str
 ) -> None:
-    other = in_another_process(cache_server, namespace, 0.5)
-    cache = make_redis(lease=0.5, max_load=10)
+    other = in_another_process(cache_server, namespace, 5, 0.5)
+    cache = make_redis(lease=5, max_load=10)
     assert cache.get_or_load("k", lambda: "mine") == "theirs"
-    other.communicate(timeout=10)
+    other.communicate(timeout=60)
 
 
 def test_a_live_loader_keeps_its_lease_for_longer_than_it_lasts(
     make_redis: MakeCache, cache_server: str, namespace: str
 ) -> None:
-    other = in_another_process(cache_server, namespace, 1.6)  # three leases long
-    cache = make_redis(lease=0.5, max_load=10)
+    other = in_another_process(cache_server, namespace, 1.5, 2.5)
+    cache = make_redis(lease=1.5, max_load=10)
     assert cache.get_or_load("k", lambda: "mine") == "theirs"
-    other.communicate(timeout=10)
+    other.communicate(timeout=60)
 
 
 def test_a_killed_loader_blocks_nobody_longer_than_its_lease(
     make_redis: MakeCache, cache_server: str, namespace: str
 ) -> None:
-    other = in_another_process(cache_server, namespace, 60)
+    other = in_another_process(cache_server, namespace, 0.5, 60)
     other.send_signal(signal.SIGKILL)
-    other.communicate(timeout=10)
+    other.communicate(timeout=60)
     cache = make_redis(lease=0.5, max_load=10)
     began = time.monotonic()
     assert cache.get_or_load("k", lambda: "mine") == "mine"
@@ -93,16 +93,16 @@ def test_a_killed_loader_blocks_nobody_longer_than_its_lease(
 def test_who_has_waited_for_the_longest_load_loads_without_storing(
     make_redis: MakeCache, cache_server: str, namespace: str
 ) -> None:
-    cache = make_redis(lease=0.5, max_load=10)
+    cache = make_redis(lease=5, max_load=10)
     cache.ping()
-    other = in_another_process(cache_server, namespace, 60)
+    other = in_another_process(cache_server, namespace, 5, 60)
     cache._core._loading._config = make_redis(
         lease=0.3, max_load=0.4
     ).config  # impatient, on the same namespace
     assert cache.get_or_load("k", lambda: "mine") == "mine"
     assert cache.get("k") is None
     other.kill()
-    other.communicate(timeout=10)
+    other.communicate(timeout=60)
 
 
 def test_a_loader_may_ask_for_its_own_key(cache: Cache) -> None:

@@ -49,7 +49,7 @@ def cache(server_url: str, plain: Any) -> Iterator[Cache]:
 def put(cache: Cache, name: str, count: int, *, size: int = 500, cost_us: int = 1000, **how: Any) -> None:
     """Entries as loads of that cost would have left them."""
     tenant = how.pop("tenant", None)
-    write = Write(b"x" * size, 60_000, 0, (), cost_us, **how)
+    write = Write(b"x" * size, 3_600_000, 0, (), cost_us, **how)
     cache._run(cache._core.backend.store(tenant, [(f"{name}:{i}", write) for i in range(count)]))
 
 

@@ -35,7 +35,7 @@ every_server = pytest.mark.parametrize("service", SERVERS, ids=[s.name for s in 
 def validate(file: Path) -> "subprocess.CompletedProcess[str]":
     """Compare a file with the schema of the Compose specification, which the validator brings along."""
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
 
 
 def test_the_file_agrees_with_the_schema_of_the_compose_specification(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def compose_command() -> list[str] | None:
     """Compose, if this machine has it; it needs no engine to read a file."""
     for command in (["docker", "compose"], ["docker-compose"]):
         if shutil.which(command[0]):
-            asked = subprocess.run([*command, "version"], capture_output=True, timeout=30, check=False)
+            asked = subprocess.run([*command, "version"], capture_output=True, timeout=110, check=False)
             if asked.returncode == 0:
                 return command
     return None

@@ -211,7 +211,7 @@ def test_the_image_runs_the_command_that_is_given(image: Image) -> None:
     stoker = shutil.which(image.entrypoint[0], path=image.environment["PATH"])
     assert stoker is not None
     ended = subprocess.run(
-        [stoker, "--help"], env=image.environment, capture_output=True, text=True, timeout=60
+        [stoker, "--help"], env=image.environment, capture_output=True, text=True, timeout=110
     )
     assert ended.returncode == 0, ended.stderr
     assert {service.command[0] for service in STOKER} <= set(ended.stdout.split())

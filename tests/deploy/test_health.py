@@ -94,7 +94,7 @@ def test_flower_is_unhealthy_when_nobody_listens() -> None:
 
 def test_the_command_ends_with_1_and_one_line_of_reason() -> None:
     command = [sys.executable, "-m", "stoker.worker.health", "node", "warm"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith("unhealthy: STOKER_BROKER_URL=None")
     assert len(ended.stderr.splitlines()) == 1

@@ -16,7 +16,7 @@ from stoker.tasks import JobHandle, JobStatus, configure, names, runtime
 from stoker.tasks.app import app
 from stoker.tasks.job import JobStore
 from stoker.worker.processes import Child, Processes
-from tests.flow.loaders import Call, calls
+from tests.flow.loaders import Call, calls, set_pace
 from tests.leaks import nothing_is_kept_for_ever
 from tests.waiting import wait_until
 
@@ -54,7 +54,7 @@ class Deployment:
     def start(self, name: str, *arguments: str, ready: str, **environment: str) -> Child:
         """Run a `stoker` command and wait until its log holds `ready`."""
         child = self.launch(name, *arguments, **environment)
-        self._processes.wait_until(lambda: ready in child.log.read_text(errors="replace"), child, 30)
+        self._processes.wait_until(lambda: ready in child.log.read_text(errors="replace"), child, 60)
         return child
 
     def launch(self, name: str, *arguments: str, **environment: str) -> Child:
@@ -97,6 +97,11 @@ class Deployment:
         """Keys that it was asked for."""
         return sum(len(call.keys) for call in self.calls())
 
+    def set_pace(self, seconds: float) -> None:
+        """Let the slow loader take so long a key from now on."""
+        with redis.Redis.from_url(str(self.settings.cache_url)) as client:
+            set_pace(client, self.settings.namespace, seconds)
+
     def entries(self) -> int:
         """Entries that are physically there, dead or alive."""
         with redis.Redis.from_url(str(self.settings.cache_url)) as client:
@@ -114,7 +119,7 @@ class Deployment:
     def newest(self, kind: str) -> JobStatus | None:
         return next((job for job in self.jobs.recent(100) if job.kind == kind), None)
 
-    def wait_for(self, job: JobHandle, reached: Callable[[JobStatus], bool], within: float = 20) -> JobStatus:
+    def wait_for(self, job: JobHandle, reached: Callable[[JobStatus], bool], within: float = 60) -> JobStatus:
         """The job's status once `reached`; fails at once if it ends without."""
 
         def look() -> JobStatus | None:

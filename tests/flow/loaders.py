@@ -29,11 +29,21 @@ def calls(client: redis.Redis, namespace: str) -> list[Call]:
     return [Call(pid, tuple(keys)) for pid, keys in lines]
 
 
+def set_pace(client: redis.Redis, namespace: str, seconds: float) -> None:
+    """Let the slow loader take so long a key from now on, in every process."""
+    client.set(_pace_key(namespace), seconds, ex=600)
+
+
+def _pace_key(namespace: str) -> str:
+    return f"{namespace}:test:pace"
+
+
 @loader("slow:{number}", ttl=600, many=True)
 def load_slowly(keys: list[LoadKey]) -> dict[str, object]:
-    pause = float(os.environ["STOKER_TEST_LOAD_SECONDS"])
-    written_to = calls_key(os.environ["STOKER_NAMESPACE"])
+    namespace = os.environ["STOKER_NAMESPACE"]
+    written_to = calls_key(namespace)
     with redis.Redis.from_url(os.environ["STOKER_CACHE_URL"]) as client:
+        pause = float(client.get(_pace_key(namespace)) or os.environ["STOKER_TEST_LOAD_SECONDS"])
         client.rpush(written_to, json.dumps([os.getpid(), [key.key for key in keys]]))
         client.expire(written_to, 600)
     time.sleep(pause * len(keys))

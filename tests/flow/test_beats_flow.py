@@ -94,7 +94,7 @@ def test_two_beats_start_each_run_once_and_the_reaper_s_and_the_sweeper_s_work_i
     other_cache.invalidate_pattern("dead:*")
     deployment.worker("b", 2, **OFTEN)
     # Then that job is done once, by one run after the other, and what was banned is swept
-    assert job.wait(timeout=30).done == 400
+    assert job.wait(timeout=60).done == 400
     assert loaded_again(deployment.calls(), killed) == {}
     wait_until(lambda: deployment.entries() <= 401)
     # And the plan ran once for each time that it was due, but for those that are told as missed

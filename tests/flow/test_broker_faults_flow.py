@@ -168,14 +168,14 @@ def test_a_broker_that_forgets_everything_costs_the_jobs_and_says_so_but_neither
     assert len(load.deployment.control.ping(timeout=5, limit=3) or ()) == 3
     new = send.warm(["slow:1000000"])
     began = time.monotonic()
-    assert new.wait(timeout=20).report["written"] == 1
+    assert new.wait(timeout=60).report["written"] == 1
     assert time.monotonic() - began < 5
     assert other_cache.get("user:1") == "before"
-    send.invalidate_pattern("user:*").wait(timeout=20)
+    send.invalidate_pattern("user:*").wait(timeout=60)
     assert other_cache.get("user:1") is None
     # And what the lost jobs had loaded is not loaded again, nor is anything loaded for them any more
     before = load.deployment.loads()
-    assert send.warm([f"slow:{number}" for number in range(40)]).wait(timeout=20).report["fresh"] == 40
+    assert send.warm([f"slow:{number}" for number in range(40)]).wait(timeout=60).report["fresh"] == 40
     assert load.deployment.loads() == before
     assert loaded_again(load.deployment.calls()) == {}
     assert [worker.process.poll() for worker in load.workers] == [None, None]

@@ -92,7 +92,7 @@ def test_the_doctor_finds_nothing_while_all_is_well_and_each_part_as_it_breaks(
     assert (severity, seen.partition(" at ")[0]) == (ERROR, "Flower answered 401 Unauthorized")
 
     # A clock that stands still
-    send.evict().wait(timeout=10)
+    send.evict().wait(timeout=60)
     with pytest.MonkeyPatch.context() as impatient:
         impatient.setattr(beat_check, "LEAST_LATE_S", 0)
         [(_, severity, seen)] = found("beat", beat={"evict_every": 0.1})

@@ -43,5 +43,5 @@ def test_a_worker_outlives_what_is_no_message_and_what_is_no_tasks(deployment: D
                 content_encoding="utf-8",
                 headers={"task": names.INVALIDATE, "id": "an id", **headers},
             )
-    assert send.invalidate_pattern("user:*").wait(timeout=30).state == "succeeded"
+    assert send.invalidate_pattern("user:*").wait(timeout=60).state == "succeeded"
     assert worker.process.poll() is None

@@ -43,7 +43,7 @@ def test_a_worker_learns_what_apps_read_warms_it_again_and_leaves_a_snapshot_whe
     read(deployment, "slow:1", "slow:2", "slow:2", "slow:3", "slow:3", "slow:3")
     wait_until(lambda: hottest() == ["slow:3", "slow:2", "slow:1"])
     # When all of them are invalidated, and the two hottest shall be warmed again
-    send.invalidate_pattern("slow:*", "acme", rewarm=2).wait(timeout=20)
+    send.invalidate_pattern("slow:*", "acme", rewarm=2).wait(timeout=60)
     # Then they are
     wait_until(lambda: deployment.loads() == 2)
     assert {key for call in deployment.calls() for key in call.keys} == {"slow:3", "slow:2"}

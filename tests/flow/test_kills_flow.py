@@ -158,4 +158,4 @@ def test_a_job_that_kills_its_process_each_time_is_given_up_and_listed_with_the_
     assert [dead.id for dead in deployment.jobs.dead(9)] == [job.id]
     assert loaded_again(deployment.calls()) == {}
     # And the worker goes on
-    assert send.warm(["slow:1000"]).wait(timeout=20).done == 1
+    assert send.warm(["slow:1000"]).wait(timeout=60).done == 1

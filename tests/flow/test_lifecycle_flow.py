@@ -9,7 +9,7 @@ from tests.waiting import wait_until
 
 def refusal(deployment: Deployment, *arguments: str, **environment: str) -> str:
     child = deployment.launch("refused", *arguments, **environment)
-    assert child.process.wait(30) == 1
+    assert child.process.wait(60) == 1
     return child.tail()
 
 
@@ -46,7 +46,7 @@ def test_beat_asks_for_sweeps_and_evictions_and_sends_orphaned_jobs_again(deploy
     # Then the clock's jobs run, and the lost one too
     for kind in ("sweep", "evict"):
         wait_until(lambda k=kind: (job := deployment.newest(k)) and job.state == "succeeded")  # type: ignore[misc]
-    assert JobHandle("11111111-2222-3333-4444-555555555555").wait(timeout=20).state == "succeeded"
+    assert JobHandle("11111111-2222-3333-4444-555555555555").wait(timeout=60).state == "succeeded"
     assert beat.process.poll() is None
 
 
@@ -66,4 +66,4 @@ def test_a_job_of_a_worker_that_is_told_to_end_goes_on_on_another_at_once(deploy
     deployment.end(first)
     # Then it has given its message and its lock back
     deployment.worker("b", **patient)
-    assert job.wait(timeout=30).done == 400
+    assert job.wait(timeout=60).done == 400

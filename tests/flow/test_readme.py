@@ -24,7 +24,7 @@ def test_producer_and_worker_print_what_is_shown(deployment: Deployment, tmp_pat
         env=deployment.environment | ours,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=110,
         check=False,
     )
     assert shown.stdout == console[1], shown.stderr

@@ -27,7 +27,7 @@ def test_an_operator_changes_it_and_apps_go_on(deployment: Deployment, other_cac
     assert other_cache.set("app:1", "new", "acme")
     assert other_cache.explain("app:1", "acme")["shard"] == 3
     # And the same, asked for once more, changes nothing
-    report = send.reshard(8, pin={"acme": 3}).wait(timeout=20).report
+    report = send.reshard(8, pin={"acme": 3}).wait(timeout=60).report
     assert report == {"num_shards": 8, "pins": {"acme": 3}, "before": None, "unlinked": 0}
     assert other_cache.get("app:1", "acme") == "new"
 

@@ -92,7 +92,7 @@ def test_up_runs_the_whole_of_it_and_ctrl_c_leaves_nothing_behind(
     cache = runtime.current().cache
     cache.set("user:1", "Ada", tenant_id="acme")
     # When it asks for an invalidation
-    send.invalidate_pattern("user:*", tenant_id="acme").wait(timeout=10)
+    send.invalidate_pattern("user:*", tenant_id="acme").wait(timeout=60)
     # Then the worker did it, and Flower shows itself to those who have the password
     assert cache.get("user:1", tenant_id="acme") is None
     flower, password = up.said(r"Flower +(\S+)"), up.said(r"password (\S+)")
@@ -101,7 +101,7 @@ def test_up_runs_the_whole_of_it_and_ctrl_c_leaves_nothing_behind(
     runtime.current().close()
     # And Ctrl-C ends it
     up.process.send_signal(signal.SIGINT)
-    output, errors = up.process.communicate(timeout=30)
+    output, errors = up.process.communicate(timeout=60)
     assert (up.process.returncode, output, errors) == (0, "Stopped.\n", "")
     assert len(up.children) >= 6
     assert up.is_gone()
@@ -118,12 +118,12 @@ def test_the_cache_may_be_on_a_cluster(tmp_path: Path, monkeypatch: pytest.Monke
         values = {f"user:{n}": n for n in range(100)}
         cache.set_many(values, tenant_id="acme")
         assert len({cache.explain(key, "acme")["shard"] for key in values}) > 30
-        send.invalidate_pattern("user:*", tenant_id="acme").wait(timeout=10)
+        send.invalidate_pattern("user:*", tenant_id="acme").wait(timeout=60)
         assert cache.get_many(values, tenant_id="acme") == {}
-        send.sweep().wait(timeout=20)
+        send.sweep().wait(timeout=60)
         runtime.current().close()
         running.process.send_signal(signal.SIGINT)
-        output, errors = running.process.communicate(timeout=30)
+        output, errors = running.process.communicate(timeout=60)
         assert (running.process.returncode, output, errors) == (0, "Stopped.\n", "")
         assert running.is_gone()
     finally:
@@ -142,7 +142,7 @@ def test_a_part_that_cannot_run_stops_all_and_tells_why(tmp_path: Path) -> None:
         env={**os.environ, "STOKER_LOADERS": "no.such.module", "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
     )
     assert ended.returncode == 1
     assert "worker ended with exit code 1" in ended.stderr
@@ -154,7 +154,7 @@ def test_a_part_that_cannot_run_stops_all_and_tells_why(tmp_path: Path) -> None:
 def test_a_part_that_is_killed_later_stops_all(up: Up) -> None:
     # When beat, or any other part, is killed
     os.kill(beat_of(up), signal.SIGKILL)
-    _, errors = up.process.communicate(timeout=30)
+    _, errors = up.process.communicate(timeout=60)
     # Then the command ends with the reason
     assert up.process.returncode == 1
     assert "beat ended with signal SIGKILL" in errors
@@ -181,6 +181,6 @@ def test_servers_that_were_given_are_used_and_left_alone(
         assert running.said(r"cache +(\S+)") == cache_server
     finally:
         running.process.send_signal(signal.SIGTERM)
-        running.process.communicate(timeout=30)
+        running.process.communicate(timeout=60)
     assert running.process.returncode == 0
     assert running.is_gone()

@@ -23,7 +23,7 @@ def answer(python: str, code: str, folder: Path) -> Any:
     """Run `code`, which prints JSON, as a script in `folder`, and read what it printed."""
     (folder / "main.py").write_text(f"import json\n{code}")
     run = subprocess.run(
-        [python, "main.py"], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        [python, "main.py"], cwd=folder, capture_output=True, text=True, timeout=110, check=False
     )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
@@ -83,7 +83,7 @@ print(json.dumps([cache.get("user:1", tenant_id="acme"), cache.get("user:1")]))
 
 def test_the_command_says_which_extra_it_needs(bare: str, tmp_path: Path) -> None:
     command = [str(Path(bare).with_name("stoker")), "demo"]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False)
     assert run.returncode == 1
     assert "pip install 'stoker[" in run.stderr
     assert "Traceback" not in run.stderr

@@ -11,16 +11,23 @@ from tests.leaks import nothing_is_kept_for_ever
 
 __all__ = ["nothing_is_kept_for_ever"]
 
-LOCK_TTL = 0.5
+brief_locks = pytest.mark.parametrize("lock_ttl", [1.0])
+"""For a test that waits for the end of a lock, or keeps one beyond its first life."""
 
 
 @pytest.fixture
-def settings(cache_server: str, broker_server: str, namespace: str) -> Settings:
+def lock_ttl() -> float:
+    """Seconds: more than any test lasts, so that no lock ends because this machine is busy."""
+    return 300.0
+
+
+@pytest.fixture
+def settings(cache_server: str, broker_server: str, namespace: str, lock_ttl: float) -> Settings:
     return Settings(
         cache_url=cache_server,
         broker_url=broker_server,
         namespace=namespace,
-        job=JobSettings(lock_ttl=LOCK_TTL),
+        job=JobSettings(lock_ttl=lock_ttl),
     )
 
 

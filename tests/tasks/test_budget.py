@@ -47,8 +47,19 @@ def end(
 
 def test_all_together_load_no_more_keys_a_second_than_the_rate(open_budget: Open) -> None:
     limit = Limit("loader:x", rate=200)
+    budgets = [open_budget() for _ in range(3)]
+    rounds = [loaded_together(budgets, limit) for _ in range(2)]
+    for loaded, took in rounds:
+        most = 200 * took + 50 + 10  # the rate, a quarter of a second's keys at once, and the last batch
+        assert loaded <= most
+    assert any(loaded > 0.5 * 200 * took for loaded, took in rounds), rounds  # a busy machine may hold up one
+
+
+def loaded_together(budgets: list[FleetBudget], limit: Limit) -> tuple[int, float]:
+    """Load for a while, batches of ten as they are granted; returns the keys, and the seconds until the last."""
     granted: list[float] = []
-    over = time.monotonic() + 1.5
+    began = time.monotonic()
+    over = began + 0.8
 
     def warm(budget: FleetBudget) -> None:
         while time.monotonic() < over:
@@ -59,21 +70,19 @@ def test_all_together_load_no_more_keys_a_second_than_the_rate(open_budget: Open
                 granted.append(time.monotonic())
                 end(budget, limit, 10, unit)
 
-    threads = [threading.Thread(target=warm, args=(open_budget(),)) for _ in range(3)]
+    threads = [threading.Thread(target=warm, args=(budget,)) for budget in budgets]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    took = granted[-1] - granted[0]
-    most = 200 * took + 50 + 10  # the rate, a quarter of a second's keys at once, and the last batch
-    assert 0.5 * 200 * took < 10 * len(granted) <= most
+    return 10 * len(granted), max(granted) - began
 
 
 def test_no_more_batches_at_once_and_one_that_was_killed_counts_no_longer_than_it_may_last(
     open_budget: Open,
 ) -> None:
     limit = Limit("loader:x", concurrency=2)
-    one, other, third = open_budget(0.3), open_budget(0.3), open_budget(0.3)
+    one, other, third = open_budget(1.0), open_budget(1.0), open_budget(1.0)
     unit, wait = begin(one, limit, 5)
     assert wait == begin(other, limit, 5)[1] == 0
     assert begin(third, limit, 5)[1] > 0

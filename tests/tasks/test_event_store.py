@@ -8,7 +8,7 @@ import redis
 from stoker.config import Settings
 from stoker.tasks import Event, event_store, runtime
 from stoker.tasks.event_store import Claimed, EventStore, NotClaimed
-from tests.tasks.conftest import LOCK_TTL
+from tests.tasks.conftest import brief_locks
 from tests.tasks.reacting import an_event
 from tests.waiting import wait_until
 
@@ -44,14 +44,17 @@ def test_a_rule_that_no_worker_has_told_of_for_a_day_is_listed_no_longer(
     assert store.overview().rules == {"here": "y.#", "lately": "x"}
 
 
-def test_two_workers_do_not_run_one_rule_at_once_and_a_killed_ones_claim_ends(store: EventStore) -> None:
+@brief_locks
+def test_two_workers_do_not_run_one_rule_at_once_and_a_killed_ones_claim_ends(
+    store: EventStore, lock_ttl: float
+) -> None:
     event = an_event()
     first = store.claim(event, COUNTS)
     assert isinstance(first, Claimed)
     busy = store.claim(event, COUNTS)
     assert isinstance(busy, NotClaimed)
     assert busy.reason == "busy"
-    assert 0 < busy.wait <= LOCK_TTL
+    assert 0 < busy.wait <= lock_ttl
     assert isinstance(store.claim(event, RAISES), Claimed)
     # When the first has died
     second = wait_until(lambda: _claimed(store, event))

@@ -27,7 +27,7 @@ from stoker.tasks.event_record import DeadLetter
 from stoker.tasks.event_store import Claimed, EventStore
 from stoker.tasks.react import replay
 from tests.tasks import reacting
-from tests.tasks.conftest import LOCK_TTL
+from tests.tasks.conftest import brief_locks
 from tests.tasks.reacting import RAN, an_event, react
 from tests.tasks.test_send import CLOSED
 from tests.waiting import wait_until
@@ -295,6 +295,7 @@ def test_an_action_of_an_apps_own_is_a_failure_of_its_rule_and_nothing_of_it_is_
     assert cache.get("reacting:7") == "kept"
 
 
+@brief_locks
 def test_a_rule_whose_runs_all_die_is_given_up(store: EventStore, producer: Settings) -> None:
     on_event("user.updated")(reacting.counts)
     event = an_event()
@@ -308,9 +309,10 @@ def test_a_rule_whose_runs_all_die_is_given_up(store: EventStore, producer: Sett
     assert producer
 
 
-def test_a_claim_is_renewed_while_the_rule_runs(store: EventStore) -> None:
+@brief_locks
+def test_a_claim_is_renewed_while_the_rule_runs(store: EventStore, lock_ttl: float) -> None:
     def slow(_event: Any) -> None:
-        until = time.monotonic() + 2.5 * LOCK_TTL
+        until = time.monotonic() + 1.5 * lock_ttl
         wait_until(lambda: time.monotonic() > until)
         seen.append(store.claim(event, "slow"))
 
@@ -321,6 +323,7 @@ def test_a_claim_is_renewed_while_the_rule_runs(store: EventStore) -> None:
     assert [claim.reason for claim in seen] == ["busy"]
 
 
+@brief_locks
 @pytest.mark.parametrize("lost", ["the event", "what a rule was sent"])
 def test_what_a_killed_worker_had_taken_from_the_broker_is_sent_again(
     producer: Settings, lost: str, monkeypatch: pytest.MonkeyPatch

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from stoker.tasks.job import ANY
 from stoker.worker.embedded import embedded_server
 from stoker.worker.processes import Processes
 from tests.flow.broker import Broker
+from tests.waiting import within
 
 CLOSED = "redis://127.0.0.1:1/0"
 WITHIN_S_IF_CLOSED = 0.2
@@ -38,10 +38,11 @@ SENDS: list[Callable[[], Any]] = [
 
 
 def is_not_sent_within(seconds: float, attempt: Callable[[], object]) -> None:
-    began = time.monotonic()
-    with pytest.raises(NotSent, match=r"stoker\.\w+ was not sent"):
-        attempt()
-    assert time.monotonic() - began < seconds
+    def fails() -> None:
+        with pytest.raises(NotSent, match=r"was not sent"):
+            attempt()
+
+    within(seconds, fails)
 
 
 def queue_length(settings: Settings, queue: str) -> int:
@@ -181,7 +182,7 @@ def test_importing_the_tasks_reads_no_settings_and_leaves_the_apps_own_celery_al
         "assert celery.current_app.main == 'mine'\n"
         "assert not [name for name in mine.tasks if name.startswith('stoker.')]\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=110)
 
 
 def test_a_forked_producer_and_its_parent_do_not_disturb_each_other(producer: Settings) -> None:
@@ -197,5 +198,5 @@ def test_a_forked_producer_and_its_parent_do_not_disturb_each_other(producer: Se
         "    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0\n"
     )
     ours = {"STOKER_BROKER_URL": producer.broker(), "STOKER_NAMESPACE": producer.namespace}
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, env={**os.environ, **ours})
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=110, env={**os.environ, **ours})
     assert queue_length(producer, "invalidate") == 400

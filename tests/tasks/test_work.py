@@ -11,6 +11,7 @@ from stoker.config import Settings
 from stoker.tasks.errors import JobLost
 from stoker.tasks.job import JobStore
 from stoker.tasks.work import MOST_TAKEN, SharedWork
+from tests.tasks.conftest import brief_locks
 from tests.waiting import wait_until
 
 Open = Callable[[], SharedWork]
@@ -72,6 +73,7 @@ def test_units_are_taken_in_the_order_in_which_they_were_dealt(open_work: Open) 
     assert [list(taken(work).names) for _ in range(12)] == [names(n, 1) for n in range(12)]
 
 
+@brief_locks
 def test_what_a_killed_worker_had_taken_is_taken_by_another(open_work: Open) -> None:
     killed, alive = open_work(), open_work()
     killed.begin("v1", [], "me")
@@ -84,7 +86,8 @@ def test_what_a_killed_worker_had_taken_is_taken_by_another(open_work: Open) -> 
     assert alive.tally().report.written == 2
 
 
-def test_what_is_kept_stays_with_its_taker(open_work: Open, settings: Settings) -> None:
+@brief_locks
+def test_what_is_kept_stays_with_its_taker(open_work: Open) -> None:
     slow, other = open_work(), open_work()
     slow.begin("v1", [], "me")
     slow.deal(names(0), Outcome())
@@ -94,9 +97,9 @@ def test_what_is_kept_stays_with_its_taker(open_work: Open, settings: Settings) 
         left_behind = taken(other)  # nobody keeps that one
         wait_until(lambda: isinstance(unit := other.take(), Unit) and unit == left_behind)
         assert isinstance(other.take(), float)
-    assert settings.job.lock_ttl < 1
 
 
+@brief_locks
 def test_a_unit_that_kills_its_takers_is_given_up(open_work: Open) -> None:
     work = open_work()
     work.begin("v1", [], "me")

@@ -49,7 +49,7 @@ def running() -> Iterator["subprocess.Popen[str]"]:
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([*_VERIFY, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([*_VERIFY, *arguments], capture_output=True, text=True, timeout=110, check=False)
 
 
 def outcome(plan: Plan | None = None, **figures: Any) -> Outcome:
@@ -164,5 +164,5 @@ def test_nothing_is_left_of_a_checker_that_is_ended(
 ) -> None:
     crew = descendants(running.pid)
     running.send_signal(number)
-    assert running.wait(20) == (-number if number == signal.SIGKILL else 130)
+    assert running.wait(60) == (-number if number == signal.SIGKILL else 130)
     wait_until(lambda: not any(alive(pid) for pid in crew))

@@ -45,7 +45,7 @@ def test_the_module_of_the_app_reads_no_settings_until_the_app_is_asked_for() ->
         "except ValueError as error: assert 'STOKER_NONSENSE' in str(error)\n"
         "else: raise AssertionError\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=110)
 
 
 def test_everything_that_beat_sends_expires_before_its_next_turn() -> None:
