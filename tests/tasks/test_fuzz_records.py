@@ -39,7 +39,20 @@ texts = st.one_of(
 NUMBERS = ("done", "total", "failed", "rate", "eta", "starts", "tries", "looks", "created_at", "updated_at")
 damage = st.dictionaries(
     st.sampled_from(
-        ["args", "cursor", "state", "target", "shared", "again", "abort", "report", "error", "more", *NUMBERS]
+        [
+            "args",
+            "cursor",
+            "state",
+            "target",
+            "shared",
+            "again",
+            "abort",
+            "unattended",
+            "report",
+            "error",
+            "more",
+            *NUMBERS,
+        ]
     ),
     texts | st.none(),  # None: the field is gone
     min_size=1,

@@ -103,7 +103,8 @@ class JobStore:
         again: bool = False,
         delay: float = 0,
     ) -> str:
-        """Write down a new job, and return its id, or the id of the unfinished job about the same, which it joins.
+        """Write down a new job, and return its id, or the id of the unfinished job about the same, which it joins
+        unless that was told to stop.
 
         Args:
             arguments: What its task is given, JSON-able.
