@@ -167,9 +167,9 @@ def _move(spread: Spread, planned: SlotMove, report: RebalanceReport, cursor: di
         if move is None:
             outcome = Outcome(False, True, f"{planned.target} is no primary any more")
             break
-        if move.source == move.target:  # an earlier run has moved it, or somebody else
+        if move.source == move.target:  # an earlier run has moved it, or somebody else; or we did, and nobody vouched
             yield hand_over.settle(spread, move.shards)
-            outcome = Outcome(True, True)
+            outcome = Outcome(True, not attempt, outcome.reason)
             break
         try:
             how = hand_over.hand_over if cursor["warm"] else cold_move.cold_move
