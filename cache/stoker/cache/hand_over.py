@@ -32,7 +32,7 @@ from stoker.cache.parts import Node, Part, at_once
 from stoker.cache.programs import Effect, Sleep
 from stoker.cache.protocol import Shard
 from stoker.cache.shard_weights import facts, text
-from stoker.cache.wire import Answer, Call, Operation, once
+from stoker.cache.wire import Answer, Call, Operation, once, refusal
 
 PAUSE_S = 2.0
 """How long the source waits with writes once it has let the target take over, at least (CLUSTER_OPERATION_TIMEOUT)."""
@@ -226,17 +226,22 @@ def _begin(spread: Spread, move: Move, target_server: bytes) -> Operation[_Begun
     ]
     if any(not _is(entry, move) for entry in under_way):
         return "somebody else is moving it"
-    handed = yield from _expected(spread, move, target_server)
+    expecting = [_expect(spread.shards[number], target_server) for number in move.shards]
+    answer = yield tuple(expecting)
+    handed = _handed(move, answer.replies)
     if not under_way:
+        # Anew: until now nothing has told another process, which settles, that the slot is on its way. In the same
+        # message, or the slot might have gone before.
         answer = yield (
             ("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", move.slot, move.slot, "NODE", move.target_id),
+            *expecting,
             ("CLUSTER", "GETSLOTMIGRATIONS"),
         )
-        if isinstance(answer.replies[0], Exception):
-            return str(answer.replies[0])
+        begun, *expected, _ = answer.replies
+        if isinstance(begun, Exception):
+            return str(begun)
+        handed = _handed(move, expected)
         under_way = [entry for entry in _exports(answer) if _is(entry, move)]
-        # Anew: until now nothing has told another process, which settles, that the slot is on its way.
-        handed = yield from _expected(spread, move, target_server)
     if not under_way:
         return "the node does not say that it has begun"
     entry = under_way[0]
@@ -244,21 +249,22 @@ def _begin(spread: Spread, move: Move, target_server: bytes) -> Operation[_Begun
     return _Begun(entry["name"], answer.process, since, handed)
 
 
-def _expected(spread: Spread, move: Move, server: bytes) -> Operation[tuple[tuple[int, str, str], ...]]:
+def _expect(shard: Shard, server: bytes) -> Call:
+    """Name the server that is to take over."""
+    return Call(scripts.EXPECT, (shard.keys.ctl,), (shard.digest, server))
+
+
+def _handed(move: Move, replies: Sequence[Any]) -> tuple[tuple[int, str, str], ...]:
     """What of each shard is handed over, now that its record expects that server."""
     handed = []
-    for number in move.shards:
-        control = Control.parse((yield from expect(spread.shards[number], server)))
+    for number, raw in zip(move.shards, replies, strict=True):
+        if isinstance(raw, Exception):
+            raise refusal(raw)
+        control = Control.parse(raw or None)
         if control is None:
             raise CacheUnavailable("redis", f"the control record of shard {number} keeps changing; try again")
         handed.append((number, control.incarnation.hex(), str(control.generation)))
     return tuple(handed)
-
-
-def expect(shard: Shard, server: bytes) -> Operation[bytes | None]:
-    """Name the server that is to take over. Apart so that tests can accept it instead."""
-    raw = (yield (Call(scripts.EXPECT, (shard.keys.ctl,), (shard.digest, server)),)).reply()
-    return raw or None
 
 
 def _look(name: str) -> Operation[tuple[bytes, str, str]]:
