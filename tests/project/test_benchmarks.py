@@ -37,12 +37,17 @@ def measured(contender: str, *options: str) -> dict[str, Any]:
     ],
 )
 def test_a_contender_reads_loads_and_forgets(contender: str) -> None:
-    result = measured(contender, "--mixes=quiet")
-    counts = result["counts"]
-    assert min(counts[name] for name in ("reads", "loads", "acks")) > 0, result
-    assert (counts["wrong"], counts["errors"], counts["unacked"], result["hung"]) == (0, 0, 0, 0), result
-    if contender in OURS:
-        assert counts["stale"] == 0, result
+    trouble = []
+    for _ in range(3):  # a machine that is held up makes for time-outs, but not three times in a row
+        result = measured(contender, "--mixes=quiet")
+        counts = result["counts"]
+        assert counts["wrong"] == 0, result
+        assert counts["stale"] == 0 or contender not in OURS, result
+        done = min(counts[name] for name in ("reads", "loads", "acks"))
+        if done and not (counts["errors"] or counts["unacked"] or result["hung"]):
+            return
+        trouble.append(result)
+    raise AssertionError(trouble)
 
 
 @pytest.mark.slow

@@ -36,6 +36,11 @@ def test_the_migration_guide_runs(
     assert "memory 300" in capsys.readouterr().out
 
 
+def test_the_page_on_use_runs(cache_server: str, namespace: str) -> None:
+    code = "\n".join(blocks(ROOT / "docs" / "usage.md"))
+    run(code.replace('namespace="usage"', f'namespace="{namespace}"'), cache_server, namespace)
+
+
 def test_what_the_readme_shows_of_the_cache_runs(cache_server: str, namespace: str) -> None:
     [tour] = [
         block for block in blocks(ROOT / "README.md") if block.startswith("from stoker.cache import Cache,")

@@ -92,6 +92,16 @@ def test_config_prints_every_setting_with_its_source_and_no_secret(monkeypatch: 
     assert "coal-and-fire" not in table
 
 
+def test_config_shows_values_as_they_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    given = {"LOADERS": "shop,prices", "SHARD_PINS": '{"acme": 3}', "NEAR_ALL": "false", "LEASE": "2.5"}
+    for name, value in given.items():
+        monkeypatch.setenv(f"STOKER_{name}", value)
+    lines = [line.split("  ") for line in invoke("config").stdout.splitlines()]
+    table = {line[0]: next(filter(None, line[1:])).strip() for line in lines if line[0].startswith("STOKER_")}
+    assert {name: table[f"STOKER_{name}"] for name in given} == given
+
+
 def test_a_worker_serves_the_queues_it_is_given_in_that_order(
     monkeypatch: pytest.MonkeyPatch, namespace: str
 ) -> None:

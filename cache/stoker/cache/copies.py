@@ -1,7 +1,7 @@
 """What a process holds of entries that are on the server: a bounded table of copies. For `near`, which has the rules.
 
-What was not served goes first when there is no room: second chance, also called clock. A hit is counted in the copy,
-without a lock; everything else here is done under `Copies.lock`.
+When there is no room, copies that were not served go first: second chance, also called clock. A hit is counted in the
+copy, without a lock; everything else here is done under `Copies.lock`.
 """
 
 import threading

@@ -157,8 +157,8 @@ class Cache(Verbs):
         """Store a value that is true now; with `token` (see `snapshot`) one that was computed since.
 
         Returns:
-            Whether it was stored. False: the server is out of memory (the old value is gone too), or the token's key
-            was invalidated or set meanwhile, or its hold has ended.
+            Whether it was stored. False: the server is out of memory or the tenant above its hard quota (the old value
+            is gone too); or the token's key was invalidated or set meanwhile, or its hold has ended.
 
         Raises:
             InvalidationNotAcknowledged: Whether it took effect is unknown.

@@ -1,7 +1,7 @@
 """One load per key: leaders, followers, and whose value may be passed on (rules 1, 2, 9, 13).
 
 Programs (see `programs`): in a process the first caller that misses leads a `Flight` and the others follow it; across
-processes the lease decides who loads. Without the server, callers of one process still share loads.
+processes the lease decides who loads. Without the server, callers in one process still share loads.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What `groups.lua` stores together, as the arguments of a script. For `protocol`."""
+"""The arguments of a script by which `groups.lua` stores many entries together. For `protocol`."""
 
 from collections.abc import Sequence
 from itertools import groupby

@@ -178,7 +178,7 @@ def job_target(namespace: str, target: str) -> str:
 
 
 def jobs(namespace: str) -> str:
-    """Sorted set: job id -> time of creation in ms. Trimmed to the jobs' own lifetime on every write."""
+    """Sorted set, PX: job id -> time of creation in ms. Trimmed to the jobs' own lifetime on every write."""
     return f"{namespace}:jobs"
 
 

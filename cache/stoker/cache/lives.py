@@ -1,5 +1,5 @@
-"""Which lives of the ban log rule now, for those who want to notice a change. Changes nothing itself: a shard without a
-good control record begins anew here as in any other operation."""
+"""Which incarnations of the ban log rule now, for callers that want to notice a change. As in any other operation, a
+shard without a good control record begins a new incarnation here."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What happens on the way from a miss to a value: the lease, the loader, the fill, and what is counted of it.
+"""The way from a miss to a value: the lease, the loader, the fill, and what is counted.
 
 Programs for `core`: `flight` says in which order these steps are taken, `threads` and `loop` perform them.
 """

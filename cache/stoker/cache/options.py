@@ -44,7 +44,7 @@ class Hooks:
 
 @dataclass(frozen=True, slots=True)
 class CacheConfig:
-    """Settings of one cache. Every process that shares a namespace must agree on `max_load` and `near_bound`.
+    """Settings of one cache. All processes of a namespace must agree on `max_load`, `near_bound` and `boot_fence`.
 
     Attributes:
         backend: `"memory"` (this process only) or `"redis"` (shared; Redis >= 7.0 or Valkey >= 7.2).

@@ -1,7 +1,7 @@
-"""How the round trips of a warm with a rate follow each other: small, one at a time, with rests between.
+"""How a warm with a rate spaces its round trips: small ones, one at a time, with rests between them.
 
-For `warm_slice`. A server does one thing after the other, so who reads meanwhile waits behind what it has been sent: a
-few keys rather than a batch of each lane.
+For `warm_slice`. A server does one thing after the other, so a reader waits behind whatever the server was sent before.
+This way it is a few keys, and not a batch of each lane.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""`CacheSharder`: spreads a cache over several shards of one server, each with a ban log of its own."""
+"""`CacheSharder`: spreads a cache over several shards, each with a ban log of its own, on a server or a cluster."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What this process counted. Fleet-wide figures are made from these elsewhere."""
+"""What this process counted. The figures of all processes are made of these by `traffic` and the monitor."""
 
 from dataclasses import dataclass
 

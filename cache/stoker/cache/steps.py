@@ -1,4 +1,4 @@
-"""What a long verb says after each batch, so that a job can show progress, stop, and go on later."""
+"""What a long method (warm, sweep, evict, ...) reports after each batch, so that a job can show progress and go on."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

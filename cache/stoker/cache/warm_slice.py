@@ -1,8 +1,8 @@
-"""A slice of a unit on its way: take the leases, call the loaders, fill, and read a sample back.
+"""What becomes of a slice of a unit: take the leases, call the loaders, fill, and read a sample back.
 
-For `warm_unit`. As a rule all keys of a slice are one batch loader's, and none is there: they go through together, see
-`batch`. Else they go key by key. Held keys are tried again until a killed load must have given them up, refused ones
-once.
+For `warm_unit`. Usually all keys of a slice belong to one batch loader, and none is stored: they are handled together,
+see `batch`. Otherwise they are handled key by key. Keys that somebody else is loading are tried again, until even a
+killed load must have given them up; refused keys are tried again once.
 """
 
 import time

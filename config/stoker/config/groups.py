@@ -1,4 +1,4 @@
-"""The settings that come in groups: workers, jobs, beat and Flower. Variables are `STOKER_<GROUP>__<NAME>`.
+"""The groups of settings: workers, jobs, events, beat, rebalancing, hot keys, Flower. Names: `STOKER_<GROUP>__<NAME>`.
 
 Durations are seconds.
 """

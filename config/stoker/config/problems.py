@@ -49,7 +49,8 @@ def shown(setting: str, value: object) -> object:
         return masked_url(value)
     if setting in ("warm_plans", "scheduled_invalidations"):
         return ", ".join(found.name for found in value) if isinstance(value, tuple) else "..."
-    return "..." if isinstance(value, dict) or hasattr(value, "model_fields_set") else value
+    group = isinstance(value, dict) and setting != "shard_pins"
+    return "..." if group or hasattr(value, "model_fields_set") else value
 
 
 def split_list(text: str) -> object:

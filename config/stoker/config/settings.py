@@ -219,9 +219,11 @@ class Settings(BaseSettings):
         tuple[ScheduledInvalidation, ...], NoDecode, BeforeValidator(parse_invalidations)
     ] = Field(default=(), description="What is invalidated by the clock, as JSON; see docs/operations.md.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="Least severity that is logged."
+        default="INFO", description="Least severity that is logged: DEBUG, INFO, WARNING or ERROR."
     )
-    log_format: Literal["text", "json"] = Field(default="text", description="How log lines are written.")
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="How log lines are written: text or json."
+    )
     secrets_dir: Path = Field(
         default=names.SECRETS_DIR,
         description="Directory with one file a secret, such as stoker_flower__password.",

@@ -1,6 +1,7 @@
-"""Whose keys a warm plan for all tenants warms: those for whom the fleet has read, as its counts know them.
+"""The tenants of a warm plan for all tenants: those for whom any process has read, by the counts of all processes.
 
-They are looked up when a run begins, and kept for it: a run that goes on elsewhere counts its keys by the same list.
+They are looked up when a run begins, and kept for the run: if it goes on elsewhere, it counts its keys by the same
+list.
 """
 
 import logging

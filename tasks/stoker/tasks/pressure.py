@@ -1,7 +1,7 @@
 """Memory pressure as the fleet sees it: looks by the clock, what follows from them, and warm plans that wait.
 
-`watch` looks; what is evicted is `evict`'s business. An eviction is asked for as soon as memory is above the high mark
-or, by how it rose since the last look, will be before the next; and when a tenant is above his hard quota.
+`watch` looks; what is evicted is `evict`'s business. An eviction is asked for as soon as memory is above the high mark,
+or rises so fast that it will be within two more looks, or when a tenant is above its hard quota.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""The fields of a job's record, from text to values. Another version may have written them, or nobody of ours.
+"""The fields of a job's record, from text to values. Another version may have written them, or another program.
 
 For `job` and `status` only.
 """

@@ -19,7 +19,7 @@ class JobStatus:
 
     Attributes:
         id: Also the id of its task, hence of its row in Flower.
-        kind: The verb: `invalidate`, `sweep`, `warm`, `evict`, `rebalance`.
+        kind: The verb: `invalidate`, `sweep`, `warm`, `evict`, `rebalance`, `reshard`.
         state: `queued`, `running`, `succeeded`, `failed` or `aborted`; the last three are final.
         done: Keys handled so far.
         total: Keys expected; None while unknown.

@@ -47,8 +47,6 @@ cli = typer.Typer(
 cli.add_typer(plans_cli.plans, name="plans")
 cli.add_typer(events_cli.events, name="events")
 cli.add_typer(quotas_cli.quotas, name="quotas")
-cli.command()(rebalance_cli.rebalance)
-cli.command()(reshard_cli.reshard)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -63,12 +61,17 @@ def main() -> None:
 @cli.command()
 def worker(
     queue: Annotated[
-        list[str] | None, typer.Option("--queue", "-q", help="A queue to serve; all if none.")
+        list[str] | None,
+        typer.Option("--queue", "-q", help="A queue to serve; may be repeated. All queues if left out."),
     ] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Processes that run tasks.")] = None,
-    name: Annotated[str, typer.Option(help="The worker's name; must differ on one machine.")] = "stoker",
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Processes that run tasks; one for each CPU if left out.")
+    ] = None,
+    name: Annotated[
+        str, typer.Option(help="The worker's name; each worker on a machine needs its own.")
+    ] = "stoker",
 ) -> None:
-    """Run tasks. Ctrl-C or SIGTERM lets running tasks end or be taken over by another worker."""
+    """Run tasks. After Ctrl-C or SIGTERM running tasks get some time to end; another worker takes the others over."""
     settings = Settings()
     lifecycle.check_cache(settings)
     os.environ |= commands.WORKER_ENV
@@ -77,7 +80,7 @@ def worker(
 
 @cli.command()
 def beat() -> None:
-    """Send what runs by the clock. Two of them do no harm."""
+    """Send the tasks that run by the clock. Run one; two do no harm."""
     settings = Settings()
     _become(settings, commands.beat(settings))
 
@@ -97,7 +100,7 @@ def up_(
         typer.Option(
             min=LEAST_NODES,
             max=MOST_NODES,
-            help="Nodes of a cluster as the cache's server; a single one if none.",
+            help="Start a cluster of so many nodes as the cache's server, not a single one.",
         ),
     ] = None,
 ) -> None:
@@ -108,13 +111,13 @@ def up_(
 @cli.command()
 def demo(
     seconds: Annotated[float, typer.Option(min=1, max=600, help="How long rows are changed and read.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of what is changed and read.")] = 1,
+    seed: Annotated[int, typer.Option(help="Decides what is changed and read.")] = 1,
     broken: Annotated[
         Literal["lease"] | None,
-        typer.Option("--break", help="A guard to remove: the demo then finds stale reads."),
+        typer.Option("--break", help="Take this guard away: the demo then finds stale reads."),
     ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave all up after the summary, until Ctrl-C.")
+        bool, typer.Option("--keep", help="After the summary leave everything running, until Ctrl-C.")
     ] = False,
 ) -> None:
     """Warm, change and read 28,000 airports, and check every value read. Needs no server and no setting."""
@@ -128,36 +131,50 @@ def demo(
 @cli.command()
 def verify(
     seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long to try.")] = 60,
-    seed: Annotated[int | None, typer.Option(help="Of what happens when; a new one if left out.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Decides what goes wrong and when; a new one if left out.")
+    ] = None,
     faults: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="What is to go wrong: some,of,them, all or none.")
+        str | None,
+        typer.Option(metavar="NAMES", help="What goes wrong, such as kill,flush; or all, or none."),
     ] = None,
     shards: Annotated[
-        int | None, typer.Option(min=1, max=8, help="That keys are spread over; default: 1, on a cluster 6.")
+        int | None,
+        typer.Option(min=1, max=8, help="Spread keys over so many shards; default: 1, on a cluster 6."),
     ] = None,
-    url: Annotated[str, typer.Option(help="A server of yours to use, without faults.")] = "",
-    binary: Annotated[str, typer.Option(help="The server to start; Valkey's if left out.")] = "",
+    url: Annotated[str, typer.Option(help="Use your own server, without faults.")] = "",
+    binary: Annotated[
+        str, typer.Option(help="The server program to start; the Valkey that Stoker brings if left out.")
+    ] = "",
     broken: Annotated[
-        str, typer.Option("--break", metavar="GUARDS", help="Guards to remove: stale reads are then found.")
+        str,
+        typer.Option(
+            "--break",
+            metavar="GUARDS",
+            help="Take these guards away, such as lease: stale reads are then found.",
+        ),
     ] = "",
     until_stale: Annotated[bool, typer.Option("--until-stale", help="End at the first stale read.")] = False,
     strangers: Annotated[
-        bool, typer.Option("--strangers", help="Let half of the processes place keys otherwise.")
+        bool,
+        typer.Option("--strangers", help="Half of the processes place keys otherwise, and must be refused."),
     ] = False,
     cluster: Annotated[
-        bool, typer.Option("--cluster", help="On a cluster, of ours or that of the URL.")
+        bool, typer.Option("--cluster", help="Run on a cluster: one that is started, or that of --url.")
     ] = False,
-    near: Annotated[bool, typer.Option("--near", help="Let them keep copies in their processes.")] = False,
+    near: Annotated[
+        bool, typer.Option("--near", help="Let processes keep copies of entries (the near cache).")
+    ] = False,
     jobs: Annotated[
         bool | None,
-        typer.Option("--jobs/--no-jobs", help="Invalidate by Celery workers too; default: from 20 s."),
+        typer.Option("--jobs/--no-jobs", help="Also invalidate by Celery workers; default: from 20 s on."),
     ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="Several mixes of faults, then none: 20 minutes in all.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Try to be served something stale, by many processes under faults. Needs no server and no setting."""
+    """Look for stale reads, with many processes and under faults. Needs no server and no setting."""
     from stoker.worker.verify import command  # its crew is needed by nothing else
 
     if full:
@@ -208,33 +225,32 @@ def jobs(
 
 @cli.command()
 def top(
-    tenant: Annotated[str | None, typer.Option(help="Whose keys; those of all if left out.")] = None,
-    number: Annotated[int, typer.Option("--number", "-n", min=1, max=1000, help="How many.")] = 20,
+    tenant: Annotated[str | None, typer.Option(help="Keys of this tenant; of all if left out.")] = None,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, max=1000, help="How many keys.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List the keys that the fleet reads most, and what is stored under them now."""
+    """List the keys that are read most, by all processes, and what is stored under them now."""
     found = top_view.look(runtime.current(), number, tenant)
     _show(top_view.as_json(found) if as_json else top_view.table(found))
 
 
 @cli.command()
 def pressure(as_json: AsJson = False) -> None:
-    """Show how full the cache's server has been, how fast that changes, and whose the entries are."""
+    """Show how full the cache's server is and was, how fast that changes, and whose the entries are."""
     found = pressure_view.look(runtime.current())
     _show(pressure_view.as_json(found) if as_json else pressure_view.table(found))
 
 
 @cli.command()
 def config(as_json: AsJson = False) -> None:
-    """Print every setting with its value and where that came from; secrets are masked."""
+    """Print every setting, its value and where the value comes from; secrets are masked."""
     found = effective(Settings())
     if as_json:
         _show([{"name": s.name, "value": s.value, "source": s.source} for s in found])
         return
     table = Table("setting", "value", "source", "meaning", box=None, pad_edge=False)
     for setting in found:
-        shown = "none" if setting.value is None else str(setting.value)
-        table.add_row(setting.name, shown, setting.source, setting.description)
+        table.add_row(setting.name, _as_set(setting.value), setting.source, setting.description)
     _show(table)
 
 
@@ -242,13 +258,29 @@ def config(as_json: AsJson = False) -> None:
 def doctor(
     as_json: AsJson = False,
     only: Annotated[
-        list[str] | None, typer.Option(metavar="CHECK", help="Run this check alone; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="CHECK", help="Run only this check, such as memory; may be repeated."),
     ] = None,
 ) -> None:
     """Look at the whole running system; say what is wrong, why, and what to do. Exit code 1: warnings, 2: errors."""
     from stoker.worker.doctor import command  # its checks are needed by nothing else
 
     raise typer.Exit(command.run(only or (), as_json))
+
+
+cli.command()(rebalance_cli.rebalance)
+cli.command()(reshard_cli.reshard)
+
+
+def _as_set(value: object) -> str:
+    """A setting's value as one would write it in the environment."""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _become(settings: Settings, command: list[str]) -> NoReturn:

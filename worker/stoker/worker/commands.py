@@ -1,4 +1,4 @@
-"""The command lines of Celery's own processes under our settings, for `cli`, which becomes them, and `up`."""
+"""The command lines of Celery's own processes, with our settings. `cli` executes them, `up` starts them as children."""
 
 import sys
 from collections.abc import Iterable

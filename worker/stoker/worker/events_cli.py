@@ -12,7 +12,7 @@ from stoker.tasks.event_record import DeadLetter
 from stoker.tasks.react import replay as run_again
 from stoker.worker import events_view
 
-events = typer.Typer(help="Show what becomes of events, and run dead letters again.", add_completion=False)
+events = typer.Typer(help="Show how events were handled, and run dead letters again.", add_completion=False)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

@@ -1,6 +1,7 @@
-"""A last snapshot of the hot keys when a worker ends: what was learned since the one by the clock would not be in it.
+"""Takes a last snapshot of the hot keys when a worker ends, with what was learned since the last regular one.
 
-A step of the worker and no signal's handler: Celery sends `worker_shutdown` only to a worker that may end its tasks.
+It is a step of the worker and not a signal handler, because Celery sends `worker_shutdown` only if the worker may end
+its tasks.
 """
 
 import logging

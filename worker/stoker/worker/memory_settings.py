@@ -1,6 +1,7 @@
-"""Settings of the cache's server under which memory pressure hurts: what will happen, and what to set instead.
+"""Settings of the cache's server that cause harm when memory is short: what will happen, and what to set instead.
 
-For the start of workers, which refuse what would lose data, and for the doctor. The servers are only asked.
+Workers check them when they start, and refuse settings that would lose data; the doctor checks them too. The servers
+are only asked, never changed.
 """
 
 import logging

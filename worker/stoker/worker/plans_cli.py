@@ -1,5 +1,4 @@
-"""`stoker plans`: what an operator does with warm plans. What it means is `stoker.tasks`' business; see `plan_changes`
-there."""
+"""`stoker plans`: what an operator does with warm plans. What a change means is in `stoker.tasks.plan_changes`."""
 
 import json
 from typing import Annotated, Any
@@ -23,18 +22,22 @@ Params = Annotated[
     list[str] | None,
     typer.Option("--param", metavar="FIELD=A,B", help="Values of a field of the template; may be repeated."),
 ]
-Tenants = Annotated[list[str] | None, typer.Option("--tenant", help="Whose keys; may be repeated.")]
+Tenants = Annotated[
+    list[str] | None, typer.Option("--tenant", help="Warm the keys for this tenant; may be repeated.")
+]
 AllTenants = Annotated[
-    bool, typer.Option("--all-tenants", help="Those of every tenant that was read for when a run begins.")
+    bool, typer.Option("--all-tenants", help="Warm them for every tenant for whom something was read.")
 ]
 Every = Annotated[str | None, typer.Option(help="Time between two runs: 30s, 15m, 2h or 1d.")]
-Cron = Annotated[str | None, typer.Option(help="Or five cron fields, in UTC: '0 3 * * *'.")]
+Cron = Annotated[str | None, typer.Option(help="Instead of --every: five cron fields, in UTC: '0 3 * * *'.")]
 Priority = Annotated[int | None, typer.Option(help="0 to 9; of plans due together the highest goes first.")]
 OnStartup = Annotated[
     bool | None, typer.Option("--on-startup/--no-on-startup", help="Whether it runs when workers start.")
 ]
-Rate = Annotated[float | None, typer.Option(help="Keys a second that all workers together may load for it.")]
-Concurrency = Annotated[int | None, typer.Option(help="Batches that they may load for it at once.")]
+Rate = Annotated[
+    float | None, typer.Option(help="Keys a second that all workers together may load for the plan.")
+]
+Concurrency = Annotated[int | None, typer.Option(help="Batches that they may load at once for the plan.")]
 
 
 @plans.callback(invoke_without_command=True)
@@ -96,20 +99,20 @@ def change(
     all_tenants: AllTenants = False,
     every: Every = None,
     cron: Cron = None,
-    on_demand: Annotated[bool, typer.Option("--on-demand", help="Neither interval nor cron.")] = False,
+    on_demand: Annotated[bool, typer.Option("--on-demand", help="It has neither interval nor cron.")] = False,
     priority: Priority = None,
     on_startup: OnStartup = None,
     rate: Rate = None,
     concurrency: Concurrency = None,
     unlimited: Annotated[
-        bool, typer.Option("--unlimited", help="Neither rate nor concurrency but what is given beside it.")
+        bool, typer.Option("--unlimited", help="Remove rate and concurrency, except what is given with it.")
     ] = False,
     as_defined: Annotated[
         bool,
         typer.Option("--as-defined", help="Take back what operators changed of a plan in code or settings."),
     ] = False,
 ) -> None:
-    """Change a plan. Of one in code or settings, only when it runs and how fast; that stays until it is taken back."""
+    """Change a plan. Of a plan in code or settings only its times and speed; --as-defined takes that back."""
     fields = _given(
         keys=_split(keys),
         template=template,
@@ -135,7 +138,7 @@ def change(
 
 @plans.command()
 def pause(name: Name) -> None:
-    """Keep the clock and starting workers from running a plan."""
+    """Pause a plan: neither the clock nor starting workers run it."""
     plan_changes.pause(runtime.current().plans, name)
     typer.echo(f"plan {name} is paused; `stoker plans run {name}` still runs it")
 
@@ -158,7 +161,7 @@ def remove(name: Name) -> None:
 def run(
     name: Name,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Until it has ended; exit code 1 if it failed.")
+        bool, typer.Option("--wait", help="Wait until it has ended; exit code 1 if it failed.")
     ] = False,
 ) -> None:
     """Run a plan now, whatever its schedule says. Joins a run that is not over."""

@@ -1,5 +1,5 @@
-"""Which queues a worker serves. Every queue has its own worker where it matters, so that an invalidation never
-waits behind a warming; one worker for all is fine on a laptop."""
+"""Which queues a worker serves. In production each queue has a worker of its own, so that an invalidation never waits
+behind a warm; on a laptop one worker for all queues is fine."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""`stoker quotas`: what tenants may take of the cache's memory. Changed here, in force with the next look."""
+"""`stoker quotas`: how much of the cache's memory tenants may take. A change takes effect with the next look."""
 
 import json
 from typing import Annotated
@@ -18,8 +18,8 @@ quotas = typer.Typer(
     help="List what tenants may take of the cache's memory, and change it.", add_completion=False
 )
 
-Tenant = Annotated[str | None, typer.Argument(help="Whose; or --default.")]
-Default = Annotated[bool, typer.Option("--default", help="Of every tenant that has none of his own.")]
+Tenant = Annotated[str | None, typer.Argument(help="The tenant; or give --default.")]
+Default = Annotated[bool, typer.Option("--default", help="The quota of every tenant without one of its own.")]
 
 
 @quotas.callback(invoke_without_command=True)
@@ -40,11 +40,13 @@ def list_(
 @quotas.command(name="set")
 def set_(
     tenant: Tenant = None,
-    soft: Annotated[str | None, typer.Option(help="Above it entries go first: 15%, 200MB or bytes.")] = None,
-    hard: Annotated[str | None, typer.Option(help="Above it nothing more is stored.")] = None,
+    soft: Annotated[
+        str | None, typer.Option(help="Above it the tenant's entries are evicted first: 15%, 200MB or bytes.")
+    ] = None,
+    hard: Annotated[str | None, typer.Option(help="Above it nothing more of the tenant is stored.")] = None,
     default: Default = False,
 ) -> None:
-    """Give a tenant a quota, in bytes or as a share of what entries may take; what is left out is no bound."""
+    """Give a tenant a quota, in bytes or as a share of what all entries may take. What is left out has no bound."""
     if soft is None and hard is None:
         raise typer.BadParameter("give --soft, --hard or both")
     quota = Quota(*(None if text is None else amount(text) for text in (soft, hard)))
@@ -53,7 +55,7 @@ def set_(
 
 @quotas.command()
 def drop(tenant: Tenant = None, default: Default = False) -> None:
-    """Take a quota back: the default then holds for the tenant, or none for all without their own."""
+    """Remove a quota. The tenant then has the default; without a default there is no bound."""
     dropped = runtime.current().pressure.drop_quota(_whose(tenant, default=default))
     typer.echo("dropped" if dropped else "there was none")
     raise typer.Exit(0 if dropped else 1)

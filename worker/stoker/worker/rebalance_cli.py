@@ -20,7 +20,7 @@ def rebalance(
     plan: Annotated[bool, typer.Option("--plan", help="Only show what would move.")] = False,
     by: Annotated[
         Literal["keys", "bytes", "load"] | None,
-        typer.Option(help="What a node is to have its share of; STOKER_REBALANCE__BY if left out."),
+        typer.Option(help="What counts: keys, bytes or load; STOKER_REBALANCE__BY if left out."),
     ] = None,
     weight: Annotated[
         list[str] | None,

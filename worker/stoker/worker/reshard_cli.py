@@ -1,4 +1,4 @@
-"""`stoker reshard`: how an operator has keys live in other shards. What that is, is `stoker.cache.reshard`'s."""
+"""`stoker reshard`: an operator moves keys to other shards. What that means is in `stoker.cache.reshard`."""
 
 from typing import Annotated
 
@@ -15,21 +15,24 @@ def reshard(
     pin: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="TENANT=SHARD", help="Let all keys of a tenant live in one shard; may be repeated."
+            metavar="TENANT=SHARD", help="Put all keys of a tenant into one shard; may be repeated."
         ),
     ] = None,
     unpin: Annotated[
-        list[str] | None, typer.Option(metavar="TENANT", help="Spread its keys again; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="TENANT", help="Spread the tenant's keys over all shards again; may be repeated."
+        ),
     ] = None,
     function: Annotated[
         bool,
         typer.Option(
-            "--function", help="Let the workers' STOKER_SHARD_KEY_FUNC take the present one's place."
+            "--function", help="Use the workers' STOKER_SHARD_KEY_FUNC instead of the present function."
         ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Change where the namespace's keys live. All of it begins cold, and what was hot is warmed again."""
+    """Change in which shards keys live. The whole namespace begins cold; hot keys are warmed again."""
     pins = dict(_pinned(one) for one in pin or ())
     if not yes:
         namespace = Settings().namespace

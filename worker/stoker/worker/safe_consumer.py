@@ -1,4 +1,4 @@
-"""A consumer that survives a restart of the broker, and what lies in a queue and is no task's message.
+"""A consumer that survives a restart of the broker, and messages in a queue that belong to no task.
 
 Celery 5.7.0 drops the transport of a broken connection and closes the connection afterwards; the close then gives
 back the unacknowledged messages over the transport that is gone, which ends the worker with an AttributeError. Here

@@ -1,6 +1,7 @@
-"""Where the keys of a namespace live, as this process knows it, and how it comes to know better: a part of `redis`.
+"""Where the keys of a namespace live, as this process knows it, and how it learns of a change: a part of `redis`.
 
-The shards are in a `Space`; here is what takes its place when the namespace is resharded, and what shards report.
+The shards are in a `Space`. This module replaces the space when the namespace is resharded, and takes the shards'
+reports.
 """
 
 import logging

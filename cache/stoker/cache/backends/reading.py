@@ -1,6 +1,6 @@
-"""From what is stored to the values that may be served, for `redis`; as a rule by one look at a header.
+"""From stored bytes to the values that may be served, for `redis`; usually by one look at the header.
 
-Holds no rule: whatever is different in any way goes to `protocol.Shard.judge`.
+It holds no rule: whatever is not the plain case goes to `protocol.Shard.judge`.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Whether somebody sends what runs by the clock, and whether what was sent is run."""
+"""Whether a beat sends the tasks that run by the clock, and whether workers run them."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Which workers and beats answer over the broker, and which queues they serve."""
+"""Which workers and beats answer through the broker, and which queues they serve."""
 
 import time
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Warm plans whose runs fail or do not come, and what is known of plans no more."""
+"""Warm plans whose runs fail or do not start, and plans that the state server has lost."""
 
 from collections.abc import Iterable, Iterator
 

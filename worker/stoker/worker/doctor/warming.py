@@ -83,4 +83,4 @@ def _last_warm(system: System) -> Iterator[Finding]:
             f"stoker jobs {job.id}",
         )
     else:
-        yield ok(f"the last warm-up is {job.state}: {counted(job.done, 'key')}")
+        yield ok(f"the last warm-up: {job.state}, {counted(job.done, 'key')}")
