@@ -157,9 +157,8 @@ class Run:
     def _work_or_heed(self, steps: Steps) -> dict[str, Any]:
         try:
             return self._work(steps)
-        except (
-            JobLost
-        ):  # what it shares with helpers goes with the job: one that was ended from outside is not lost
+        except JobLost:
+            # What it shares with helpers goes with the job, so one that was ended from outside looks like a lost one.
             self._heed(self._write({}))
             raise
 
