@@ -167,9 +167,7 @@ def _move(spread: Spread, planned: SlotMove, report: RebalanceReport, cursor: di
         if move is None:
             outcome = Outcome(False, True, f"{planned.target} is no primary any more")
             break
-        if (
-            move.source == move.target
-        ):  # an earlier run has moved it, or somebody else; or we did, and nobody vouched
+        if move.source == move.target:  # an earlier run has moved it, or this one, for which nobody vouched
             yield hand_over.settle(spread, move.shards)
             outcome = Outcome(True, not attempt, outcome.reason)
             break
