@@ -167,7 +167,7 @@ def test_the_documented_acl_is_enough_on_a_cluster(
     make_clustered: MakeCache, cache_cluster: EmbeddedCluster, namespace: str
 ) -> None:
     page = test_least_acl.PAGE.read_text(encoding="utf-8")
-    [more] = re.findall(r"On a \[cluster\].* also `(.*)`", page)
+    [more] = re.findall(r"On a \[cluster\][^`]*`([^`]*)`", page)
     for node in range(3):
         with admin(cache_cluster, node) as one:
             test_least_acl.allow(one, namespace, [*test_least_acl.documented(one), *more.split()])
