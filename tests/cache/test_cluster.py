@@ -24,6 +24,7 @@ from stoker.cache import (
     InvalidationNotAcknowledged,
 )
 from stoker.cache.hot_reports import collect
+from stoker.cache.quotas import Quota, Quotas
 from stoker.cache.shards import CLUSTER_SHARDS, Placement
 from stoker.worker.embedded_cluster import EmbeddedCluster
 from tests.cache import test_least_acl
@@ -66,6 +67,17 @@ def test_every_operation_works_over_all_nodes(cache: Cache) -> None:
     assert cache.get_many(VALUES) == {"k2": 7}
     cache.invalidate_tenant(None)
     assert cache.get_many(VALUES) == {}
+
+
+def test_what_a_full_tenant_stores_is_not_there_any_more(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stoker.cache.quotas.LOOK_EVERY_S", 0.0)
+    assert cache.set_many({"a": 1, "b": 2}, "full")
+    CacheMonitor(cache).tell_quotas(Quotas(Quota(hard=1)), ["full"], 60)
+    assert not cache.set_many({"a": 3, "b": 4}, "full")
+    assert cache.get_many(["a", "b"], "full") == {}
+    assert cache.set("a", 1, "other")
 
 
 def test_keys_are_spread_over_sixty_four_shards_and_all_nodes(

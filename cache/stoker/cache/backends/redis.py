@@ -239,7 +239,7 @@ class RedisBackend(Placed, Bulk):
     ) -> Operation[list[bool]]:
         if self._refusals.any and (yield from self._refused((tenant_id,))):
             self._counters.over_quota += len(writes)
-            yield from together([self.delete(tenant_id, key) for key, _ in writes])  # it is not true any more
+            yield from self._delete_all([(tenant_id, key) for key, _ in writes])  # it is not true any more
             return [False] * len(writes)
         now = now_ms()
         items = [
@@ -267,6 +267,12 @@ class RedisBackend(Placed, Bulk):
         shard = self.space.shard_of(tenant_id, key)
         deleting = self._one(shard, partial(shard.delete, tenant_id, key))
         return self._changing([(tenant_id, key)], deleting)
+
+    @resettling
+    def _delete_all(self, names: Sequence[Name]) -> Operation[list[bool]]:
+        placed = [(self.space.shard_of(*name), name) for name in names]
+        deleting = self._of_shards([(shard, partial(shard.delete, *name)) for shard, name in placed])
+        return self._changing(names, deleting)
 
     @resettling
     def ban(self, rules: Sequence[Rule]) -> Operation[Operation[None] | None]:
