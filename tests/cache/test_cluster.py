@@ -31,6 +31,7 @@ from tests.cache import test_least_acl
 from tests.cache.awaited import Awaited
 from tests.cache.cluster_nodes import VALUES, Move, admin, migrate, move_by_keys, owner, shard_of, slots_of
 from tests.cache.conftest import MakeCache
+from tests.cache.copied import copied
 from tests.waiting import wait_until
 
 
@@ -176,12 +177,14 @@ def test_the_documented_acl_is_enough_on_a_cluster(
     make_clustered: MakeCache, cache_cluster: EmbeddedCluster, namespace: str
 ) -> None:
     page = test_least_acl.PAGE.read_text(encoding="utf-8")
-    [more] = re.findall(r"On a \[cluster\].* also `(.*)`", page)
+    [more] = re.findall(r"On a \[cluster\].* add `([^`]*)`", page)
     for node in range(3):
         with admin(cache_cluster, node) as one:
             test_least_acl.allow(one, namespace, [*test_least_acl.documented(one), *more.split()])
-    cache = make_clustered(redis_url=cache_cluster.url.replace("://", f"://{namespace}:x@"))
+    url = cache_cluster.url.replace("://", f"://{namespace}:x@")
+    cache = make_clustered(redis_url=url, near_size=10)
     assert cache.set_many(VALUES, tags=["t"])
+    copied(cache, "k1")
     assert cache.get_or_load("l", lambda: 2) == 2
     cache.invalidate_tags(["t"])
     cache.invalidate_pattern("k?9")
@@ -189,7 +192,7 @@ def test_the_documented_acl_is_enough_on_a_cluster(
     assert cache.sweep().complete
     assert cache.delete("l") is True
     assert cache.evict(target_bytes=1).reason
-    assert CacheMonitor(cache).get_memory_usage()["hits"] == 0
+    assert CacheMonitor(cache).get_memory_usage()["hits"] > 0
     assert collect(cache)
     assert cache.ping()
     assert cache.stats().unavailable == 0

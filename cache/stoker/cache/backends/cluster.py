@@ -6,7 +6,7 @@ shards are asked. Verbs that walk over all keys are in `cluster_verbs`.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from redis.crc import key_slot
@@ -18,6 +18,7 @@ from stoker.cache.backends.reading import now_ms, values_of
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.backends.space import Space, resettled, resettling
 from stoker.cache.balance import RebalancePlan
+from stoker.cache.cluster import Router
 from stoker.cache.cluster_map import ClusterShard, part_of, slot_of
 from stoker.cache.control import ATTEMPTS
 from stoker.cache.evict import EvictReport
@@ -48,6 +49,11 @@ class ClusterBackend(RedisBackend):
     """All shards of a namespace, wherever the cluster has them. Its operations are `cluster.Router`'s to run."""
 
     default_shards = CLUSTER_SHARDS
+
+    @cached_property
+    def router(self) -> Router:
+        """Of all of this process's connections: what one learns of where slots are, all know."""
+        return Router()
 
     @property
     def slots(self) -> list[int]:

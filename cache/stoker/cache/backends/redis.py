@@ -145,6 +145,11 @@ class RedisBackend(Placed, Bulk):
     ) -> Operation[dict[str, Hit]]:
         hits: dict[str, Hit] = {}
         for page in pages(keys):
+            if self.near is not None:
+                found = yield from self._read(shard, [(tenant_id, key) for key in page])
+                each = ((key, self._reading.hit(one, type)) for key, one in zip(page, found, strict=True))
+                hits.update((key, hit) for key, hit in each if hit is not None)
+                continue
             view, blobs = yield from shard.look(shard.keys.entries(tenant_id, page))
             for key, blob in zip(page, blobs, strict=True):
                 if blob and (hit := self._reading.one(shard, view, (tenant_id, key), blob, type)):

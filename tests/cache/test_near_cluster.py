@@ -1,0 +1,395 @@
+"""Copies of what is on a cluster: they come from all nodes, and end where their slot goes elsewhere."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from random import Random
+from types import GeneratorType
+from typing import Any
+
+import pytest
+
+from stoker.cache import Cache, CacheConfig, CacheSharder, CacheShardingConfig
+from stoker.cache.copies import ABSENT
+from stoker.cache.hand_over import Move as Given
+from stoker.cache.hand_over import hand_over
+from stoker.cache.near_channel import Conversation
+from stoker.cache.near_nodes import NodeChannels
+from stoker.cache.near_stream import Stream
+from stoker.cache.programs import Sleep
+from stoker.worker.embedded_cluster import EmbeddedCluster
+from tests.cache.awaited import Awaited
+from tests.cache.cluster_nodes import Move, admin, migrate, move_by_keys, owner, shard_of, slots_of
+from tests.cache.conftest import MakeCache
+from tests.cache.copied import BOUND_S, copied
+from tests.cache.rebalancing import address
+from tests.waiting import wait_until
+
+KEYS = [f"k{n}" for n in range(40)]
+SEED = int(os.environ.get("STOKER_TEST_SEED", "1"))
+
+
+@pytest.fixture
+def reader(make_clustered: MakeCache) -> Cache:
+    """One that keeps copies."""
+    return make_clustered(near_size=100)
+
+
+@pytest.fixture
+def writer(make_clustered: MakeCache) -> Cache:
+    """Another process, as it were."""
+    return make_clustered()
+
+
+class Untold:
+    """While the block runs servers tell nobody what they give away. Valkey does, but nothing rests on it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        changed, self._silent = Stream.changed, False
+
+        def heard(stream: Stream, names: Any) -> None:
+            if not self._silent:
+                changed(stream, names)
+
+        monkeypatch.setattr(Stream, "changed", heard)
+
+    def __enter__(self) -> None:
+        self._silent = True
+
+    def __exit__(self, *_: object) -> None:
+        self._silent = False
+
+
+@pytest.fixture
+def untold(monkeypatch: pytest.MonkeyPatch) -> Untold:
+    return Untold(monkeypatch)
+
+
+def threads() -> int:
+    return sum(thread.name == "stoker-near" for thread in threading.enumerate())
+
+
+def connections(cluster: EmbeddedCluster) -> int:
+    """That track, to any node."""
+    found = 0
+    for node in range(len(cluster.primaries)):
+        with admin(cluster, node) as client:
+            found += sum("t" in one["flags"] for one in client.client_list())
+    return found
+
+
+@pytest.mark.parametrize("how", [Cache, Awaited])
+def test_copies_come_from_all_nodes_and_a_barrier_lasts_as_long_as_any_of_them(
+    make_clustered: MakeCache,
+    writer: Cache,
+    cache_cluster: EmbeddedCluster,
+    how: Callable[[CacheConfig], Cache],
+) -> None:
+    before = threads(), connections(cache_cluster)
+    reader = make_clustered(how, near_size=100)
+    writer.set_many(dict.fromkeys(KEYS, "old"), tags=["t"])
+    deadline = time.monotonic() + 5
+    while reader.stats().near_entries < len(KEYS):
+        assert time.monotonic() < deadline
+        assert reader.get_many(KEYS) == dict.fromkeys(KEYS, "old")
+        reader.get(KEYS[0])
+    wait_until(lambda: reader.get("k1") and reader.explain("k1")["near"] == "served", 5)
+    assert (threads(), connections(cache_cluster)) == (before[0] + 3, before[1] + 3)
+    writer.set("k1", "new", barrier=True)
+    assert reader.get("k1") == "new"
+    began = time.monotonic()
+    writer.invalidate_tags(["t"], barrier=True)
+    assert time.monotonic() - began >= BOUND_S
+    assert reader.get_many(KEYS) == {"k1": "new"}
+    reader.close()
+    assert threads() == before[0]
+    wait_until(lambda: connections(cache_cluster) == before[1], 5)
+    if isinstance(reader, Awaited):
+        reader.end()
+
+
+def test_what_one_changes_himself_he_reads_at_once(reader: Cache) -> None:
+    for key in KEYS[:5]:
+        reader.set(key, "old", tags=["t"])
+    copied(reader, *KEYS[:5])
+    reader.set(KEYS[0], "new")
+    assert reader.delete(KEYS[1])
+    reader.invalidate_pattern(KEYS[2])
+    assert reader.get_many(KEYS[:5]) == {KEYS[0]: "new", KEYS[3]: "old", KEYS[4]: "old"}
+    reader.invalidate_tags(["t"])
+    assert reader.get_many(KEYS[:5]) == {KEYS[0]: "new"}
+
+
+@pytest.mark.parametrize(
+    ("move", "guarded"),
+    [
+        (migrate, True),
+        (migrate, False),
+        (move_by_keys, True),
+        pytest.param(move_by_keys, False, marks=pytest.mark.slow),
+    ],
+)
+def test_copies_end_where_their_slot_goes_elsewhere(
+    reader: Cache,
+    writer: Cache,
+    cache_cluster: EmbeddedCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    untold: Untold,
+    move: Move,
+    guarded: bool,
+) -> None:
+    if not guarded:
+        monkeypatch.setattr(Stream, "doubted", lambda _: None)
+    writer.set("k", "old")
+    copied(reader, "k")
+    slot = slots_of(reader)[shard_of(reader, "k")]
+    with Looking(reader, "k") as looking, untold:
+        move(cache_cluster, slot, (owner(cache_cluster, slot) + 1) % 3)
+        writer.set("k", "new", barrier=True)
+        assert looking.get() in ((None, "new") if guarded else ("old",))
+    if guarded:
+        copied(reader, "k")
+        assert reader.get("k") == "new"
+
+
+@pytest.mark.parametrize(
+    ("guarded", "rounds"),
+    [(True, 6), *(pytest.param(guarded, 40, marks=pytest.mark.slow) for guarded in (True, False))],
+)
+def test_nothing_stale_is_served_of_copies_whatever_slots_do(
+    make_clustered: MakeCache,
+    cache_cluster: EmbeddedCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    untold: Untold,
+    guarded: bool,
+    rounds: int,
+) -> None:
+    """In an order of the seed: slots go, by hand and as `stoker rebalance` has them go, and what is in them changes."""
+    if not guarded:
+        monkeypatch.setattr(Stream, "doubted", lambda _: None)
+    chance = Random(f"{SEED} {guarded}")
+    reader, writer = make_clustered(near_size=100), make_clustered()
+    CacheSharder(writer, CacheShardingConfig(enabled=True, num_shards=4))
+    truth = dict.fromkeys(KEYS[:8], 0)
+    stale = 0
+    for _ in range(rounds):
+        key = chance.choice(list(truth))
+        writer.get_or_load(key, partial(truth.get, key))
+        copied(reader, key)
+        with Looking(reader, key) as looking:
+            with untold:
+                elsewhere(writer, cache_cluster, shard_of(writer, key), chance)
+            truth[key] += 1
+            change = chance.choice([writer.delete, writer.invalidate_pattern])
+            change(key, barrier=True)
+            found = looking.get()
+        stale += isinstance(found, int) and found < truth[key]
+        stale += reader.get_or_load(key, partial(truth.get, key)) < truth[key]
+    sys.stdout.write(f"seed {SEED}: {stale} of {2 * rounds} reads stale\n")
+    assert (stale == 0) is guarded
+
+
+def elsewhere(cache: Cache, cluster: EmbeddedCluster, shard: int, chance: Random) -> None:
+    """Have the shard's slot at another node, as a rule."""
+    slot = slots_of(cache)[shard]
+    to = (owner(cluster, slot) + chance.choice([1, 2])) % 3
+    how = chance.choice(["not", "at once", "by keys", "given"])
+    if how == "given":
+        given(cache, cluster, shard, to)
+    elif how != "not":
+        (migrate if how == "at once" else move_by_keys)(cluster, slot, to)
+
+
+class Looking:
+    """What a cache serves of copies, looked at all the time, as by a busy process that asks the server nothing."""
+
+    def __init__(self, cache: Cache, key: str) -> None:
+        near = cache._core.near
+        assert near is not None
+        self._near = near
+        self._key = key
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def get(self) -> object:
+        value = self._near.get(self._key, None, None)
+        return None if value is ABSENT else value
+
+    def _look(self) -> None:
+        while not self._over.wait(0.005):
+            self.get()
+
+    def __enter__(self) -> "Looking":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_copies_end_though_their_slot_went_and_came_back_while_nothing_was_heard(
+    reader: Cache,
+    writer: Cache,
+    cache_cluster: EmbeddedCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    untold: Untold,
+    guarded: bool,
+) -> None:
+    """As where the reader's process was stopped: the node has the slot again, with all its hits."""
+    if not guarded:
+        monkeypatch.setattr(Stream, "life_of", lambda *_: (b"", 0))
+    writer.set("k", "old")
+    writer.set("l", "old")
+    copied(reader, "k")
+    shard = shard_of(reader, "k")
+    with Looking(reader, "k") as looking, untold:
+        with Stalled(monkeypatch):
+            home = owner(cache_cluster, slots_of(writer)[shard])
+            assert given(writer, cache_cluster, shard, (home + 1) % 3)
+            assert writer.get("k") == "old"
+            writer.set("k", "new", barrier=True)
+            assert given(writer, cache_cluster, shard, home)
+            assert looking.get() is None
+        reader._run(reader._core.on_cluster().views())
+        wait_until(lambda: heard(reader, "k"), 5)
+        assert looking.get() == (None if guarded else "old")
+
+
+def heard(cache: Cache, key: str) -> bool:
+    """Whether the shard's record is known by its stream as the process knows it, and vouched for."""
+    near, shard = cache._core.near, cache._core.on_cluster().shards[shard_of(cache, key)]
+    assert near is not None
+    tracked = near._shards.of(shard)
+    assert tracked is not None
+    return tracked.ctl == shard.view.control.raw and tracked.until > time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Stalled:
+    """Channels take in nothing of what has come while the block runs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        receive, self._free = Conversation.receive, threading.Event()
+        self._free.set()
+
+        def waiting(conversation: Conversation) -> None:
+            self._free.wait(20)
+            receive(conversation)
+
+        monkeypatch.setattr(Conversation, "receive", waiting)
+
+    def __enter__(self) -> None:
+        self._free.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._free.set()
+
+
+def given(cache: Cache, cluster: EmbeddedCluster, shard: int, to: int) -> bool:
+    """Hand the shard's slot over, as `stoker rebalance` does it; tells whether it kept its hits."""
+    slot = slots_of(cache)[shard]
+    name = cache._run(cache._core.on_cluster().census()).id_of(address(cluster, to))
+    assert name is not None
+    move = Given(slot, (shard,), address(cluster, owner(cluster, slot)), address(cluster, to), name)
+    program = hand_over(cache._core.on_cluster().space, move)
+    effect: Any = next(program)
+    try:
+        while True:
+            if isinstance(effect, GeneratorType):
+                effect = program.send(cache._run(effect))
+            else:
+                time.sleep(effect.seconds if isinstance(effect, Sleep) else 0)
+                effect = program.send(None)
+    except StopIteration as ended:
+        return bool(ended.value.moved and ended.value.warm)
+
+
+def test_nodes_that_let_nobody_track_are_told_of_once_and_reads_go_on(
+    make_clustered: MakeCache,
+    cache_cluster: EmbeddedCluster,
+    namespace: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rules = ["on", "nopass", "~*", "+@all", "-client|tracking"]
+    for node in range(3):
+        with admin(cache_cluster, node) as client:
+            client.execute_command("ACL", "SETUSER", namespace, *rules)
+    cache = make_clustered(near_size=100, redis_url=cache_cluster.url.replace("://", f"://{namespace}:x@"))
+    cache.set_many(dict.fromkeys(KEYS, 1))
+    channels = cache._channel
+    assert isinstance(channels, NodeChannels)
+    wait_until(lambda: cache.get_many(KEYS) and sum(one.stream.deaf for one in channels.all) == 3, 5)
+    assert cache.get_many(KEYS) == dict.fromkeys(KEYS, 1)
+    assert (caplog.text.count("no near cache"), cache.stats().near_hits) == (1, 0)
+    for node in range(3):
+        with admin(cache_cluster, node) as client:
+            client.execute_command("ACL", "DELUSER", namespace)
+
+
+def test_copies_follow_keys_that_come_to_live_in_other_shards(reader: Cache, writer: Cache) -> None:
+    for shards in (3, 5):
+        writer.set("k", shards)
+        copied(reader, "k")
+        writer.reshard(shards)
+        writer.set("k", 0, barrier=True)
+        assert reader.get("k") == 0
+    copied(reader, "k")
+
+
+@pytest.mark.slow
+def test_the_channel_of_a_node_ends_when_nothing_is_there_any_more(
+    reader: Cache, writer: Cache, cache_cluster: EmbeddedCluster
+) -> None:
+    before = threads()
+    CacheSharder(writer, CacheShardingConfig(enabled=True, num_shards=6))
+    writer.set_many(dict.fromkeys(KEYS, 1))
+    copied(reader, *KEYS)
+    homes = {owner(cache_cluster, slot) for slot in slots_of(reader)}
+    assert threads() == before + len(homes)
+    for slot in slots_of(writer):
+        if owner(cache_cluster, slot) != 0:
+            migrate(cache_cluster, slot, 0)
+    writer.set_many(dict.fromkeys(KEYS, 2), barrier=True)
+    assert reader.get_many(KEYS) == dict.fromkeys(KEYS, 2)
+    copied(reader, *KEYS)
+    wait_until(lambda: threads() == before + 1, 5)
+
+
+def test_a_forked_child_begins_without_copies_on_channels_of_its_own(
+    cache_cluster: EmbeddedCluster, namespace: str
+) -> None:
+    command = [sys.executable, "-c", FORKED, cache_cluster.url, namespace]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert run.stdout == "well\n", run.stderr
+
+
+FORKED = """
+import os, sys
+from stoker.cache import Cache, CacheConfig
+keys = [f"k{n}" for n in range(10)]
+def copied():
+    while any(cache.explain(key)["near"] != "served" for key in keys):
+        cache.get_many(keys)
+config = dict(backend="redis", redis_url=sys.argv[1], cluster=True, namespace=sys.argv[2])
+cache = Cache(CacheConfig(**config, near_size=20))
+cache.set_many(dict.fromkeys(keys, "value"))
+copied()
+pid = os.fork()
+if pid == 0:
+    assert {cache.explain(key)["near"] for key in keys} == {"absent"}
+copied()
+if pid == 0:
+    cache.set_many(dict.fromkeys(keys, "of the child"), barrier=True)
+    cache.close()
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+assert set(cache.get_many(keys).values()) == {"of the child"}
+copied()
+cache.close()
+print("well")
+"""
