@@ -4,6 +4,7 @@ import json
 import random
 import statistics
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import redis
 
 from stoker.cache import Cache, CacheConfig, CacheMonitor, ConfigError, evict, worth
 from stoker.cache.backends import Write
-from stoker.cache.evict import _way
+from stoker.cache.evict import _Walk, _way
 from stoker.cache.keys import ShardKeys
 from stoker.cache.loaders import Loader, Registry
 from stoker.cache.programs import Sleep
@@ -296,6 +297,12 @@ def test_the_counter_of_the_server_is_turned_into_reads() -> None:
     assert [worth.reads_of(counter) for counter in (5, 6, 7)] == [1, 2, 13]
     assert worth.reads_of(0) < worth.reads_of(4) < 1
     assert worth.reads_by_idle(0) > worth.reads_by_idle(60)
+
+
+def test_a_walk_that_begins_where_a_scan_does_is_round_when_it_is_there_again() -> None:
+    walk = _Walk(scan="4", start=0, cut={}, to_its_end=False, wraps=1)
+    assert not walk.round, "it has seen one page"
+    assert replace(walk, scan="0", wraps=2).round
 
 
 def test_a_scan_goes_the_way_of_its_reversed_cursor(plain: Any) -> None:

@@ -23,6 +23,13 @@ from tests.fuzzing import thorough_too, tried
 from tests.tasks.hostile import EDGES, GOOD, TASKS, cache, client, queued, run, values
 from tests.waiting import wait_until
 
+
+@pytest.fixture
+def lock_ttl() -> float:
+    """Here locks are waited for all the time."""
+    return 0.5
+
+
 __all__ = ["cache", "client"]
 
 numbers = st.sampled_from([str(edge) for edge in EDGES]) | st.sampled_from(

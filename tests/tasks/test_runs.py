@@ -13,7 +13,7 @@ from stoker.config import Settings, open_cache
 from stoker.tasks import JobHandle, configure, names, runtime, send
 from stoker.tasks.app import app
 from stoker.tasks.base import MAX_STARTS, MAX_TRIES
-from stoker.tasks.job import Claim, JobStore
+from stoker.tasks.job import ANY, Claim, JobStore
 from tests.tasks.conftest import brief_locks
 from tests.waiting import wait_until, within
 
@@ -22,6 +22,15 @@ CLOSED = "redis://127.0.0.1:1/0"
 
 @loader("ran:{number}")
 def _load(number: int) -> int:
+    return number
+
+
+@loader("ended:{number}")
+def _end_all_jobs(number: int) -> int:
+    """As a worker does when their tasks are revoked."""
+    jobs = runtime.current().jobs
+    for job in jobs.recent(9):
+        jobs.finish(job.id, "aborted", ANY, {"error": "its task was revoked"})
     return number
 
 
@@ -122,6 +131,13 @@ def test_a_job_is_given_up_when_the_cache_stays_away(settings: Settings, jobs: J
     assert job.status().state == "failed"
     assert jobs.dead(9) == [job.status()]
     runtime.current().close()
+
+
+@pytest.mark.usefixtures("producer")
+def test_a_job_that_was_ended_from_outside_while_it_ran_is_no_failure_of_its_task() -> None:
+    job = send.warm(["ended:1", "ran:1"])
+    assert run(tasks.warm, job) == "IGNORED"
+    assert (job.status().state, job.status().error) == ("aborted", "its task was revoked")
 
 
 @pytest.mark.usefixtures("producer")

@@ -37,9 +37,9 @@ SENDS: list[Callable[[], Any]] = [
 ]
 
 
-def is_not_sent_within(seconds: float, attempt: Callable[[], object]) -> None:
+def is_not_sent_within(seconds: float, attempt: Callable[[], object], what: str = r"stoker\.\w+") -> None:
     def fails() -> None:
-        with pytest.raises(NotSent, match=r"was not sent"):
+        with pytest.raises(NotSent, match=f"{what} was not sent"):
             attempt()
 
     within(seconds, fails)

@@ -109,7 +109,9 @@ class _Walk:
     def round(self) -> bool:
         """Whether it is back where it began."""
         at = int(self.scan)
-        return self.wraps > 1 or (self.wraps == 1 and at != 0 and _way(at) >= _way(self.start))
+        if self.wraps > 1 or self.start == 0:  # which counted as a wrap when it began
+            return self.wraps > 1
+        return self.wraps == 1 and at != 0 and _way(at) >= _way(self.start)
 
 
 def _way(cursor: int) -> int:

@@ -127,7 +127,7 @@ class Run:
         job_id = self._claim.job_id
         try:
             self._refuse_what_always_dies()
-            report = self._work(steps)
+            report = self._work_or_heed(steps)
             if (reason := why_failed(report)) is not None:
                 raise JobFailed(job_id, reason)
             return self._succeed(report)
@@ -152,6 +152,14 @@ class Run:
             if not self._stepped and self._claim.cursor:
                 reason += f"; it went on from cursor={names.shown(self._claim.cursor)}"
             self._jobs.finish(job_id, "failed", self._claim.token, {"error": reason})
+            raise
+
+    def _work_or_heed(self, steps: Steps) -> dict[str, Any]:
+        try:
+            return self._work(steps)
+        except JobLost:
+            # What it shares with helpers goes with the job, so one that was ended from outside looks like a lost one.
+            self._heed(self._write({}))
             raise
 
     def _work(self, steps: Steps) -> dict[str, Any]:
