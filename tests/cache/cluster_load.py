@@ -15,13 +15,16 @@ MISS = 0
 class Load:
     """What goes on beside a test, in threads that each have a cache of their own.
 
+    With `barrier`, for readers that keep copies, writers wait until nobody has one of what they have changed.
+
     Attributes:
         count: Of hits, loads, acks and invalidations that were not acknowledged.
         stale: What should not have been served.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, barrier: bool = False) -> None:
         self.seed = seed
+        self._barrier = barrier
         self.truth = dict.fromkeys(KEYS, 1)
         self.acked = dict.fromkeys(KEYS, 0)
         self.count: Counter[str] = Counter()
@@ -86,11 +89,11 @@ class Load:
         how = chance.randrange(3)
         try:
             if how == 0:
-                cache.delete(key)
+                cache.delete(key, barrier=self._barrier)
             elif how == 1:
-                cache.invalidate_pattern(key)
+                cache.invalidate_pattern(key, barrier=self._barrier)
             else:
-                cache.invalidate_tags([key])
+                cache.invalidate_tags([key], barrier=self._barrier)
         except InvalidationNotAcknowledged:
             self.count["not acknowledged"] += 1
             self._over.wait(0.05)

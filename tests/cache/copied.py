@@ -11,7 +11,7 @@ BOUND_S = 0.1
 def copied(cache: Cache, *keys: str, tenant_id: str | None = None) -> None:
     """Read until there are copies."""
 
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while not all(state(cache, key, tenant_id) == "served" for key in keys):
         assert time.monotonic() < deadline, cache.stats()
         for key in keys:

@@ -33,6 +33,7 @@ from tests.cache import test_least_acl
 from tests.cache.awaited import Awaited
 from tests.cache.cluster_nodes import VALUES, Move, admin, migrate, move_by_keys, owner, shard_of, slots_of
 from tests.cache.conftest import MakeCache
+from tests.cache.copied import copied
 from tests.waiting import wait_until
 
 
@@ -69,6 +70,17 @@ def test_every_operation_works_over_all_nodes(cache: Cache) -> None:
     assert cache.get_many(VALUES) == {"k2": 7}
     cache.invalidate_tenant(None)
     assert cache.get_many(VALUES) == {}
+
+
+def test_what_a_full_tenant_stores_is_not_there_any_more(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stoker.cache.quotas.LOOK_EVERY_S", 0.0)
+    assert cache.set_many({"a": 1, "b": 2}, "full")
+    CacheMonitor(cache).tell_quotas(Quotas(Quota(hard=1)), ["full"], 60)
+    assert not cache.set_many({"a": 3, "b": 4}, "full")
+    assert cache.get_many(["a", "b"], "full") == {}
+    assert cache.set("a", 1, "other")
 
 
 def test_keys_are_spread_over_sixty_four_shards_and_all_nodes(
@@ -167,12 +179,14 @@ def test_the_documented_acl_is_enough_on_a_cluster(
     make_clustered: MakeCache, cache_cluster: EmbeddedCluster, namespace: str
 ) -> None:
     page = test_least_acl.PAGE.read_text(encoding="utf-8")
-    [more] = re.findall(r"On a \[cluster\][^`]*`([^`]*)`", page)
+    [more] = re.findall(r"On a \[cluster\].* add `([^`]*)`", page)
     for node in range(3):
         with admin(cache_cluster, node) as one:
             test_least_acl.allow(one, namespace, [*test_least_acl.documented(one), *more.split()])
-    cache = make_clustered(redis_url=cache_cluster.url.replace("://", f"://{namespace}:x@"))
+    url = cache_cluster.url.replace("://", f"://{namespace}:x@")
+    cache = make_clustered(redis_url=url, near_size=10)
     assert cache.set_many(VALUES, tags=["t"])
+    copied(cache, "k1")
     assert cache.get_or_load("l", lambda: 2) == 2
     cache.invalidate_tags(["t"])
     cache.invalidate_pattern("k?9")
@@ -180,7 +194,7 @@ def test_the_documented_acl_is_enough_on_a_cluster(
     assert cache.sweep().complete
     assert cache.delete("l") is True
     assert cache.evict(target_bytes=1).reason
-    assert CacheMonitor(cache).get_memory_usage()["hits"] == 0
+    assert CacheMonitor(cache).get_memory_usage()["hits"] > 0
     assert collect(cache)
     assert cache.ping()
     assert cache.stats().unavailable == 0

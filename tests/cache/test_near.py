@@ -19,6 +19,7 @@ from stoker.cache import (
 )
 from stoker.cache.loaders import Loader, Registry
 from stoker.cache.near import Near
+from stoker.cache.near_stream import Stream
 from stoker.cache.wire import Call, once
 from tests.cache.conftest import MakeCache
 from tests.cache.copied import BOUND_S, copied, state
@@ -206,7 +207,7 @@ def test_a_copy_that_may_have_outlived_the_bans_against_it_is_not_served(
 ) -> None:
     """The server drops what it likes and then a sweep finds nothing to unlink: nothing tells of the copy."""
     reader, writer = make_redis(near_size=10, max_load=0.1, lease=0.1), make_redis(max_load=0.1, lease=0.1)
-    monkeypatch.setattr(Near, "changed", only_control(Near.changed))
+    monkeypatch.setattr(Stream, "changed", only_control(Stream.changed))
     for guarded in (True, False):
         if not guarded:
             monkeypatch.setattr(Near, "outlived", lambda *_: True)
@@ -248,6 +249,11 @@ def test_a_memory_cache_needs_no_copies() -> None:
         CacheConfig(near_size=10)
 
 
+def test_copies_of_what_is_on_a_cluster_need_servers_that_can_be_told_apart() -> None:
+    with pytest.raises(ConfigError, match="near_size=10: is not there on a cluster with boot_fence='off'"):
+        CacheConfig(backend="redis", redis_url="redis://h:1", cluster=True, near_size=10, boot_fence="off")
+
+
 def test_a_bound_that_the_map_cannot_hold_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"near_bound=0\.0104: give whole milliseconds"):
         CacheConfig(near_bound=0.0104)
@@ -275,7 +281,7 @@ def test_counts_go_to_the_fleet_though_every_read_is_served_of_a_copy(
     reader: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stoker.cache.traffic.FLUSH_EVERY_S", 0.1)
-    monkeypatch.setattr("stoker.cache.near_channel._TALLY_EVERY_S", 0.05)
+    monkeypatch.setattr("stoker.cache.near._TALLY_EVERY_S", 0.05)
     reader.set("k", 1)
     copied(reader, "k")
     served = reader.stats().near_hits

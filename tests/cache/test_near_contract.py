@@ -48,10 +48,10 @@ class Settled(Cache):
         raise AssertionError(f"there is no copy of {key!r} within {_SETTLED_WITHIN_S} s")
 
 
-@pytest.fixture
-def make_cache(make_redis: MakeCache) -> MakeCache:
-    """Caches that keep copies."""
-    return partial(make_redis, Settled, near_size=100)
+@pytest.fixture(params=["redis", pytest.param("clustered", marks=pytest.mark.slow)])
+def make_cache(request: pytest.FixtureRequest) -> MakeCache:
+    """Caches that keep copies, of what is on a server and on a cluster."""
+    return partial(request.getfixturevalue(f"make_{request.param}"), Settled, near_size=100)
 
 
 def test_it_is_a_copy_that_is_read(cache: Cache) -> None:

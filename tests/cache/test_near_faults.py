@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from stoker.cache import Cache, CacheConfig, near
-from stoker.cache.near import Near
-from stoker.cache.near_channel import Conversation
+from stoker.cache import Cache, CacheConfig, near_stream
+from stoker.cache.near_channel import Channel, Conversation
+from stoker.cache.near_stream import Stream
 from stoker.worker.embedded import embedded_server
 from tests.cache.conftest import MakeCache
 from tests.cache.copied import BOUND_S, copied, state
@@ -38,6 +38,12 @@ def channels(client: Any) -> list[dict[str, str]]:
     return [one for one in client.client_list() if "t" in one["flags"]]
 
 
+def stream_of(cache: Cache) -> Stream:
+    """Of its only channel."""
+    assert isinstance(cache._channel, Channel)
+    return cache._channel.stream
+
+
 def test_a_killed_channel_takes_its_copies_along_and_comes_back(
     reader: Cache, writer: Cache, client: Any
 ) -> None:
@@ -58,17 +64,17 @@ def test_a_channel_that_no_longer_tracks_is_given_up_within_the_bound(
     writer.set("k", 1)
     copied(reader, "k")
     flushes = reader.stats().near_flushes
-    questions, asked = Near.questions, threading.Event()
+    questions, asked = Stream.questions, threading.Event()
 
-    def stop_tracking(self: Near) -> bytes:
+    def stop_tracking(self: Stream) -> bytes:
         found = questions(self)
-        if self is reader._core.near and not asked.is_set():
+        if self is stream_of(reader) and not asked.is_set():
             asked.set()
             self._sent.append(lambda _: None)
-            found += near._pack(("CLIENT", "TRACKING", "OFF"))
+            found += near_stream._pack(("CLIENT", "TRACKING", "OFF"))
         return found
 
-    monkeypatch.setattr(Near, "questions", stop_tracking)
+    monkeypatch.setattr(Stream, "questions", stop_tracking)
     assert asked.wait(5)
     writer.set("k", 2, barrier=True)
     assert reader.get("k") == 2
@@ -172,8 +178,7 @@ def test_a_forked_child_begins_without_copies_on_a_channel_of_its_own(
 def test_while_nobody_reads_nothing_is_sent_and_the_next_read_wakes_it(reader: Cache) -> None:
     reader.set("k", 1)
     copied(reader, "k")
-    assert reader._core.near is not None
-    wait_until(lambda: reader._core.near.resting, 5)  # type: ignore[union-attr]
+    wait_until(lambda: stream_of(reader).resting, 5)
     wait_until(lambda: state(reader, "k") == "held", 5)
     reader.get("k")
     wait_until(lambda: state(reader, "k") == "served", 1)

@@ -2,14 +2,18 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import hiredis
 import pytest
 
-from stoker.cache import Cache, CacheConfig, near
+from stoker.cache import Cache, CacheConfig, near, near_stream
+from stoker.cache.bans import Control
 from stoker.cache.codec import Codec
-from stoker.cache.copies import ABSENT
+from stoker.cache.copies import ABSENT, Copies, Copy, Tracked
 from stoker.cache.near import Near
+from stoker.cache.near_stream import Stream
 from stoker.cache.stats import Counters
 from tests.cache.conftest import MakeCache
 from tests.cache.copied import BOUND_S
@@ -30,26 +34,45 @@ class Told:
         self.near = Near(
             config, Counters(), Codec(compress_above=None, max_value_bytes=1024), bool, lambda *_: False
         )
+        self.here = True
+        self.stream = self.near.new_stream(self.is_here())
+        self.near.stream_of = lambda _: self.stream
         self.near.place([self.shard])
         cache.get("k")
-        self.near.opened(next(iter(self.shard.view.control.boots)))
+        self.stream.opened(next(iter(self.shard.view.control.boots)))
         [self.found] = cache._run(self.shard.read([(None, "k")]))
-        self.answer = [self.found.blob, self.shard.view.control.raw]
+        self.raw = self.shard.view.control.raw
+        self.answer = [self.found.blob, self.raw]
+
+    def is_here(self) -> Callable[[object], bool] | None:
+        """On a server."""
+        return None
 
     def ask(self) -> None:
         for _ in range(2):
             self.near.read([(None, "k")], [self.found], self.shard)
-        assert self.near.questions()
+        assert self.stream.questions()
 
     def beat(self) -> None:
-        self.near.beat()
-        self.near.heard([b"master"])
-        self.near.heard({b"flags": [b"on"]})
+        self.stream.beat()
+        self.vouch()
+
+    def vouch(self) -> None:
+        self.stream.heard([b"master"])
+        self.stream.heard({b"flags": [b"on"]})
 
     def hear(self) -> None:
-        """The control record, and then the entry with it."""
-        self.near.heard(self.answer[1])
-        self.near.heard(self.answer)
+        """The entry, with the control record."""
+        self.stream.heard(self.answer)
+
+    @property
+    def tracked(self) -> Tracked:
+        tracked = self.near._shards.of(self.shard)
+        assert tracked is not None
+        return tracked
+
+    def get(self) -> object:
+        return self.near.get("k", None, None)
 
 
 @pytest.fixture
@@ -58,21 +81,47 @@ def told(writer: Cache) -> Told:
     return Told(writer)
 
 
+class ToldByANode(Told):
+    """The same of a cluster: the shard may be elsewhere by now."""
+
+    def is_here(self) -> Callable[[object], bool]:
+        return lambda _: self.here
+
+    def beat(self, record: object = None) -> None:
+        self.stream.beat()
+        self.stream.heard(record or self.raw)
+        self.vouch()
+
+    def copied(self) -> None:
+        self.ask()
+        self.hear()
+        self.beat()
+        assert self.get() == "value"
+
+
+@pytest.fixture
+def told_by_a_node(writer: Cache) -> ToldByANode:
+    writer.set("k", "value")
+    told = ToldByANode(writer)
+    told.copied()
+    return told
+
+
 def test_a_copy_is_served_once_a_beat_was_answered(told: Told) -> None:
     told.ask()
     told.hear()
-    assert told.near.get("k", None, None) is ABSENT
+    assert told.get() is ABSENT
     told.beat()
-    assert told.near.get("k", None, None) == "value"
+    assert told.get() == "value"
     time.sleep(BOUND_S)
-    assert told.near.get("k", None, None) is ABSENT
+    assert told.get() is ABSENT
 
 
 def test_a_copy_that_was_on_its_way_when_it_was_changed_here_is_not_kept(told: Told) -> None:
     told.ask()
     told.near.forget([(None, "k")])
     told.hear()
-    told.near.beat()
+    told.stream.beat()
     assert told.near.state_of((None, "k")) == "absent"
 
 
@@ -82,19 +131,18 @@ def test_a_control_record_from_before_an_invalidation_of_ones_own_vouches_for_no
     told.hear()
     told.beat()
     assert told.near.state_of((None, "k")) == "held"
-    assert told.near.get("k", None, None) is ABSENT
+    assert told.get() is ABSENT
 
 
 def test_a_flush_of_the_server_does_not_mix_up_the_answers_that_come_after_it(told: Told) -> None:
     told.ask()
-    told.near.beat()
-    told.near.heard(hiredis.PushNotification([b"invalidate", None]))
+    told.stream.beat()
+    told.stream.heard(hiredis.PushNotification([b"invalidate", None]))
     told.hear()
-    told.near.heard([b"master"])
-    told.near.heard({b"flags": [b"on"]})
-    assert told.near.get("k", None, None) == "value"
-    told.near.heard(hiredis.PushNotification([b"invalidate", None]))
-    assert told.near.get("k", None, None) is ABSENT
+    told.vouch()
+    assert told.get() == "value"
+    told.stream.heard(hiredis.PushNotification([b"invalidate", None]))
+    assert told.get() is ABSENT
 
 
 def test_what_is_no_entry_is_not_copied(told: Told) -> None:
@@ -105,29 +153,30 @@ def test_what_is_no_entry_is_not_copied(told: Told) -> None:
 
 
 def test_a_server_that_the_control_record_does_not_name_is_not_believed(told: Told) -> None:
-    told.near.opened(b"another")
+    told.stream.opened(b"another")
     told.ask()
     told.hear()
     told.beat()
-    assert told.near.get("k", None, None) is ABSENT
+    assert told.get() is ABSENT
 
 
 def test_a_demoted_server_ends_the_channel(told: Told) -> None:
-    told.near.beat()
+    told.stream.beat()
     with pytest.raises(Exception, match="replica"):
-        told.near.heard([b"slave", b"127.0.0.1"])
+        told.stream.heard([b"slave", b"127.0.0.1"])
 
 
 def test_the_bound_is_counted_from_before_the_beat_was_sent_and_by_a_clock_that_does_not_sleep(
     told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert getattr(time, "CLOCK_BOOTTIME", None) is None or near.clock is not time.monotonic
-    monkeypatch.setattr(near, "clock", lambda: 1000.0)
-    told.near.beat()
-    monkeypatch.setattr(near, "clock", lambda: 1005.0)
-    told.near.heard([b"master"])
-    told.near.heard({b"flags": [b"on"]})
-    assert told.near.until == pytest.approx(1000.0 + BOUND_S)
+    assert getattr(time, "CLOCK_BOOTTIME", None) is None or near_stream.clock is not time.monotonic
+    told.ask()
+    told.hear()
+    monkeypatch.setattr(near_stream, "clock", lambda: 1000.0)
+    told.stream.beat()
+    monkeypatch.setattr(near_stream, "clock", lambda: 1005.0)
+    told.vouch()
+    assert told.tracked.until == pytest.approx(1000.0 + BOUND_S)
 
 
 def test_a_later_answer_does_not_vouch_for_what_was_looked_at_before_it(
@@ -142,18 +191,114 @@ def test_a_later_answer_does_not_vouch_for_what_was_looked_at_before_it(
             meanwhile.pop()()
         return moments[0]
 
-    monkeypatch.setattr(near, "clock", clock)
+    for module in (near, near_stream):
+        monkeypatch.setattr(module, "clock", clock)
     writer.set("k", "value")
     told = Told(writer)
     told.ask()
     told.hear()
     told.beat()
-    assert told.near.get("k", None, None) == "value"
+    assert told.get() == "value"
 
     def held_up() -> None:
         moments[0] += 10
-        told.near.changed([told.shard.keys.entry(None, "k")])
+        told.stream.changed([told.shard.keys.entry(None, "k")])
         told.beat()
 
     meanwhile.append(held_up)
-    assert told.near.get("k", None, None) is ABSENT
+    assert told.get() is ABSENT
+
+
+@pytest.mark.parametrize(
+    "error", ["MOVED 1 127.0.0.1:1", "ASK 1 127.0.0.1:1", "TRYAGAIN later", "CLUSTERDOWN"]
+)
+def test_what_is_of_a_slot_that_a_node_has_no_word_in_ends_at_once(
+    told_by_a_node: ToldByANode, error: str
+) -> None:
+    told = told_by_a_node
+    told.beat(hiredis.ReplyError(error))
+    assert (told.get(), told.near.state_of((None, "k")), told.stream.needed) == (ABSENT, "absent", False)
+    told.copied()  # once it is read there again
+
+
+@pytest.mark.parametrize("error", ["MOVED 1 127.0.0.1:1", "ASK 1 127.0.0.1:1"])
+def test_a_copy_on_its_way_whose_slot_has_gone_does_not_come(writer: Cache, error: str) -> None:
+    writer.set("k", "value")
+    told = ToldByANode(writer)
+    told.ask()
+    told.stream.heard(hiredis.ReplyError(error))
+    assert not told.stream.needed
+    told.copied()
+
+
+def test_no_node_vouches_for_a_shard_whose_reads_go_elsewhere(told_by_a_node: ToldByANode) -> None:
+    """As one that was stopped while its replica took over, and goes on: it does not know yet, this process does."""
+    told = told_by_a_node
+    told.here = False
+    assert b"ctl" not in told.stream.beat()
+    told.vouch()
+    assert (told.get(), told.stream.needed) == (ABSENT, False)
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_copies_from_before_another_server_had_a_word_are_not_served(
+    told_by_a_node: ToldByANode, monkeypatch: pytest.MonkeyPatch, guarded: bool
+) -> None:
+    """The slot went and came back, with all that it had but for what was changed there, while nothing was heard."""
+    told = told_by_a_node
+    if not guarded:
+        monkeypatch.setattr(Stream, "life_of", lambda *_: told.tracked.life)
+    control = told.shard.view.control
+    later = control.raw.replace(b":%d:" % control.generation, b":%d:" % (control.generation + 4))
+    assert later != control.raw
+    told.shard.view = replace(told.shard.view, control=Control.parse(later))
+    told.beat(later)
+    assert told.get() == (ABSENT if guarded else "value")
+
+
+def test_a_shard_that_nobody_reads_is_not_asked_for_until_somebody_does(told_by_a_node: ToldByANode) -> None:
+    told = told_by_a_node
+    for second in range(1, 5):
+        told.near.tally_at(1000.0 * second)
+    assert told.stream.rest()
+    assert b"ctl" not in told.stream.beat()
+    told.vouch()
+    told.near.read([(None, "k")], [told.found], told.shard)
+    assert not told.stream.rest()
+    told.beat()
+    assert told.get() == "value"
+
+
+def test_a_copy_that_is_dropped_between_two_looks_of_its_reader_is_not_served(
+    writer: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He has found it, and looks at the bound when a later beat was answered."""
+    meanwhile: list[Callable[[], None]] = []
+
+    class Slow(Copies):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            find = self.find
+
+            def found(place: Any) -> Copy | None:
+                copy = find(place)
+                if meanwhile:
+                    meanwhile.pop()()
+                return copy
+
+            self.find = found
+
+    monkeypatch.setattr(near, "Copies", Slow)
+    writer.set("k", "value")
+    told = Told(writer)
+    told.ask()
+    told.hear()
+    told.beat()
+    assert told.get() == "value"
+
+    def changed() -> None:
+        told.stream.changed([told.shard.keys.entry(None, "k")])
+        told.beat()
+
+    meanwhile.append(changed)
+    assert told.get() is ABSENT

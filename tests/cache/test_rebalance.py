@@ -24,10 +24,12 @@ from stoker.cache import (
     rebalance,
 )
 from stoker.cache import hand_over as handing
+from stoker.cache.cluster_map import part_of
 from stoker.cache.hand_over import on
+from stoker.cache.parts import at_once
 from stoker.cache.programs import Sleep
 from stoker.cache.shards import Placement
-from stoker.cache.wire import asking_nobody
+from stoker.cache.wire import asking_nobody, once
 from stoker.worker import embedded
 from stoker.worker.embedded_cluster import EmbeddedCluster
 from tests.cache.awaited import Awaited
@@ -72,6 +74,21 @@ def test_a_slot_that_is_handed_over_keeps_its_entries_and_their_ttls(
     assert cache.get_many(VALUES) == {}
     if awaited:
         cache.end()  # type: ignore[attr-defined]
+
+
+def test_what_was_expected_in_vain_is_taken_back_by_one_that_has_read_before(
+    make_clustered: MakeCache,
+) -> None:
+    cache = make_clustered()
+    cache.set("k", 1)
+    assert cache.get("k") == 1
+    space = cache._core.on_cluster().space
+    shard = space.shard_of(None, "k")
+    cache._run(at_once([part_of(shard, partial(once, handing.expect(shard, b"0123456789abcdef")))]))
+    assert cache._run(handing.settle(space, [shard.keys.number])) == 1
+    assert cache.get("k") == 1
+    assert len(shard.view.control.boots) == 1
+    assert shard.view.control.generation == 3
 
 
 def test_a_plan_for_other_shards_is_made_anew(

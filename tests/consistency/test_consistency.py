@@ -70,7 +70,13 @@ GUARDS: dict[str, list[str]] = {
     "near-own": ["--near", "--faults=none"],
 }
 """Each guard with the faults that it is there for."""
-GUARDS_ON_A_CLUSTER = {"lease": "none", "delete-ends-lease": "none", "boot-fence": "failover"}
+GUARDS_ON_A_CLUSTER: dict[str, list[str]] = {
+    "lease": ["--faults=none"],
+    "delete-ends-lease": ["--faults=none"],
+    "boot-fence": ["--faults=failover"],
+    "near-bound": ["--near", "--faults=none"],
+    "near-changes": ["--near", "--faults=none"],
+}
 NO_GUARD = "mark-age"
 """What can be taken away and is not missed."""
 SOAKED = ("lease", "boot-fence", "map-life", "near-bound")
@@ -217,6 +223,12 @@ def test_nothing_stale_is_served_by_a_cluster_under(faults: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("faults", ["kill,pause,failover,move", "move,control,flush,freeze,disconnect"])
+def test_nothing_stale_is_served_of_copies_of_what_is_on_a_cluster_under(faults: str) -> None:
+    assert_consistent(run(30, "--cluster", "--near", "--no-jobs", f"--faults={faults}"))
+
+
+@pytest.mark.slow
 def test_a_cluster_that_is_well_refuses_nobody_anything() -> None:
     outcome = run(20, "--cluster", "--no-jobs", "--faults=none")
     assert_consistent(outcome)
@@ -234,7 +246,7 @@ def test_nothing_stale_is_served_by_a_cluster_while_workers_do_jobs() -> None:
 @pytest.mark.timeout(ATTEMPTS * 60)
 def test_without_this_guard_the_checker_finds_stale_values_on_a_cluster(guard: str) -> None:
     for attempt in range(ATTEMPTS):
-        options = [f"--break={guard}", "--until-stale", "--no-jobs", f"--faults={GUARDS_ON_A_CLUSTER[guard]}"]
+        options = [f"--break={guard}", "--until-stale", "--no-jobs", *GUARDS_ON_A_CLUSTER[guard]]
         if run(20, "--cluster", *options, seed=SEED + attempt)["totals"]["stale"]:
             return
     pytest.fail(f"{ATTEMPTS} runs without the guard {guard!r} served nothing stale")

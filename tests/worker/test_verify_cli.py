@@ -78,7 +78,6 @@ def outcome(plan: Plan | None = None, **figures: Any) -> Outcome:
         (["--url=localhost"], "must specify one of the following schemes"),
         (["--faults=broker", "--no-jobs"], "the fault 'broker' needs jobs"),
         (["--strangers", "--jobs"], "strangers go without jobs"),
-        (["--cluster", "--near"], "there are no copies of what is on a cluster"),
         (["--cluster", "--faults=restart"], "there is no 'restart': choose of kill, pause, failover, move"),
     ],
 )

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar, cast
 
 from stoker.cache.aio_transport import AioTransport
+from stoker.cache.backends.cluster import ClusterBackend
 from stoker.cache.balance import RebalancePlan
 from stoker.cache.cached import AsyncCachedDecorator, AsyncCachedFunction, cached_by
 from stoker.cache.cluster_transport import AioClusterTransport
@@ -18,7 +19,7 @@ from stoker.cache.engine import Cache
 from stoker.cache.evict import EvictReport
 from stoker.cache.loaders import Registry, default_registry
 from stoker.cache.loop import Loop
-from stoker.cache.near_channel import channel_of
+from stoker.cache.near_nodes import channel_of
 from stoker.cache.options import CacheConfig, Hooks, Seconds
 from stoker.cache.programs import Program, once
 from stoker.cache.rebalance import RebalanceReport
@@ -76,7 +77,7 @@ class AsyncCache:
         self._peek = None if self._memory is None else self._memory.peek
         self._update = None if self._memory is None else self._memory.update
         self._near = None if self._core.near is None else self._core.near.get
-        self._channel = None if self._shares else channel_of(self, self._core.near, self.config)
+        self._channel = None if self._shares else channel_of(self, self._core)
         self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Here] = (
             weakref.WeakKeyDictionary()
         )
@@ -99,7 +100,7 @@ class AsyncCache:
             if self.backend == "memory":
                 here = _Here(Loop(self.config, _run_at_once, None), None)
             else:
-                transport = _transport(self.config)
+                transport = _transport(self._core)
                 here = _Here(Loop(self.config, transport.run, self._core.backend.renew), transport)
             self._by_loop[loop] = here
         self._latest = loop, here
@@ -363,9 +364,11 @@ class AsyncCache:
         return f"AsyncCache({self.config!r})"
 
 
-def _transport(config: CacheConfig) -> AioTransport:
-    if config.cluster:
-        return cast("AioTransport", AioClusterTransport(config))  # which has the same methods
+def _transport(core: Core) -> AioTransport:
+    config = core.config
+    if isinstance(core.backend, ClusterBackend):
+        # It has the same methods.
+        return cast("AioTransport", AioClusterTransport(config, core.backend.router))
     if is_sentinel(config.redis_url):
         return cast("AioTransport", AioSentinelTransport(config))
     return AioTransport(config)

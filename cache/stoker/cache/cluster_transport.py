@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from stoker.cache import topology
@@ -33,9 +32,9 @@ _THREADS = 64
 class ClusterTransport:
     """The connections of one process to a cluster. Threads may share it."""
 
-    def __init__(self, config: CacheConfig) -> None:
+    def __init__(self, config: CacheConfig, router: Router) -> None:
         self._config = config
-        self.router = Router()
+        self.router = router
         self.forked()
 
     def forked(self) -> None:
@@ -87,7 +86,9 @@ class ClusterTransport:
         transport = self._transports.get(node)
         if transport is None:
             with self._changing:
-                transport = self._transports.setdefault(node, Transport(_config_of(self._config, node)))
+                transport = self._transports.setdefault(
+                    node, Transport(topology.config_of(self._config, node))
+                )
         return transport
 
     def _learn(self) -> Layout:
@@ -131,9 +132,9 @@ class ClusterTransport:
 class AioClusterTransport:
     """The connections of one event loop to a cluster. Its tasks share it."""
 
-    def __init__(self, config: CacheConfig) -> None:
+    def __init__(self, config: CacheConfig, router: Router) -> None:
         self._config = config
-        self.router = Router()
+        self.router = router
         self._topology = Topology(config)
         self._transports: dict[Node, AioTransport] = {}
         self._looking: asyncio.Task[Layout | CacheUnavailable] | None = None
@@ -182,7 +183,7 @@ class AioClusterTransport:
     async def _attempt(self, node: Node, operation: Operation[Any]) -> Any:
         transport = self._transports.get(node)
         if transport is None:
-            transport = self._transports[node] = AioTransport(_config_of(self._config, node))
+            transport = self._transports[node] = AioTransport(topology.config_of(self._config, node))
         try:
             return await transport.run(operation)
         except CacheUnavailable as error:
@@ -213,7 +214,3 @@ class AioClusterTransport:
         for transport in self._transports.values():
             await transport.close()
         self._topology.close()
-
-
-def _config_of(config: CacheConfig, node: Node) -> CacheConfig:
-    return replace(config, redis_url=topology.url_of(config, node), cluster=False)

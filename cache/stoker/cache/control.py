@@ -107,12 +107,23 @@ class BanLog:
         return known.regressed(control)
 
     def same_rules(self, known: Control, control: Control) -> bool:
-        """Whether a record is newer only in what fills are refused by, as a sweep that has begun leaves it.
+        """Whether a record is newer only in what fills are refused by, as a sweep that has begun leaves it, or in who
+        may answer, as a hand-over does.
 
         Apart so that the checker can take this guard away.
         """
-        return known.closing < control.closing and control == replace(
-            known, raw=control.raw, closing=control.closing
+        if (
+            control.closing < known.closing
+            or control.generation < known.generation
+            or control.raw == known.raw
+        ):
+            return False
+        return known == replace(
+            control,
+            raw=known.raw,
+            closing=known.closing,
+            generation=known.generation,
+            boots=known.boots,
         )
 
     def _adopt(self, view: View, control: Control) -> View:

@@ -6,8 +6,8 @@ copy, without a lock; everything else here is done under `Copies.lock`.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Container
+from typing import Any, Final, NamedTuple, Protocol
 
 from stoker.cache.entry import Meta
 from stoker.cache.protocol import Name, Shard
@@ -22,19 +22,46 @@ Place = str | tuple[str, str]
 
 
 class Tracked:
-    """A shard, and its control record as the channel has it.
+    """A shard as one stream has it; when that ends, or the shard goes elsewhere, another takes its place.
 
     Attributes:
-        ctl: None where it is not known, or changed since it was read.
-        asked: Whether it was asked for and has not come.
+        stream: None: nobody listens yet.
+        until: When its copies are to be served no more, unless another beat is answered.
+        ctl: Its control record; None where it is not known, or changed since it was read.
+        asked: Whether that was asked for and has not come.
+        life: Incarnation and generation of the record under which its copies came.
+        idle: For how many counts none of its copies was served, and nothing of it read.
     """
 
-    __slots__ = ("asked", "ctl", "shard")
+    __slots__ = ("asked", "ctl", "idle", "life", "shard", "stream", "until")
 
     def __init__(self, shard: Shard) -> None:
         self.shard = shard
+        self.stream: Hearing | None = None
+        self.until = 0.0
         self.ctl: bytes | None = None
         self.asked = False
+        self.life: tuple[bytes, int] | None = None
+        self.idle = 0
+
+
+class Want(NamedTuple):
+    """What is asked for: a copy, or without a name only the control record. `bans` of this process by then."""
+
+    place: Place
+    stored: bytes
+    tracked: Tracked
+    bans: int
+
+
+class Hearing(Protocol):
+    """Who listens to a server; see `near_stream`."""
+
+    tracks: set[Tracked]
+
+    def ask(self, want: Want) -> None: ...
+
+    def stir(self) -> None: ...
 
 
 class Copy:
@@ -44,7 +71,7 @@ class Copy:
         stored: Its name on the server.
         least: Bans up to this seq need not be known to judge it: they are older than it, or had retired when it was
             read, so that it had outlived them.
-        due: Until when it is served, in seconds.
+        due: Until when it is served, in seconds; 0 once it was dropped.
         value: Decoded, if that may be given to every caller; otherwise ABSENT.
         judged: The control record of the latest view by which it may be served.
         hits: How often it was served since that was last counted.
@@ -148,15 +175,22 @@ class Copies:
         return self._by_stored.get(stored)
 
     def drop(self, copy: Copy) -> None:
-        """Let go of a copy that is there."""
+        """Let go of a copy that is there; who has just found it serves it no more."""
+        copy.due = 0.0
         self._count(copy)
         del self._table[copy.place]
         del self._by_stored[copy.stored]
         self.bytes -= copy.size
 
+    def drop_of(self, shards: Container[Tracked]) -> None:
+        """Let go of all that came with these."""
+        for copy in [copy for copy in self._table.values() if copy.tracked in shards]:
+            self.drop(copy)
+
     def clear(self) -> None:
         """Let go of all."""
         for copy in self._table.values():
+            copy.due = 0.0
             self._count(copy)
         self._table.clear()
         self._by_stored.clear()
@@ -175,6 +209,7 @@ class Copies:
         hits, copy.hits = copy.hits, 0  # a hit beside this may be lost, which harms nobody
         if hits:
             copy.used = True
+            copy.tracked.idle = 0
             self._due = self._served(name_of(copy.place), hits)
         return copy.used
 

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 from stoker.cache import plain_client, topology, transport
+from stoker.cache.backends.cluster import ClusterBackend
 from stoker.cache.backends.memory import MemoryBackend
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.cached import CachedDecorator, CachedFunction, cached_by
@@ -16,7 +17,7 @@ from stoker.cache.copies import ABSENT
 from stoker.cache.core import Core
 from stoker.cache.engine_verbs import Verbs
 from stoker.cache.loaders import Registry, default_registry
-from stoker.cache.near_channel import channel_of
+from stoker.cache.near_nodes import channel_of
 from stoker.cache.options import CacheConfig, Hooks, Seconds
 from stoker.cache.requests import Token
 from stoker.cache.sentinel_transport import SentinelTransport
@@ -58,9 +59,9 @@ class Cache(Verbs):
         self._memory = self._core.memory
         self._peek = None if self._memory is None else self._memory.peek
         self._update = None if self._memory is None else self._memory.update
-        self._transport = _transport(self.config)
+        self._transport = _transport(self._core)
         self._near = None if self._core.near is None else self._core.near.get
-        self._channel = channel_of(self, self._core.near, self.config)
+        self._channel = channel_of(self, self._core)
         run = finished if self._transport is None else self._transport.run
         self._threads = Threads(self.config, run, self._core.backend.renew if self._transport else None)
         self._do = self._threads.perform
@@ -326,11 +327,12 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
-def _transport(config: CacheConfig) -> Transport | None:
+def _transport(core: Core) -> Transport | None:
+    config = core.config
     if config.backend == "memory":
         return None
-    if config.cluster:
-        return cast("Transport", ClusterTransport(config))  # which has the same methods
+    if isinstance(core.backend, ClusterBackend):
+        return cast("Transport", ClusterTransport(config, core.backend.router))  # which has the same methods
     if is_sentinel(config.redis_url):
         return cast("Transport", SentinelTransport(config))
     return Transport(config)

@@ -226,7 +226,7 @@ def _begin(spread: Spread, move: Move, target_server: bytes) -> Operation[_Begun
     ]
     if any(not _is(entry, move) for entry in under_way):
         return "somebody else is moving it"
-    expecting = [_expect(spread.shards[number], target_server) for number in move.shards]
+    expecting = [expect(spread.shards[number], target_server) for number in move.shards]
     answer = yield tuple(expecting)
     handed = _handed(move, answer.replies)
     if not under_way:
@@ -249,7 +249,7 @@ def _begin(spread: Spread, move: Move, target_server: bytes) -> Operation[_Begun
     return _Begun(entry["name"], answer.process, since, handed)
 
 
-def _expect(shard: Shard, server: bytes) -> Call:
+def expect(shard: Shard, server: bytes) -> Call:
     """Name the server that is to take over."""
     return Call(scripts.EXPECT, (shard.keys.ctl,), (shard.digest, server))
 
@@ -283,18 +283,14 @@ def _vouch(spread: Spread, handed: Sequence[tuple[int, str, str]]) -> Operation[
 
 
 def _narrow(shard: Shard) -> Operation[int]:
-    """Unless the slot is on its way; anew if another has changed the record since it was looked at.
-
-    The record itself is asked for: a view need not know of servers that were named meanwhile.
-    """
+    """Unless the slot is on its way; anew if another has changed the record since it was looked at."""
     for _ in range(TRIES):
-        control = Control.parse((yield from once(("GET", shard.keys.ctl))).reply())
+        generation = str(shard.view.control.generation)
         if (yield from under_way(slot_of(shard))):
             return 0
-        if control is not None:
-            args = shard.digest, str(control.generation)
-            if (yield (Call(scripts.NARROW, (shard.keys.ctl,), args),)).reply() == 1:
-                return 1
+        call = Call(scripts.NARROW, (shard.keys.ctl,), (shard.digest, generation))
+        if (yield (call,)).reply() == 1:
+            return 1
         yield from shard.catch_up()
     return 0
 

@@ -1,8 +1,9 @@
-"""The connection over which `near` is told what to copy and what has changed: moves its bytes, in a thread of its own.
+"""The connection over which a stream of `near` asks and hears: moves its bytes, in a thread of its own.
 
-One for each process and cache, whether called or awaited, since no reader waits for it. redis-py opens it, and
-authenticates; from then on its socket is read and written here. The thread begins with the first question and ends with
-`close`; while nobody reads, nothing is sent.
+One for each process and cache, or each node that it has copies of, whether called or awaited, since no reader waits for
+it. redis-py opens it, and authenticates; from then on its socket is read and written here. The thread begins with the
+first question and ends with `close`, or when no shard is listened to at a node any more; while nobody reads, nothing is
+sent.
 """
 
 import logging
@@ -22,6 +23,7 @@ from redis.exceptions import RedisError, ResponseError
 from stoker.cache import transport
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.near import Near
+from stoker.cache.near_stream import Stream
 from stoker.cache.options import CacheConfig
 from stoker.cache.sentinel_url import is_sentinel
 from stoker.cache.sentinels import Following
@@ -30,35 +32,26 @@ from stoker.cache.transport import Connection, Wire
 log = logging.getLogger(__name__)
 _BEATS = 3
 """In `near_bound`."""
-_REST_AFTER = 10
-"""Beats in which nobody read: then they are given up until somebody does."""
-_TALLY_EVERY_S = 1.0
+_LOOK_UP_EVERY_S = 30.0
+"""While it rests: whether anything is to be heard at all."""
 _FIRST_PAUSE_S = 0.02
 _REFUSED_PAUSE_S = 30.0
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _CHUNK = 65_536
 
 
-def channel_of(cache: object, near: Near | None, config: CacheConfig) -> "Channel | None":
-    """The channel of a cache's copies, if it is to have any; it ends with the cache at the latest."""
-    if near is None:
-        return None
-    channel = Channel(near, config)
-    weakref.finalize(cache, channel.close)
-    return channel
-
-
 class Channel:
-    """Keeps `near` connected to the configured server for as long as it is used."""
+    """Keeps a stream connected to the configured server for as long as it is needed."""
 
-    def __init__(self, near: Near, config: CacheConfig) -> None:
+    def __init__(self, near: Near, stream: Stream, config: CacheConfig) -> None:
+        self.stream = stream
         self._near = near
         self._config = config
         self._raw: Wire | None = None
         self._bell: socket.socket | None = None
-        self._refused = False
+        self._pause = _FIRST_PAUSE_S
         self._begin()
-        near.wake = self.wake
+        stream.wake = self.wake
         _CHANNELS.add(self)
 
     def _begin(self) -> None:
@@ -75,6 +68,7 @@ class Channel:
             raw.disconnect()  # in a child redis-py closes its own copy of the socket, and says nothing to the server
         if bell is not None:
             bell.close()
+        self.stream.forked()
         self._begin()
 
     def wake(self) -> None:
@@ -103,7 +97,7 @@ class Channel:
             log.debug("the near cache has no thread: %s", error)
             ear.close()
             self._thread, self._woken = None, False
-            self._near.resting = True  # so that the next read tries again
+            self.stream.resting = True  # so that the next read tries again
 
     def _ring(self) -> None:
         try:
@@ -112,12 +106,16 @@ class Channel:
         except (BlockingIOError, BrokenPipeError):
             return  # it has been rung often enough; or the thread has ended, as it was told to
 
+    def end(self) -> tuple[threading.Thread | None, threading.Event]:
+        """Tell the thread, if there is one, to end, as `close` does, without waiting for it."""
+        with self._lock:
+            self._over.set()
+            self._ring()
+            return self._thread, self._over
+
     def close(self) -> None:
         """End the thread and the connection; who reads afterwards begins anew."""
-        with self._lock:
-            thread, over = self._thread, self._over
-            over.set()
-            self._ring()
+        thread, over = self.end()
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout=5)
         with self._lock:
@@ -129,34 +127,45 @@ class Channel:
                     self._place.close()
 
     def _keep_connected(self, ear: socket.socket, over: threading.Event) -> None:
-        pause = _FIRST_PAUSE_S
         with ear:
-            while not over.is_set():
+            while not over.is_set() and not self._ended():
                 began = time.monotonic()
                 try:
                     self._converse(ear, over)
+                    continue
                 except (ResponseError, CacheUnavailable) as error:
-                    pause = _REFUSED_PAUSE_S
+                    self._pause = _REFUSED_PAUSE_S
                     log.log(
-                        logging.DEBUG if self._refused else logging.WARNING,
+                        logging.WARNING if self._near.first_refusal() else logging.DEBUG,
                         "no near cache, every read goes to the server: %s",
                         error,
                     )
-                    self._refused = True
                 except (RedisError, OSError) as error:
                     log.debug("the near cache has lost its channel: %s", error)
                     lasted = time.monotonic() - began > self._config.breaker_reset
-                    pause = _FIRST_PAUSE_S if lasted else min(2 * pause, self._config.breaker_reset)
+                    longer = min(2 * self._pause, self._config.breaker_reset)
+                    self._pause = _FIRST_PAUSE_S if lasted else longer
                 except Exception:
                     # Without this thread there would be no copies any more, and nobody would know why.
-                    pause = _REFUSED_PAUSE_S
-                    log.exception("the near cache has failed; it begins anew in %g s", pause)
+                    self._pause = _REFUSED_PAUSE_S
+                    log.exception("the near cache has failed; it begins anew in %g s", self._pause)
                 finally:
-                    if (
-                        self._over is over
-                    ):  # else another thread has the channel, since this one was slow to end
-                        self._near.lost()
-                over.wait(pause)
+                    if self._over is over:  # else another thread has it, since this one was slow to end
+                        self.stream.lost()
+                self.stream.deaf = True
+                over.wait(self._pause)
+                self.stream.deaf = False
+
+    def _ended(self) -> bool:
+        """Whether nothing is to be heard here any more: then the thread ends, and the next wake begins another."""
+        with self._lock:
+            self._woken = False  # first: who wants something from now on calls again
+            if self.stream.needed or self._thread is not threading.current_thread():
+                return False
+            if self._bell is not None:
+                self._bell.close()
+            self._bell, self._thread = None, None
+            return True
 
     def _converse(self, ear: socket.socket, over: threading.Event) -> None:
         config = self._config if self._place is None else self._place.config()
@@ -169,8 +178,10 @@ class Channel:
             connection.ask((("CLIENT", "TRACKING", "ON"),)).reply()
             if over.is_set():
                 return
-            self._near.opened(connection.line.server)
-            conversation = Conversation(self._near, config, cast("Any", raw)._sock, ear, self._place)
+            self.stream.opened(connection.line.server)
+            conversation = Conversation(
+                self._near, self.stream, config, cast("Any", raw)._sock, ear, self._place
+            )
             conversation.go_on(over, self._listened)
         finally:
             raw.disconnect()
@@ -197,6 +208,7 @@ class Conversation:
     def __init__(
         self,
         near: Near,
+        stream: Stream,
         config: CacheConfig,
         wire: socket.socket,
         ear: socket.socket,
@@ -204,6 +216,7 @@ class Conversation:
     ) -> None:
         self._place = place
         self._near = near
+        self._stream = stream
         self._config = config
         self._wire = wire
         self._ear = ear
@@ -212,39 +225,31 @@ class Conversation:
 
     def go_on(self, over: threading.Event, listened: Callable[[], None]) -> None:
         """Send what is to be asked and take in what comes; returns when it is over, raises when it breaks."""
-        near, every = self._near, self._config.near_bound / _BEATS
-        next_beat = next_tally = sent_at = idle = 0.0
-        reads = -1
+        stream, every = self._stream, self._config.near_bound / _BEATS
+        next_beat = sent_at = 0.0
         self._wire.setblocking(False)
         with selectors.DefaultSelector() as selector:
             selector.register(self._ear, selectors.EVENT_READ)
             key = selector.register(self._wire, selectors.EVENT_READ)
             listened()
-            while not over.is_set():
+            while not over.is_set() and stream.needed:
                 now = time.monotonic()
-                if near.beating:
+                if stream.beating:
                     if now - sent_at > self._config.timeout:
                         raise TimeoutError("no answer in time")
-                elif now >= next_beat and not near.resting:
-                    count = near.lookups
-                    idle = 0 if count != reads else idle + 1
-                    reads = count
-                    near.resting = idle >= _REST_AFTER
-                    if not near.resting:
-                        if self._place is not None:
-                            self._place.check(self._config)
-                        self._out += near.beat()
-                        sent_at, next_beat = now, now + every
-                if now >= next_tally:
-                    next_tally = now + _TALLY_EVERY_S
-                    near.tally()
-                self._out += near.questions()
+                elif now >= next_beat and not stream.resting and not stream.rest():
+                    if self._place is not None:
+                        self._place.check(self._config)
+                    self._out += stream.beat()
+                    sent_at, next_beat = now, now + every
+                self._near.tally_at(now)
+                self._out += stream.questions()
                 self._send()
                 events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._out else 0)
                 if events != key.events:
                     key = selector.modify(self._wire, events)
-                wait = None if near.resting else self._config.timeout if near.beating else next_beat - now
-                for ready, _ in selector.select(wait):
+                wait = self._config.timeout if stream.beating else next_beat - now
+                for ready, _ in selector.select(_LOOK_UP_EVERY_S if stream.resting else wait):
                     if ready.fileobj is self._ear:
                         self._ear.recv(_CHUNK)
                         listened()  # before what was asked for is looked at
@@ -267,6 +272,6 @@ class Conversation:
                     raise ConnectionResetError("the server closed the channel")
                 self._reader.feed(data)
                 while (message := self._reader.gets(False)) is not False:
-                    self._near.heard(message)
+                    self._stream.heard(message)
         except _WOULD_BLOCK:
             return

@@ -78,7 +78,8 @@ class CacheConfig:
         max_value_bytes: Largest encoded value, compressed or not, that is stored or read. 1024 or more.
         high_watermark: Share of the limit above which the cache counts as under pressure.
         low_watermark: Share of the limit down to which `evict` goes. Below `high_watermark`.
-        near_size: Entries of the redis backend that this process keeps copies of; 0: none.
+        near_size: Entries of the redis backend that this process keeps copies of; 0: none. On a cluster a connection
+            and a thread for each node go with it, and `boot_fence` has to be on.
         near_bytes: Estimated bytes of these copies. 1024 or more.
         near_bound: Seconds by which a copy may be older than the last acknowledged change, anywhere; also what
             `barrier=True` waits for. 0.01 to 10, in whole milliseconds.
@@ -172,7 +173,11 @@ class CacheConfig:
         self._check(isinstance(self.cluster, bool), "cluster", "choose True or False")
         if not self.cluster:
             return
-        self._check(not self.near_size, "near_size", "is not there on a cluster yet; leave it 0")
+        self._check(
+            not self.near_size or self.boot_fence == "run_id",
+            "near_size",
+            "is not there on a cluster with boot_fence='off': a slot that went away and came back would not be noticed",
+        )
         self._check(self.redis_url is not None, "cluster", "give the URL of one of its nodes as redis_url")
         remedy = (
             "give the URL of one of the nodes, such as redis://localhost:7000: a cluster has no Sentinels"

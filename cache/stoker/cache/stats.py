@@ -50,7 +50,8 @@ class CacheStats:
         unavailable: Operations that found no server.
         evictions: Entries dropped to make room.
         near_hits: Hits answered by the near cache, which `hits` counts too; `near_misses` reads that it could not.
-        near_invalidations: Keys that the server said had changed; `near_flushes` how often all copies were dropped.
+        near_invalidations: Keys that the server said had changed; `near_flushes` how often all copies were dropped,
+            on a cluster those of a node or a shard.
         near_entries, near_bytes: What the near cache holds now; the bytes are estimated.
         entries: Live entries on the memory backend; None on Redis.
         hit_rate: Hits by reads, 0 to 1; 0 before the first read.

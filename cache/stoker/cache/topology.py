@@ -1,8 +1,9 @@
-"""The nodes of a cluster and the slots they have, as redis-py finds them. Blocks; only `cluster_transport` uses it."""
+"""The nodes of a cluster and their slots, as redis-py finds them, which blocks; and the settings for one node."""
 
 import logging
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -96,6 +97,11 @@ def client(config: CacheConfig) -> Any:
         )
     except ValueError as error:
         raise ConfigError("redis_url", masked_url(config.redis_url or ""), str(error)) from error
+
+
+def config_of(config: CacheConfig, node: Node) -> CacheConfig:
+    """The settings, for one node as a server."""
+    return replace(config, redis_url=url_of(config, node), cluster=False)
 
 
 def url_of(config: CacheConfig, node: Node) -> str:

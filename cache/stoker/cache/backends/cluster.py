@@ -6,7 +6,7 @@ shards are asked. Verbs that walk over all keys are in `cluster_verbs`.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from redis.crc import key_slot
@@ -18,6 +18,7 @@ from stoker.cache.backends.reading import now_ms, values_of
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.backends.space import Space, resettled, resettling
 from stoker.cache.balance import RebalancePlan
+from stoker.cache.cluster import Router
 from stoker.cache.cluster_map import ClusterShard, part_of, slot_of
 from stoker.cache.control import ATTEMPTS
 from stoker.cache.errors import CacheUnavailable
@@ -49,6 +50,11 @@ class ClusterBackend(RedisBackend):
     """All shards of a namespace, wherever the cluster has them. Its operations are `cluster.Router`'s to run."""
 
     default_shards = CLUSTER_SHARDS
+
+    @cached_property
+    def router(self) -> Router:
+        """Of all of this process's connections: what one learns of where slots are, all know."""
+        return Router()
 
     @property
     def slots(self) -> list[int]:
@@ -175,9 +181,7 @@ class ClusterBackend(RedisBackend):
 
     def _refused(self, tenants: Iterable[str | None]) -> Operation[frozenset[str | None]]:
         if not self._refusals.due:
-            return self._refusals.among(
-                tenants
-            )  # without a second look at the clock: this is no part of a node
+            return self._refusals.among(tenants)  # with no second look at the clock: this asks no node
         try:
             return (yield from self._common(partial(super()._refused, tenants)))
         except CacheUnavailable as error:  # as on one server: who cannot be asked refuses nobody

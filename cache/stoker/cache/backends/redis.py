@@ -145,6 +145,11 @@ class RedisBackend(Placed, Bulk):
     ) -> Operation[dict[str, Hit]]:
         hits: dict[str, Hit] = {}
         for page in pages(keys):
+            if self.near is not None:
+                found = yield from self._read(shard, [(tenant_id, key) for key in page])
+                each = ((key, self._reading.hit(one, type)) for key, one in zip(page, found, strict=True))
+                hits.update((key, hit) for key, hit in each if hit is not None)
+                continue
             view, blobs = yield from shard.look(shard.keys.entries(tenant_id, page))
             for key, blob in zip(page, blobs, strict=True):
                 if blob and (hit := self._reading.one(shard, view, (tenant_id, key), blob, type)):
@@ -254,13 +259,6 @@ class RedisBackend(Placed, Bulk):
             left = settled(self, news, left)
             return (yield from self.store(tenant_id, writes, left))
 
-    @resettling
-    def _delete_all(self, names: Sequence[Name]) -> Operation[None]:
-        deleting = self._spread(
-            names, _itself, lambda shard, page: together([shard.delete(*name) for name in page])
-        )
-        yield from self._changing(names, deleting)
-
     def ask_refresh(self, tenant_id: str | None, key: str) -> Operation[Asked]:
         shard = self.space.shard_of(tenant_id, key)
         return self._one(shard, partial(shard.ask_refresh, tenant_id, key, self._lease_ms))
@@ -274,6 +272,12 @@ class RedisBackend(Placed, Bulk):
         shard = self.space.shard_of(tenant_id, key)
         deleting = self._one(shard, partial(shard.delete, tenant_id, key))
         return self._changing([(tenant_id, key)], deleting)
+
+    @resettling
+    def _delete_all(self, names: Sequence[Name]) -> Operation[list[bool]]:
+        placed = [(self.space.shard_of(*name), name) for name in names]
+        deleting = self._of_shards([(shard, partial(shard.delete, *name)) for shard, name in placed])
+        return self._changing(names, deleting)
 
     @resettling
     def ban(self, rules: Sequence[Rule]) -> Operation[Operation[None] | None]:

@@ -1,4 +1,4 @@
-"""`stoker verify --full`: thirteen minutes of faults in mixes, a long run without, and what all of it must come to."""
+"""`stoker verify --full`: fourteen minutes of faults in mixes, a long run without, and what all of it must come to."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,8 +17,11 @@ MIXES: tuple[tuple[str, int, float, bool], ...] = (
     ("freeze,disconnect,pause,cut", 2, 60, True),
 )
 """Faults, shards, seconds, and whether processes keep copies."""
-ON_A_CLUSTER = ("kill,pause,failover,move,control,flush,broker", 6, 60.0)
-"""Faults, shards and seconds; left out where another binary is tried."""
+ON_A_CLUSTER: tuple[tuple[str, int, float, bool], ...] = (
+    ("kill,pause,failover,move,control,flush,broker", 6, 60.0, False),
+    ("kill,pause,failover,move,disconnect", 6, 60.0, True),
+)
+"""Likewise; left out where another binary is tried."""
 QUIET = (2, 400.0)
 """Shards and seconds of the run without faults."""
 MUST = {
@@ -43,9 +46,8 @@ def plans(seed: int, binary: str) -> Iterator[Plan]:
         yield Plan(
             seed + number, seconds, faults.split(","), binary=binary, shards=shards, jobs=True, near=near
         )
-    if not binary:
-        faults, shards, seconds = ON_A_CLUSTER
-        yield Plan(seed, seconds, faults.split(","), shards=shards, jobs=True, cluster=True)
+    for faults, shards, seconds, near in () if binary else ON_A_CLUSTER:
+        yield Plan(seed, seconds, faults.split(","), shards=shards, jobs=True, near=near, cluster=True)
     shards, seconds = QUIET
     yield Plan(seed + len(MIXES), seconds, binary=binary, shards=shards, jobs=True)
 

@@ -21,6 +21,7 @@ from stoker.cache.copies import Tracked
 from stoker.cache.core import Core
 from stoker.cache.near import Near
 from stoker.cache.near_channel import Conversation
+from stoker.cache.near_stream import Stream
 from stoker.cache.pipe import Pipe
 from stoker.cache.protocol import Lease, Shard
 from stoker.cache.scripts import Script
@@ -211,7 +212,7 @@ def no_new_places() -> None:
 
 def near_without_bound() -> None:
     """Serve copies though nobody has vouched for them lately."""
-    _put(Near, "vouched", _always(math.inf))
+    _put(Stream, "vouched", _always(math.inf))
 
 
 def near_without_control() -> None:
@@ -221,18 +222,18 @@ def near_without_control() -> None:
 
 def near_without_changes() -> None:
     """Do not listen when told what has changed."""
-    _put(Near, "changed", _always(None))
+    _put(Stream, "changed", _always(None))
 
 
 def near_without_flush() -> None:
     """Keep the copies of a channel that was lost."""
 
-    def lost(self: Near) -> None:
-        self.until = 0.0
-        self._sent.clear()
-        self.beating = False
+    def lost(self: Stream) -> None:
+        for tracked in self.tracks:
+            tracked.until = 0.0
+        self._begin()
 
-    _put(Near, "lost", lost)
+    _put(Stream, "lost", lost)
 
 
 def near_without_barrier() -> None:

@@ -44,8 +44,6 @@ class Plan:
             raise ValueError(f"the faults {names} need a server of their own: leave out the url {self.url!r}")
         if self.url:
             plain_client.client(self.url).close()  # so that a URL that is none is told at once
-        if self.cluster and self.near:
-            raise ValueError("there are no copies of what is on a cluster: leave out --near or --cluster")
         if self.cluster and self.binary:
             raise ValueError(
                 "a cluster is made of the Valkey that Stoker brings: leave out --binary or --cluster"
