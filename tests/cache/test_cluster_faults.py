@@ -174,7 +174,7 @@ def test_a_primary_that_is_killed_while_entries_are_evicted_costs_time_alone(
                     cursor = json.loads(json.dumps(step.cursor))
             except CacheUnavailable:
                 failed += 1
-                time.sleep(0.1)
+                settled(cache)
         settled(cache)
         left = len(cache.get_many([f"k:{n}" for n in range(6000)]))
         sys.stdout.write(f"{failed} attempts failed; {step.report}; {left} are left\n")

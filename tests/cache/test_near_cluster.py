@@ -1,6 +1,5 @@
 """Copies of what is on a cluster: they come from all nodes; what becomes of channels, processes and placements."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -19,7 +18,6 @@ from tests.cache.copied import BOUND_S, copied
 from tests.waiting import wait_until
 
 KEYS = [f"k{n}" for n in range(40)]
-SEED = int(os.environ.get("STOKER_TEST_SEED", "1"))
 
 
 @pytest.fixture

@@ -65,6 +65,12 @@ class Told:
         """The entry, with the control record."""
         self.stream.heard(self.answer)
 
+    def copied(self) -> None:
+        self.ask()
+        self.hear()
+        self.beat()
+        assert self.get() == "value"
+
     @property
     def tracked(self) -> Tracked:
         tracked = self.near._shards.of(self.shard)
@@ -91,12 +97,6 @@ class ToldByANode(Told):
         self.stream.beat()
         self.stream.heard(record or self.raw)
         self.vouch()
-
-    def copied(self) -> None:
-        self.ask()
-        self.hear()
-        self.beat()
-        assert self.get() == "value"
 
 
 @pytest.fixture
@@ -195,10 +195,7 @@ def test_a_later_answer_does_not_vouch_for_what_was_looked_at_before_it(
         monkeypatch.setattr(module, "clock", clock)
     writer.set("k", "value")
     told = Told(writer)
-    told.ask()
-    told.hear()
-    told.beat()
-    assert told.get() == "value"
+    told.copied()
 
     def held_up() -> None:
         moments[0] += 10
@@ -291,10 +288,7 @@ def test_a_copy_that_is_dropped_between_two_looks_of_its_reader_is_not_served(
     monkeypatch.setattr(near, "Copies", Slow)
     writer.set("k", "value")
     told = Told(writer)
-    told.ask()
-    told.hear()
-    told.beat()
-    assert told.get() == "value"
+    told.copied()
 
     def changed() -> None:
         told.stream.changed([told.shard.keys.entry(None, "k")])
