@@ -71,6 +71,16 @@ class Told:
         self.beat()
         assert self.get() == "value"
 
+    def make_room(self) -> None:
+        """Others take the place of the copy."""
+        copies = self.near.copies
+        one = copies.find("k")
+        assert one is not None
+        for n in range(30):
+            given = one.meta, one.payload, one.least, one.due, one.value
+            copies.add(Copy(f"other {n}", b"other %d" % n, one.tracked, *given))
+        assert copies.find("k") is None
+
     @property
     def tracked(self) -> Tracked:
         tracked = self.near._shards.of(self.shard)
@@ -266,10 +276,12 @@ def test_a_shard_that_nobody_reads_is_not_asked_for_until_somebody_does(told_by_
     assert told.get() == "value"
 
 
-def test_a_copy_that_is_dropped_between_two_looks_of_its_reader_is_not_served(
-    writer: Cache, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("crowded", [False, True])
+def test_a_copy_that_goes_between_two_looks_of_its_reader_is_not_served(
+    writer: Cache, monkeypatch: pytest.MonkeyPatch, crowded: bool
 ) -> None:
-    """He has found it, and looks at the bound when a later beat was answered."""
+    """He has found it, and looks at the bound when a later beat was answered; or it had to make room before that, so
+    that nobody looked for it any more when its entry was changed."""
     meanwhile: list[Callable[[], None]] = []
 
     class Slow(Copies):
@@ -291,6 +303,8 @@ def test_a_copy_that_is_dropped_between_two_looks_of_its_reader_is_not_served(
     told.copied()
 
     def changed() -> None:
+        if crowded:
+            told.make_room()
         told.stream.changed([told.shard.keys.entry(None, "k")])
         told.beat()
 

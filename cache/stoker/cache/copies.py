@@ -71,7 +71,7 @@ class Copy:
         stored: Its name on the server.
         least: Bans up to this seq need not be known to judge it: they are older than it, or had retired when it was
             read, so that it had outlived them.
-        due: Until when it is served, in seconds; 0 once it was dropped.
+        due: Until when it is served, in seconds; 0 once it is not in the table any more.
         value: Decoded, if that may be given to every caller; otherwise ABSENT.
         judged: The control record of the latest view by which it may be served.
         hits: How often it was served since that was last counted.
@@ -167,18 +167,21 @@ class Copies:
                 oldest.used = False
                 self._table[oldest.place] = oldest
             else:
-                del self._by_stored[oldest.stored]
-                self.bytes -= oldest.size
+                self._ends(oldest)
 
     def named(self, stored: bytes) -> Copy | None:
         """The copy of the entry with this name on the server."""
         return self._by_stored.get(stored)
 
     def drop(self, copy: Copy) -> None:
-        """Let go of a copy that is there; who has just found it serves it no more."""
-        copy.due = 0.0
+        """Let go of a copy that is there."""
         self._count(copy)
         del self._table[copy.place]
+        self._ends(copy)
+
+    def _ends(self, copy: Copy) -> None:
+        """Who has just found it serves it no more: from now on nobody would tell him that its entry has changed."""
+        copy.due = 0.0
         del self._by_stored[copy.stored]
         self.bytes -= copy.size
 
