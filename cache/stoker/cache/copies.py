@@ -11,14 +11,12 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from stoker.cache.entry import Meta
 from stoker.cache.protocol import Name, Shard
+from stoker.cache.tenancy import Place, name_of
 
 ABSENT: Final = object()
 """What stands for a value that is not there, since None is one."""
 OVERHEAD_BYTES = 900
 """What a copy takes besides its bytes: itself, its header and tags, its places in two tables."""
-
-Place = str | tuple[str, str]
-"""A key of the shared key space; or a tenant and a key."""
 
 
 class Tracked:
@@ -218,13 +216,3 @@ class Copies:
 
     def __len__(self) -> int:
         return len(self._table)
-
-
-def place_of(name: Name) -> Place:
-    """Where the copy of an entry is."""
-    return name[1] if name[0] is None else (name[0], name[1])
-
-
-def name_of(place: Place) -> Name:
-    """Its tenant and key."""
-    return (None, place) if isinstance(place, str) else place
