@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any
 
 from stoker.cache.bans import View
+from stoker.cache.clock import clock
 from stoker.cache.codec import MSGPACK, Codec, Undecodable, check_type, decode_plain
 from stoker.cache.copies import (
     ABSENT,
@@ -21,7 +22,7 @@ from stoker.cache.copies import (
     Want,
 )
 from stoker.cache.near_shards import NearShards
-from stoker.cache.near_stream import Stream, clock, seconds_left
+from stoker.cache.near_stream import Stream, seconds_left
 from stoker.cache.options import CacheConfig
 from stoker.cache.protocol import Found, Name, Shard
 from stoker.cache.stats import Counters

@@ -7,10 +7,10 @@ threads (`SentinelTransport`, for `engine`) and in tasks (`AioSentinelTransport`
 
 import asyncio
 import threading
-import time
 from typing import TypeVar
 
 from stoker.cache.aio_transport import AioTransport
+from stoker.cache.clock import clock
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.options import CacheConfig
 from stoker.cache.sentinel_url import Address
@@ -46,7 +46,7 @@ class SentinelTransport:
             raise
 
     def _primary(self) -> Transport:
-        sight, now = self._sight, time.monotonic()
+        sight, now = self._sight, clock()
         if now > sight.late_at:
             sight.look(self._sentinels)
         elif now > sight.due_at:
@@ -118,7 +118,7 @@ class AioSentinelTransport:
             raise
 
     async def _primary(self) -> AioTransport:
-        sight, now = self._sight, time.monotonic()
+        sight, now = self._sight, clock()
         if now > sight.due_at:
             looking = self._look_beside()
             if now > sight.late_at:
