@@ -5,6 +5,7 @@ Scripts, operations, routing and the hand-over are the real ones; order, clock a
 
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from dataclasses import replace
 from types import GeneratorType
 from typing import Any
 
@@ -35,13 +36,16 @@ class HandOverWorld(Nodes):
 
     # -- what processes do -------------------------------------------------------------------------------------------
 
-    def _backend(self) -> ClusterBackend:
-        config = CacheConfig(
-            backend="redis", redis_url="redis://nowhere", cluster=True, namespace=self.namespace
-        )
-        backend = ClusterBackend(config, Counters(), lambda *_: None, lambda _: False, lambda *_: False)
+    def _backend(self, near_size: int = 0) -> ClusterBackend:
+        config = replace(self.config(), near_size=near_size)
+        backend = ClusterBackend(config, Counters(), lambda *_: None, lambda _: True, lambda *_: False)
         backend.place(Placement(SHARDS))
         return backend
+
+    def config(self) -> CacheConfig:
+        return CacheConfig(
+            backend="redis", redis_url="redis://nowhere", cluster=True, namespace=self.namespace
+        )
 
     def client(self) -> Steps:
         """Reads, loads and invalidates for ever."""
@@ -79,6 +83,10 @@ class HandOverWorld(Nodes):
             yield from self.drive(router, backend.delete(None, key))
         else:
             yield from self.drive(router, backend.ban([Rule(Kind.PREFIX, "", key)]))
+        self.acknowledged(key, version, backend)
+
+    def acknowledged(self, key: str, version: int, _: ClusterBackend) -> None:
+        """What was changed by a process, which has this backend."""
         self.acks += 1
         self.acked[key] = max(self.acked[key], version)
 
@@ -121,13 +129,17 @@ class HandOverWorld(Nodes):
                 self.warm += stop.value.warm
                 self.cold += not stop.value.warm
 
+    def makers(self) -> list[Callable[[], Steps]]:
+        """Of processes, but for the mover."""
+        return [self.client] * 3
+
     def play(self, steps: int) -> None:
         """Let processes and faults take turns; at the end the records accept their owners and nobody else.
 
         Raises:
             Stale: Somebody was.
         """
-        makers: list[Callable[[], Steps]] = [self.client] * 3 + [self.mover]
+        makers = [*self.makers(), self.mover]
         processes = [make() for make in makers]
         faults = [self.remember, self.fail_over, self.move_without_hand_over, self.lose]
         try:
