@@ -14,6 +14,7 @@ from stoker.cache.codec import Codec
 from stoker.cache.copies import ABSENT, Copies, Copy, Tracked
 from stoker.cache.near import Near
 from stoker.cache.near_stream import Stream
+from stoker.cache.protocol import Name
 from stoker.cache.stats import Counters
 from tests.cache.conftest import MakeCache
 from tests.cache.copied import BOUND_S
@@ -76,8 +77,8 @@ class Told:
         copies = self.near.copies
         one = copies.find("k")
         assert one is not None
+        given = one.meta, one.payload, one.least, one.due, one.value
         for n in range(30):
-            given = one.meta, one.payload, one.least, one.due, one.value
             copies.add(Copy(f"other {n}", b"other %d" % n, one.tracked, *given))
         assert copies.find("k") is None
 
@@ -273,6 +274,27 @@ def test_a_shard_that_nobody_reads_is_not_asked_for_until_somebody_does(told_by_
     assert not told.stream.rest()
     told.beat()
     assert told.get() == "value"
+
+
+def test_a_finalizer_that_runs_while_a_copy_is_let_go_may_change_its_entry(told: Told) -> None:
+    """It may begin with any object that is made, hence also where hits are counted, under the lock."""
+    copies, seen = told.near.copies, []
+
+    def served(name: Name, _: int) -> bool:
+        if not seen:
+            seen.append(name)
+            told.near.forget([name])
+        return False
+
+    copies._served = served
+    for let_go in (lambda: told.near.forget([(None, "k")]), told.make_room, told.stream.lost):
+        told.stream.opened(next(iter(told.shard.view.control.boots)))
+        told.copied()
+        seen.clear()
+        let_go()
+        assert seen == [(None, "k")]
+        assert copies.find("k") is None
+        assert copies.bytes == sum(one.size for one in copies._by_stored.values())
 
 
 @pytest.mark.parametrize("crowded", [False, True])

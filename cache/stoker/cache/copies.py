@@ -140,15 +140,16 @@ class Copies:
         self._table: OrderedDict[Place, Copy] = OrderedDict()
         self._by_stored: dict[bytes, Copy] = {}
         self.find: Callable[[Place], Copy | None] = self._table.get
-        self.bytes = 0
         self.forked()
 
     def forked(self) -> None:
         """Begin without a lock that somebody may have held, and without the parent's copies and counts."""
         self.lock = threading.RLock()
         for copy in self._table.values():
-            copy.hits = 0
-        self.clear()
+            copy.due = 0.0
+        self._table.clear()
+        self._by_stored.clear()
+        self.bytes = 0
 
     def add(self, copy: Copy) -> None:
         """Take in a copy, in place of one that is there; unless it is too large for all the room there is."""
@@ -160,12 +161,12 @@ class Copies:
         self._by_stored[copy.stored] = copy
         self.bytes += copy.size
         while len(self._table) > self._most or self.bytes > self._most_bytes:
-            _, oldest = self._table.popitem(last=False)
-            if self._count(oldest):
+            oldest = next(iter(self._table.values()))
+            if not self._count(oldest):
+                self._end(oldest)
+            elif oldest.due:
                 oldest.used = False
-                self._table[oldest.place] = oldest
-            else:
-                self._ends(oldest)
+                self._table.move_to_end(oldest.place)
 
     def named(self, stored: bytes) -> Copy | None:
         """The copy of the entry with this name on the server."""
@@ -174,32 +175,24 @@ class Copies:
     def drop(self, copy: Copy) -> None:
         """Let go of a copy that is there."""
         self._count(copy)
-        del self._table[copy.place]
-        self._ends(copy)
+        self._end(copy)
 
-    def _ends(self, copy: Copy) -> None:
+    def _end(self, copy: Copy) -> None:
         """Who has just found it serves it no more: from now on nobody would tell him that its entry has changed."""
-        copy.due = 0.0
-        del self._by_stored[copy.stored]
-        self.bytes -= copy.size
+        if copy.due:  # else a finalizer, which may have run where hits were counted, was first
+            copy.due = 0.0
+            del self._table[copy.place]
+            del self._by_stored[copy.stored]
+            self.bytes -= copy.size
 
     def drop_of(self, shards: Container[Tracked]) -> None:
         """Let go of all that came with these."""
-        for copy in [copy for copy in self._table.values() if copy.tracked in shards]:
+        for copy in [copy for copy in list(self._table.values()) if copy.tracked in shards]:
             self.drop(copy)
-
-    def clear(self) -> None:
-        """Let go of all."""
-        for copy in self._table.values():
-            copy.due = 0.0
-            self._count(copy)
-        self._table.clear()
-        self._by_stored.clear()
-        self.bytes = 0
 
     def tally(self) -> None:
         """Count what was served of all copies; now and then drop one of them, so that a read takes the counts along."""
-        copies = [copy for copy in self._table.values() if copy.hits]
+        copies = [copy for copy in list(self._table.values()) if copy.hits]
         for copy in copies:
             self._count(copy)
         if copies and self._due:
