@@ -83,10 +83,6 @@ class HandOverWorld(Nodes):
             yield from self.drive(router, backend.delete(None, key))
         else:
             yield from self.drive(router, backend.ban([Rule(Kind.PREFIX, "", key)]))
-        self.acknowledged(key, version, backend)
-
-    def acknowledged(self, key: str, version: int, _: ClusterBackend) -> None:
-        """What was changed by a process, which has this backend."""
         self.acks += 1
         self.acked[key] = max(self.acked[key], version)
 

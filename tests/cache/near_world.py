@@ -174,8 +174,9 @@ class NearWorld(HandOverWorld):
             )
         return True
 
-    def acknowledged(self, key: str, version: int, backend: ClusterBackend) -> None:
-        super().acknowledged(key, version, backend)
+    def invalidate(self, backend: ClusterBackend, router: Router, key: str) -> Steps:
+        version = self.truth[key] + 1
+        yield from super().invalidate(backend, router, key)
         self.history[key].append((self.ticks, version))
         if backend.near is not None:  # its own changes a process sees at once
             value = backend.near.get(key, None, None)

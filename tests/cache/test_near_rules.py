@@ -278,7 +278,7 @@ def test_a_shard_that_nobody_reads_is_not_asked_for_until_somebody_does(told_by_
 
 def test_a_finalizer_that_runs_while_a_copy_is_let_go_may_change_its_entry(told: Told) -> None:
     """It may begin with any object that is made, hence also where hits are counted, under the lock."""
-    copies, seen = told.near.copies, []
+    copies, seen = told.near.copies, list[Name]()
 
     def served(name: Name, _: int) -> bool:
         if not seen:
@@ -287,7 +287,12 @@ def test_a_finalizer_that_runs_while_a_copy_is_let_go_may_change_its_entry(told:
         return False
 
     copies._served = served
-    for let_go in (lambda: told.near.forget([(None, "k")]), told.make_room, told.stream.lost):
+    ways: list[Callable[[], None]] = [
+        lambda: told.near.forget([(None, "k")]),
+        told.make_room,
+        told.stream.lost,
+    ]
+    for let_go in ways:
         told.stream.opened(next(iter(told.shard.view.control.boots)))
         told.copied()
         seen.clear()
