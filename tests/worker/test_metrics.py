@@ -91,6 +91,7 @@ def test_the_fleet_is_seen_through_its_servers() -> None:
     assert found["stoker_jobs_ended_total", ("invalidate", "failed")] == 1
     assert found["stoker_jobs_ended_total", ("sweep", "succeeded")] == 1
     assert found["stoker_jobs_unfinished", ("warm", "queued")] == 1
+    assert found["stoker_jobs_ended_total", ("reshard", "failed")] == 0
     assert found["stoker_jobs_unfinished", ("sweep", "queued")] == 0
     assert found["stoker_jobs_oldest_created_timestamp_seconds", ("warm",)] > 1.7e9
     assert found["stoker_jobs_given_up", ()] == 1

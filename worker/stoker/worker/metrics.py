@@ -18,10 +18,13 @@ from stoker.cache import CacheMonitor, CacheUnavailable, ConfigError
 from stoker.tasks import StateUnavailable, names, state_server
 from stoker.tasks.pressure_store import Row
 from stoker.tasks.runtime import Runtime
+from stoker.tasks.status import FINAL
 
 log = logging.getLogger(__name__)
 SHARED = "(shared)"
 """Stands for the shared key space among the tenants."""
+_JOBS = (names.INVALIDATE, names.SWEEP, names.WARM, names.EVICT, names.REBALANCE, names.RESHARD)
+KINDS = tuple(map(names.kind, _JOBS))
 Source = Callable[[Runtime], Iterator[Metric]]
 
 
@@ -147,22 +150,19 @@ def _rows(what: str, rows: Iterable[Row]) -> Iterator[Metric]:
 def jobs(here: Runtime) -> Iterator[Metric]:
     known = here.jobs.census()
     ended = _counter("stoker_jobs_ended", "Jobs that ended, by their final state.", "kind", "state")
-    for labels, count in known.ended.items():
-        ended.add_metric(labels, count)
-    yield ended
     unfinished = _gauge("stoker_jobs_unfinished", "Jobs that are queued or running.", "kind", "state")
     oldest = _gauge(
         "stoker_jobs_oldest_created_timestamp_seconds", "When the oldest of them was asked for.", "kind"
     )
-    kinds = {kind for kind, _ in known.ended} | {job.kind for job in known.unfinished}
-    for kind in sorted(kinds):
+    for kind in KINDS:  # those too of which there is none: an increase is seen from 0 on
         its = [job for job in known.unfinished if job.kind == kind]
+        for state in sorted(FINAL):
+            ended.add_metric([kind, state], known.ended.get((kind, state), 0))
         for state in ("queued", "running"):
             unfinished.add_metric([kind, state], sum(job.state == state for job in its))
         if its:
             oldest.add_metric([kind], min(job.created_at for job in its))
-    yield unfinished
-    yield oldest
+    yield from (ended, unfinished, oldest)
     yield _gauge("stoker_jobs_given_up", "Jobs that `stoker jobs --dead` lists.", value=known.dead)
 
 
