@@ -309,7 +309,7 @@ class MemoryBackend:
         table, now = table_of(rules), self._clock()
         with self._lock:
             keys = [
-                slot.place if isinstance(slot.place, str) else slot.place[1]
+                name_of(slot.place)[1]
                 for slot in self._store.slots
                 if not self._store.dead(slot, now) and table.kills(*field_and_key(slot.place), tags(slot), 0)
             ]
