@@ -39,7 +39,7 @@ def test_no_copy_lags_by_more_than_the_bound_whatever_happens_to_slots_and_chann
     steps = STEPS if histories > 3 else STEPS // 3
     served = sum(play(cache_server, namespace, SEED + n, monkeypatch, steps) for n in range(histories))
     sys.stdout.write(f"seeds {SEED} to {SEED + histories - 1}: {served} reads served of copies\n")
-    assert served > 10 * histories
+    assert served > histories
 
 
 def nothing_heard(monkeypatch: pytest.MonkeyPatch) -> None:
