@@ -16,7 +16,7 @@ import redis
 from redis.crc import key_slot
 from redis.exceptions import MovedError
 
-from stoker.cache import CacheConfig, hand_over, scripts
+from stoker.cache import CacheConfig, hand_over
 from stoker.cache.bans import Control
 from stoker.cache.cluster import Look, Rest, Round, Router
 from stoker.cache.errors import CacheUnavailable
@@ -66,6 +66,7 @@ class Node:
 
     server: bytes
     slots: dict[int, int] = field(default_factory=dict)  # with the epoch in which it got them
+    imports: set[int] = field(default_factory=set)
     past: dict[bytes, Any] = field(default_factory=dict)
 
 
@@ -142,8 +143,7 @@ class Nodes:
             commands = next(operation)
             while True:
                 replies: list[Any] = []
-                batches: list[Any] = [commands] if commands[0] == ("MULTI",) else [(one,) for one in commands]
-                for batch in batches:
+                for batch in _batches(commands):
                     yield
                     while node.server == server and self._waits(number, batch):
                         yield
@@ -169,12 +169,19 @@ class Nodes:
     def _answer(self, number: int, batch: Any) -> list[Any]:
         if not isinstance(batch[0], Call) and batch[0][0] == "CLUSTER":
             return [self._cluster(number, batch[0])]
-        slot = _slot(batch)
-        if slot is not None and slot not in self.nodes[number].slots:
-            return [MovedError(f"{slot} {address(self.owners[slot])}")] * len(batch)
-        if isinstance(batch[0], Call) and batch[0].script is scripts.GIVE:
-            frozen = self.clients[number].get(batch[0].keys[0]) == batch[0].args[3]
-            return [self.give(number, int(batch[0].args[1])) if frozen else redis.ResponseError("not frozen")]
+        slot, node = _slot(batch), self.nodes[number]
+        if batch[0] == ("ASKING",):
+            imports = slot in node.slots or slot in node.imports
+            return [b"OK", *self._ask(number, batch[1:])] if imports else [b"OK", self._elsewhere(slot)]
+        if slot is not None and slot not in node.slots:
+            return [self._elsewhere(slot)] * len(batch)
+        return self._ask(number, batch)
+
+    def _elsewhere(self, slot: int | None) -> MovedError:
+        assert slot is not None
+        return MovedError(f"{slot} {address(self.owners[slot])}")
+
+    def _ask(self, number: int, batch: Any) -> list[Any]:
         self.connection.line.server = self.nodes[number].server
         return self.connection.ask((("SELECT", number + 1), *batch)).replies[1:]
 
@@ -191,8 +198,10 @@ class Nodes:
                 return [key for key in self._keys(number) if key_slot(key) == command[2]]
             case "COUNTKEYSINSLOT":
                 return sum(key_slot(key) == command[2] for key in self._keys(number))
+            case "SLOTS":
+                return [[slot, slot, [b"", 0, self._holder(number, slot)]] for slot in self.slots]
             case "SETSLOT":
-                return self.take(number, command) if command[3] == "NODE" else b"OK"
+                return self.set_slot(number, command[2], command[3])
             case "MIGRATESLOTS":
                 return self.migrate(command[3], number, int(command[6]))
         raise AssertionError(command)
@@ -210,25 +219,33 @@ class Nodes:
         )
         return b"OK"
 
-    def take(self, number: int, command: Any) -> Any:
-        """A node takes a slot without what is in it."""
-        slot, source = command[2], self.owners[command[2]]
-        self.epoch += 1
-        one = Migration(self._new_name().decode(), slot, source, number, "cancelled", 0, {}, self.ticks)
-        one.epoch, one.news = self.epoch, self.chance.choice([0.2, 0.02])
-        self.migrations.append(one)
-        self._put(number, slot, {})
-        self.owners[slot] = number
-        self.nodes[number].slots[slot] = one.epoch
+    def set_slot(self, number: int, slot: int, what: str) -> Any:
+        """A node takes a slot without what is in it; but for what it is given before."""
+        node = self.nodes[number]
+        if what == "NODE":
+            if slot not in node.slots:
+                self._take(number, slot)
+        elif what == "IMPORTING":
+            if slot in node.slots:
+                return redis.ResponseError(f"I'm already the owner of hash slot {slot}")
+            node.imports.add(slot)
+            return b"OK"
+        node.imports.discard(slot)
         return b"OK"
 
-    def give(self, number: int, slot: int) -> Any:
-        """A node is told at once that another has its slot, and may refuse to know it."""
-        if self.chance.random() < 0.5:
-            return redis.ResponseError("Can't assign hashslot while I still hold keys for this hash slot.")
-        if self.nodes[number].slots.pop(slot, None) is not None:
-            self._put(number, slot, {})
-        return b"OK"
+    def _take(self, number: int, slot: int) -> None:
+        self.epoch += 1
+        one = Migration(
+            self._new_name().decode(), slot, self.owners[slot], number, "cancelled", 0, {}, self.ticks
+        )
+        one.epoch, one.news = self.epoch, self.chance.choice([0.2, 0.02])
+        self.migrations.append(one)
+        self.owners[slot] = number
+        self.nodes[number].slots[slot] = one.epoch
+
+    def _holder(self, number: int, slot: int) -> bytes:
+        """Who has the slot, as far as this node knows."""
+        return str(number if slot in self.nodes[number].slots else self.owners[slot]).encode()
 
     def cancel(self, source: int) -> None:
         for one in self.migrations:
@@ -315,6 +332,7 @@ class Nodes:
         number = self.chance.randrange(NODES)
         node = self.nodes[number]
         node.server = self._new_name()
+        node.imports.clear()
         past = node.past if self.chance.random() < 0.7 else {}
         for slot in (*self.slots, self.map_slot):
             self._put(number, slot, past if slot in node.slots else {})
@@ -364,6 +382,14 @@ class Nodes:
 
 def address(node: int) -> str:
     return f"{node}:{node}"
+
+
+def _batches(commands: Any) -> list[Any]:
+    """What runs without others in between: a transaction; and what is asked of a node that is to get the slot."""
+    if commands[0] == ("MULTI",):
+        return [commands]
+    asking = [isinstance(one, tuple) and one == ("ASKING",) for one in (None, *commands)]
+    return [commands[i : i + 1 + asking[i + 1]] for i in range(len(commands)) if not asking[i]]
 
 
 def _slot(batch: Any) -> int | None:

@@ -185,7 +185,6 @@ def in_this_world(monkeypatch: Any, world: HandOverWorld) -> None:
     """The clock is the world's; and who waits for a hand-over waits for longer than a source can be behind."""
     monkeypatch.setattr(cluster_map, "MOST_SHARDS", SHARDS)
     monkeypatch.setattr(hand_over, "clock", world.monotonic)
-    monkeypatch.setattr(cold_move, "clock", world.monotonic)
     monkeypatch.setattr(cluster, "REST_S", 4 * TICK_S)
     monkeypatch.setattr(cluster, "LONGEST_REST_S", 8 * TICK_S)
     monkeypatch.setattr(cluster, "PATIENCE_S", 4 * TICK_S * HEARD_WITHIN / 3)

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from stoker.cache import cold_move, hand_over, near, near_stream, sentinel_transport, sentinels
+from stoker.cache import hand_over, near, near_stream, sentinel_transport, sentinels
 from stoker.cache.clock import clock
 
 
@@ -17,9 +17,9 @@ def test_the_clock_counts_sleep() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [near, near_stream, hand_over, cold_move, sentinels, sentinel_transport],
+    [near, near_stream, hand_over, sentinels, sentinel_transport],
     ids=lambda one: one.__name__,
 )
 def test_it_is_what_bounds_are_counted_by(module: ModuleType) -> None:
-    """Of copies; of a source that waits with writes, or is frozen; of a primary that may have been replaced."""
+    """Of copies; of a source that waits with writes; of a primary that may have been replaced."""
     assert module.clock is clock

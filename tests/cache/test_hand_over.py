@@ -90,12 +90,12 @@ def nobody_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "PATIENCE_S", 0)
 
 
-def not_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a source go on while its slot is given to another without its entries."""
-    monkeypatch.setattr(cold_move, "freeze", asking_nobody(lambda *_: True))
+def begun_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a target answer as soon as it has a slot without its entries, though the source may not have heard of it."""
+    monkeypatch.setattr(cold_move, "expecting", lambda raw, _: raw)
 
 
-GUARDS = [accepted_at_once, vouched_for_however_late, nobody_waited_for, not_frozen]
+GUARDS = [accepted_at_once, vouched_for_however_late, nobody_waited_for, begun_at_once]
 
 
 @pytest.mark.slow
@@ -152,6 +152,58 @@ def test_no_expectation_is_taken_back_while_a_slot_is_on_its_way(
     assert (told is NOT_YET) is guarded
     with nullcontext() if guarded else pytest.raises(Stale):
         done_within(world, world.read(*here, key))
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_target_without_entries_answers_when_the_source_has_heard(
+    world: HandOverWorld, monkeypatch: pytest.MonkeyPatch, guarded: bool
+) -> None:
+    """However long the mover is held up before each of its steps."""
+    if not guarded:
+        begun_at_once(monkeypatch)
+    (there, here), key = [(world._backend(), Router()) for _ in range(2)], KEYS[0]
+    _, source, move = a_move(world, there[0], key)
+    done_within(world, world.read(*there, key))
+    program = cold_move.cold_move(there[0].space, move)
+    effect = next(program)
+    while world.owners[move.slot] == source:
+        assert isinstance(effect, GeneratorType)
+        done_within(world, world.sleep(3 * cluster.PATIENCE_S))
+        done_within(world, world.read(*here, key))
+        effect = program.send(done_within(world, world.drive(Router(), effect)))
+    # When the target has taken the slot, of which the source has not heard, and somebody invalidates there
+    done_within(world, world.read(*here, key))
+    there[1].layout = world.layout()
+    invalidation = world.invalidate(*there, key)
+    told = done_within(world, invalidation, HEARD_WITHIN)
+    # Then he waits for that, as the source still answers
+    assert (told is NOT_YET) is guarded
+    with nullcontext() if guarded else pytest.raises(Stale):
+        done_within(world, world.read(*here, key))
+    if not guarded:
+        return
+    # And when the source has heard he waits no longer
+    world.migrations[0].news = 1.0
+    world.go_on()
+    assert done_to_its_end(world, program, effect).moved
+    assert done_within(world, invalidation, 20) is None
+    done_within(world, world.read(*here, key))
+
+
+def test_who_waits_for_a_mover_that_has_died_begins_cold(world: HandOverWorld) -> None:
+    """When the source has surely heard."""
+    (there, router), key = (world._backend(), Router()), KEYS[0]
+    _, source, move = a_move(world, there, key)
+    program = cold_move.cold_move(there.space, move)
+    effect = next(program)
+    while world.owners[move.slot] == source:
+        assert isinstance(effect, GeneratorType)
+        effect = program.send(done_within(world, world.drive(router, effect)))
+    program.close()
+    router.layout = world.layout()
+    began = world.monotonic()
+    assert done_within(world, world.invalidate(there, router, key)) is None
+    assert cluster.PATIENCE_S < world.monotonic() - began < 2 * cluster.PATIENCE_S
 
 
 def test_a_move_that_is_cancelled_leaves_nobody_expected(world: HandOverWorld) -> None:
@@ -212,24 +264,16 @@ def test_a_target_that_has_the_source_wait_for_too_long_is_not_waited_for(
     assert hand_over.LONGEST_S["failover-paused"] < world.monotonic() - began < hand_over.PAUSE_S
 
 
-def test_a_key_of_others_that_comes_at_the_last_moment_keeps_its_slot_where_it_is(
-    world: HandOverWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mover, router = world._backend(), Router()
+def test_a_key_of_others_keeps_its_slot_where_it_is(world: HandOverWorld) -> None:
+    mover = world._backend()
     number, source, move = a_move(world, mover, KEYS[0])
     stranger = f"theirs:{ShardKeys(world.namespace, number).tag}"
-
-    def freeze(*_: object) -> bool:
-        world.clients[source].set(stranger, 1, ex=60)
-        return True
-
-    monkeypatch.setattr(cold_move, "freeze", asking_nobody(freeze))
+    world.clients[source].set(stranger, 1, ex=60)
     outcome = to_its_end(world, cold_move.cold_move(mover.space, move))
-    assert not outcome.moved
+    assert (outcome.moved, outcome.warm) == (False, True)
     assert "keys of others, such as 'theirs:" in outcome.reason
     assert world.owners[move.slot] == source
     assert world.clients[source].delete(stranger) == 1
-    done_within(world, world.drive(router, world.settle(mover)))
 
 
 def test_no_slot_is_handed_over_to_a_server_that_cannot_be_told_from_others(
@@ -262,6 +306,16 @@ def until_a_look(world: HandOverWorld, program: hand_over.HandOver) -> None:
             assert isinstance(effect, GeneratorType)
             steps = world.drive(Router(), effect)
         effect = program.send(done_within(world, steps))
+
+
+def done_to_its_end(world: HandOverWorld, program: hand_over.HandOver, effect: Any) -> hand_over.Outcome:
+    """Go on from this effect, all steps of which are taken at once."""
+    try:
+        while True:
+            effect = program.send(done_within(world, world.drive(Router(), effect)))
+    except StopIteration as end:
+        outcome: hand_over.Outcome = end.value
+        return outcome
 
 
 def to_its_end(world: HandOverWorld, program: hand_over.HandOver) -> hand_over.Outcome:

@@ -6,9 +6,10 @@ from typing import Any, cast
 
 import pytest
 
-from stoker.cache import cold_move, hand_over, rebalance
+from stoker.cache import CacheUnavailable, cold_move, hand_over, rebalance
 from stoker.cache.balance import RebalancePlan, SlotMove
-from stoker.cache.hand_over import LONGEST_S, Move
+from stoker.cache.cluster import PATIENCE_S
+from stoker.cache.hand_over import LONGEST_S, Move, Outcome
 from stoker.cache.programs import Sleep
 
 MOVE = Move(7, (0,), "source:1", "target:1", "")
@@ -19,8 +20,8 @@ SPREAD = cast("Any", SimpleNamespace(shards=[None]))
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, in place of the clock; what goes to a node is shown as (node, what)."""
     time = [100.0]
+    monkeypatch.setattr(hand_over, "clock", lambda: time[0])
     for module in (hand_over, cold_move):
-        monkeypatch.setattr(module, "clock", lambda: time[0])
         monkeypatch.setattr(module, "on", lambda node, begin: (node, begin))
     monkeypatch.setattr(hand_over, "known", lambda *_: "known")
     monkeypatch.setattr(hand_over, "cancel", lambda _: "cancel")
@@ -61,18 +62,49 @@ def test_a_copy_may_take_its_time(now: list[float]) -> None:
 def test_a_cold_move_of_a_slot_that_stays_full_gives_up() -> None:
     program = cast("Any", cold_move.cold_move(SPREAD, MOVE))
     assert next(program) == "known"
-    program.send(None)
-    program.send(3)  # pages, at most
+    for answer in (None, b"the target's server", "the source's id", 3):  # pages, at most
+        program.send(answer)
     for page in range(3):
         if page:
             next(program)
-        assert program.send((cold_move.PAGE, [])) is None
+        assert program.send(cold_move.Page(cold_move.PAGE, [], {})) is None
         assert isinstance(next(program), Sleep)
     with pytest.raises(StopIteration) as ended:
         next(program)
     outcome = ended.value.value
     assert not outcome.moved
     assert "as fast as they are unlinked" in outcome.reason
+
+
+@pytest.fixture
+def taken(now: list[float]) -> Any:  # noqa: ARG001
+    """A cold move whose target has taken the slot, and which asks the source whether it has heard."""
+    shard = SimpleNamespace(keys=SimpleNamespace(ctl=b"ctl"), digest=b"")
+    program = cast("Any", cold_move.cold_move(cast("Any", SimpleNamespace(shards=[shard])), MOVE))
+    page = cold_move.Page(0, [], {b"ctl": b"1:record:boot"})
+    for answer in (None, None, b"the target's server", "the source's id", 3, page, ""):
+        asked = program.send(answer)
+    assert asked[0] == MOVE.source
+    return program
+
+
+def test_a_source_that_does_not_say_that_it_has_heard_is_not_asked_for_ever(taken: Any) -> None:
+    waited, outcome = 0.0, None
+    while outcome is None:
+        assert taken.send(False) is None
+        waited += next(taken).seconds
+        try:
+            next(taken)
+        except StopIteration as ended:
+            outcome = ended.value
+    assert outcome == Outcome(True, False, "the source does not say that it has heard")
+    assert waited == pytest.approx(PATIENCE_S)
+
+
+def test_a_source_that_cannot_be_asked_any_more_has_lost_the_slot_all_the_same(taken: Any) -> None:
+    with pytest.raises(StopIteration) as ended:
+        taken.throw(CacheUnavailable("redis", "it is a replica now"))
+    assert ended.value.value == Outcome(True, False, "it is a replica now")
 
 
 @pytest.mark.parametrize(
