@@ -127,12 +127,13 @@ print(asked)
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_worker_is_killed_before_each_command_of_a_hand_over_and_another_goes_on() -> None:
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_worker_is_killed_before_each_command_of_a_move_and_another_goes_on(warm: bool) -> None:
     with four_nodes() as (cluster, _):
-        kill_before_each_command(cluster)
+        kill_before_each_command(cluster, warm)
 
 
-def kill_before_each_command(cluster: EmbeddedCluster) -> None:
+def kill_before_each_command(cluster: EmbeddedCluster, warm: bool) -> None:
     config = config_of(cluster)
     load = Load(SEED)
     with Cache(config) as quiet, load.on(lambda: Cache(config), readers=1):
@@ -148,7 +149,7 @@ def kill_before_each_command(cluster: EmbeddedCluster) -> None:
             target = (source + 1) % 4
             move = SlotMove(slot, (shard,), address(cluster, source), address(cluster, target), 0, 0)
             report = asdict(RebalanceReport(1))
-            cursor = {"by": "keys", "warm": True, "at": 0, "moves": [asdict(move)], "report": report}
+            cursor = {"by": "keys", "warm": warm, "at": 0, "moves": [asdict(move)], "report": report}
             cursor["placed"] = placed(quiet._core.on_cluster().space)
             # When its worker is killed, at a later command each time
             worker = [sys.executable, "-c", WORKER, cluster.url, str(last), json.dumps(cursor)]
