@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from stoker.cache import hand_over, scripts
-from stoker.cache.cluster_verbs import Spread
 from stoker.cache.hand_over import HandOver, Move, Outcome, on
+from stoker.cache.node_link import Spread
 from stoker.cache.parts import Displaced
 from stoker.cache.programs import Sleep
 from stoker.cache.wire import Call, Operation, once

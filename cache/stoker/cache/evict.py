@@ -184,7 +184,7 @@ def _plan(
 ) -> Operation[tuple[EvictReport, _Walk | None]]:
     """The next time round, if there is cause for one."""
     use = yield from memory_use.read()
-    kept = (yield from quotas.read(link.quotas_key)).quotas if link.quotas_key else quotas.Quotas()
+    kept = yield from link.quotas()
     report = replace(report, after_bytes=use.used)
     need = use.used - report.target_bytes if report.target_bytes is not None else 0
     done = replace(report, reason="reached the target") if last and report.target_bytes else report

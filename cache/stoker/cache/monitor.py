@@ -11,7 +11,7 @@ from stoker.cache.errors import ConfigError
 from stoker.cache.evict import EvictReport
 from stoker.cache.lives import Lives, lives
 from stoker.cache.pressure import Makeup, Node
-from stoker.cache.quotas import Quotas, over, room
+from stoker.cache.quotas import Quotas, over
 from stoker.cache.tenancy import tenant_field, tenant_of
 from stoker.cache.traffic import Counts, Group
 
@@ -148,15 +148,10 @@ class CacheMonitor:
 
         Args:
             before: Those of the look before. They stay full until they are well below (`quotas.WELL_BELOW`).
-
-        Raises:
-            CacheUnavailable: The server cannot be asked.
         """
-        node = self.get_node()
-        entries = room(makeup.bytes, node.used_bytes, node.limit_bytes, self._cache.config.low_watermark)
-        sizes = {tenant_field(tenant): part.bytes for tenant, part in makeup.tenants.items()}
+        room = makeup.room(self._cache.config.low_watermark)
         full = {tenant_field(tenant) for tenant in before}
-        return [str(tenant_of(field)) for field in over(quotas, sizes, entries, full).hard]
+        return [str(tenant_of(field)) for field in over(quotas, makeup.sizes, room, full).hard]
 
     def tell_quotas(self, quotas: Quotas, full: Iterable[str | None], kept: float) -> None:
         """Let every process know the quotas, and which tenants may store nothing more; forgotten after `kept` seconds.
