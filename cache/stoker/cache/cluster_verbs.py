@@ -193,7 +193,7 @@ def _by_node(
             return
         node: _Node = nodes[at["node"] if at.get("node") in left else left[0]]
         same = (node.name, node.epoch) == (at.get("node"), at.get("epoch"))
-        inner = begin(node, len(nodes), at["inner"] if same else None)
+        inner = begin(node, len(nodes) + len(answers.missing), at["inner"] if same else None)
         at = {name: at[name] for name in at if name not in _PLACE}
         try:
             at = yield from _walk(node, inner, added, type(nothing)(**at["report"]), at, len(left) == 1)
