@@ -1,6 +1,9 @@
-"""Looking at a cluster behind a cache's back, and moving its slots."""
+"""Looking at a cluster behind a cache's back, moving its slots, and stopping its nodes."""
 
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
@@ -37,6 +40,17 @@ def shard_of(cache: Cache, key: str, tenant: str = "") -> int:
     backend = cache._core.backend
     assert isinstance(backend, ClusterBackend)
     return backend.placement.shard_of(tenant, key)
+
+
+@contextmanager
+def stopped(cluster: EmbeddedCluster, node: int) -> Iterator[str]:
+    """Its name, while it answers nobody."""
+    server = cluster.primaries[node]
+    os.kill(server.child.pid, signal.SIGSTOP)
+    try:
+        yield f"127.0.0.1:{server.port}"
+    finally:
+        os.kill(server.child.pid, signal.SIGCONT)
 
 
 def migrate(cluster: EmbeddedCluster, slot: int, to: int) -> None:

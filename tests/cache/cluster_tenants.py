@@ -7,8 +7,6 @@ from tests.cache.cluster_nodes import admin
 
 NOISY, QUIET = 1800, 360
 """Entries: few of the quiet one, since a sample knows a large share better than a small one."""
-
-
 SAMPLE = 3000
 
 

@@ -1,10 +1,7 @@
 """Tenants' quotas on a cluster of which a node does not answer, and evictions that are killed on the way."""
 
 import json
-import os
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from redis.crc import key_slot
@@ -15,7 +12,7 @@ from stoker.cache.quotas import Quota
 from stoker.worker.embedded_cluster import EmbeddedCluster, start_cluster
 from stoker.worker.processes import Processes
 from tests.cache.awaited import Awaited
-from tests.cache.cluster_nodes import admin, owner
+from tests.cache.cluster_nodes import admin, owner, stopped
 from tests.cache.cluster_tenants import NOISY, QUIET, SAMPLE, allow, bytes_of, entries_of, left, put
 
 pytestmark = pytest.mark.slow
@@ -52,17 +49,6 @@ def cache(config: CacheConfig, request: pytest.FixtureRequest) -> Iterator[Cache
         yield opened
     if isinstance(opened, Awaited):
         opened.end()
-
-
-@contextmanager
-def stopped(cluster: EmbeddedCluster, node: int) -> Iterator[str]:
-    """Its name, while it answers nobody."""
-    server = cluster.primaries[node]
-    os.kill(server.child.pid, signal.SIGSTOP)
-    try:
-        yield f"127.0.0.1:{server.port}"
-    finally:
-        os.kill(server.child.pid, signal.SIGCONT)
 
 
 def test_killed_after_any_batch_it_takes_no_more_than_it_would_have(cache: Cache) -> None:

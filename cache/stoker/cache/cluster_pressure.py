@@ -45,11 +45,12 @@ def node() -> Operation[pressure.Node]:
         limit_bytes=added_limit([one.limit_bytes for one in nodes]),
         policy=policies.pop() if len(policies) == 1 else "",
         rss_bytes=sum(one.rss_bytes for one in nodes),
-        fragmentation=max((one.fragmentation for one in nodes), default=0.0),
+        fragmentation=max(one.fragmentation for one in nodes),
         client_bytes=sum(one.client_bytes for one in nodes),
         keys=sum(one.keys for one in nodes),
         evicted=sum(one.evicted for one in nodes),
         expired=sum(one.expired for one in nodes),
+        shares={name: one.share for name, one in answers.of.items()},
         missing=answers.missing,
     )
 

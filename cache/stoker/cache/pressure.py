@@ -6,7 +6,7 @@ For the monitor, and through it for `stoker.tasks`, which adds what needs a past
 import math
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -22,7 +22,7 @@ G = TypeVar("G", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One server, or for the memory backend this process.
+    """One server, all nodes of a cluster, or for the memory backend this process.
 
     Attributes:
         used_bytes: What counts against the limit (the memory backend: estimated sizes of its entries).
@@ -33,6 +33,7 @@ class Node:
         client_bytes: Buffers of its clients.
         keys: Entries and all else that it holds.
         evicted, expired: Since it started.
+        shares: How much of its own limit each node of a cluster uses; elsewhere none.
         missing: Nodes of a cluster that could not be asked: nothing here counts what they have.
     """
 
@@ -45,11 +46,14 @@ class Node:
     keys: int
     evicted: int
     expired: int
+    shares: Mapping[str, float] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
-        """Of the limit; 0 without one."""
+        """Of the limit, of a cluster that of the fullest node; 0 without one."""
+        if self.shares:
+            return max(self.shares.values())
         return self.used_bytes / self.limit_bytes if self.limit_bytes else 0.0
 
 
