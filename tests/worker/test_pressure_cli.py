@@ -12,7 +12,7 @@ from stoker.cache.quotas import Quota, Quotas
 from stoker.config import Settings, open_cache
 from stoker.tasks import runtime
 from stoker.tasks.pressure import look
-from stoker.tasks.pressure_store import Point
+from stoker.tasks.pressure_store import Composition, Point
 from stoker.worker import cli
 from stoker.worker.app import make_app
 
@@ -60,6 +60,19 @@ def test_it_draws_what_was_seen_and_tells_whose_the_entries_are() -> None:
     found = json.loads(stoker("pressure", "--json").output)
     assert len(found["points"]) == 6
     assert found["composition"]["tenants"][0]["bytes"] > 0
+
+
+def test_of_a_cluster_it_tells_the_fullest_node_and_those_without_an_answer() -> None:
+    here = runtime.current()
+    point = Point(time.time(), 2**19, 2**20, 0, 1.0, 0, 9, 0, 0, fullest=0.87, missing=("10.0.0.7:7000",))
+    whole = Composition(time.time(), 9, 9, 900, missing=("10.0.0.8:7000",))
+    here.pressure.add(point, whole)
+    shown = stoker("pressure").output
+    assert "50% of 1.0 MiB, the fullest node 87%" in shown
+    assert "no answer from 10.0.0.7:7000: what is there is not counted" in shown
+    assert "ago, without 10.0.0.8:7000" in shown
+    [found] = json.loads(stoker("pressure", "--json").output)["points"]
+    assert (found["share"], found["missing"]) == (0.87, ["10.0.0.7:7000"])
 
 
 def test_quotas_are_listed_set_and_dropped() -> None:
