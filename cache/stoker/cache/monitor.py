@@ -127,6 +127,8 @@ class CacheMonitor:
     def get_node(self) -> Node:
         """How full the server is (on the memory backend this process), and what it has evicted by itself.
 
+        Of a cluster all nodes together. Those that do not answer are named; if none does, that is an error.
+
         Raises:
             CacheUnavailable: The server cannot be asked.
         """
@@ -134,6 +136,8 @@ class CacheMonitor:
 
     def get_makeup(self, sample: int = 1000) -> Makeup:
         """Whose the entries are and what they take, by a random sample; each share comes with its error.
+
+        Of a cluster all nodes together, each sampled alike; as in `get_node`, those that do not answer are named.
 
         Raises:
             ConfigError: `sample` is below 1.
