@@ -5,18 +5,20 @@ give it a new epoch, which every operation of a walk looks at first. Where eithe
 again.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
+from functools import partial, reduce
 from types import GeneratorType
 from typing import Any, TypeVar
 
 from msgspec import convert, to_builtins
 
 from stoker.cache import cluster_pressure, evict, memory_use, scan, sweep
+from stoker.cache.bans import Rule
 from stoker.cache.cluster_map import part_of
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.evict import EvictReport
+from stoker.cache.matching import Matching, added, find
 from stoker.cache.node_link import NodeLink, Spread
 from stoker.cache.options import CacheConfig
 from stoker.cache.parts import Answers, Displaced, Layout, Node, Part, at_once, everywhere, wherever
@@ -57,6 +59,15 @@ def count(spread: Spread, batch: int) -> Operation[dict[int, int]]:
     for found in (yield from everywhere(counted)).values():
         counts.update(found)
     return counts
+
+
+def matching(spread: Spread, rules: Sequence[Rule], batch: int) -> Operation[Matching]:
+    """As `matching.find`, of all nodes together."""
+
+    def found(node: Node, layout: Layout) -> Operation[Matching]:
+        return find(NodeLink(spread, node, layout), rules, batch)
+
+    return reduce(added, (yield from everywhere(found)).values(), Matching())
 
 
 def tidy(spread: Spread, cursors: Mapping[Node, str], batch: int) -> Operation[Tidied]:

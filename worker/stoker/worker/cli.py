@@ -5,6 +5,8 @@
 
 import json
 import os
+import signal
+from contextlib import suppress
 from typing import Annotated, Literal, NoReturn
 
 try:
@@ -18,12 +20,15 @@ except ModuleNotFoundError as missing:
 
 from stoker.cache import CacheError
 from stoker.config import InvalidSettings, Settings, effective
+from stoker.config.logging import setup_logging
 from stoker.tasks import JobHandle, TaskError, runtime
 from stoker.worker import (
     commands,
+    entries_cli,
     events_cli,
     jobs_view,
     lifecycle,
+    metrics,
     plans_cli,
     pressure_view,
     quotas_cli,
@@ -31,6 +36,7 @@ from stoker.worker import (
     reshard_cli,
     top_view,
     up,
+    verbs_cli,
 )
 from stoker.worker import flower as flower_options
 from stoker.worker.embedded_cluster import LEAST_NODES, MOST_NODES
@@ -91,6 +97,19 @@ def flower() -> None:
     settings = Settings()
     flower_options.options(settings)
     _become(settings, commands.flower())
+
+
+@cli.command(name="metrics")
+def metrics_() -> None:
+    """Tell Prometheus about the fleet, at /metrics of STOKER_METRICS__HOST and STOKER_METRICS__PORT."""
+    settings = Settings()
+    lifecycle.check_cache(settings)
+    settings.broker()
+    setup_logging(settings)
+    up.stop_on_signals()
+    with suppress(KeyboardInterrupt), metrics.served(runtime.current()) as port:
+        typer.echo(f"metrics at http://{settings.metrics.host}:{port}/metrics")
+        signal.pause()
 
 
 @cli.command(name="up")
@@ -207,14 +226,20 @@ def jobs(
     as_json: AsJson = False,
     abort: Annotated[str | None, typer.Option(metavar="ID", help="Tell this job to stop.")] = None,
     dead: Annotated[bool, typer.Option("--dead", help="List the jobs that were given up, and why.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Show the job's progress until it has ended.")
+    ] = False,
 ) -> None:
-    """List the newest jobs, or those that were given up; show one, or stop one."""
+    """List the newest jobs, or those that were given up; show or follow one, or stop one."""
     if abort is not None:
         stopped = JobHandle(abort).abort()
         typer.echo(f"job {abort} {'was told to stop' if stopped else 'is over, or is not known'}")
         raise typer.Exit(0 if stopped else 1)
+    if follow and job_id is None:
+        raise typer.BadParameter("--follow: say which job, as  stoker jobs ID --follow")
     if job_id is not None:
-        status = JobHandle(job_id).status()
+        job = JobHandle(job_id)
+        status = jobs_view.follow(job) if follow else job.status()
         _show(jobs_view.as_json(status) if as_json else jobs_view.detail(status))
         return
     store = runtime.current().jobs
@@ -268,8 +293,17 @@ def doctor(
     raise typer.Exit(command.run(only or (), as_json))
 
 
-cli.command()(rebalance_cli.rebalance)
-cli.command()(reshard_cli.reshard)
+for command in (
+    entries_cli.get,
+    entries_cli.explain,
+    entries_cli.invalidate,
+    verbs_cli.warm,
+    verbs_cli.sweep,
+    verbs_cli.evict,
+    rebalance_cli.rebalance,
+    reshard_cli.reshard,
+):
+    cli.command()(command)
 
 
 def _as_set(value: object) -> str:
