@@ -54,7 +54,7 @@ class EvictReport:
         least_worth: Others dropped, those first whose loss costs least.
         freed: Bytes of what was dropped, by reason (as the fields above are called), the server's overhead included.
         freed_of: The same by tenant, the shared key space as ``""``; those beyond a hundred as ``"other"``.
-        reason: Why it ended.
+        reason: Why it ended; of a cluster also which nodes did not answer, and what that means for quotas.
     """
 
     before_bytes: int = 0
