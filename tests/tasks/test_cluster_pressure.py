@@ -102,19 +102,18 @@ def test_a_tenant_above_his_quota_stores_nothing_more_until_he_is_brought_down_t
 def test_a_look_tells_which_node_has_no_answer_and_what_the_others_have(settings: Settings) -> None:
     with Processes() as processes:
         cluster = start_cluster(processes, node_timeout_s=60.0)
-        configure(
-            settings.model_copy(
-                update={"cache_url": cluster.url, "cache_timeout": 2.0, "cache_breaker_failures": 1}
-            )
+        own = settings.model_copy(
+            update={"cache_url": cluster.url, "cache_timeout": 2.0, "cache_breaker_failures": 1}
         )
+        configure(own)
         with closing(runtime.current()) as here:
             here.pressure.set_quota("noisy", Quota(hard=1000))
-            with open_cache(here.settings) as app:
+            with open_cache(own) as app:
                 app.set_many(VALUES, "noisy")
             before = look(here)
-            asked = owner(cluster, key_slot(quotas_key(here.settings.namespace)))
-            # When that is which has the quotas and the counts of reads, and another one
-            for node in (asked, (asked + 1) % 3):
+            with_map = owner(cluster, key_slot(quotas_key(own.namespace)))
+            # When that is which has the map, the quotas and the counts of reads, and another one
+            for node in (with_map, (with_map + 1) % 3):
                 with stopped(cluster, node) as name:
                     point = look(here)
                     found = here.pressure.composition()
@@ -125,3 +124,9 @@ def test_a_look_tells_which_node_has_no_answer_and_what_the_others_have(settings
                 assert found.missing == (name,)
                 assert found.entries == pytest.approx(len(VALUES) * 2 / 3, rel=0.4)
                 wait_until(here.cache.ping)
+        # And when the map is not known yet, and cannot be read, in a process that has just begun
+        configure(own.model_copy(update={"cache_url": cluster.primaries[(with_map + 1) % 3].url}))
+        with closing(runtime.current()) as new, stopped(cluster, with_map) as name:
+            point = look(new)
+            assert new.pressure.composition() == found
+        assert (point.missing, point.full) == ((name,), ("noisy",))

@@ -113,7 +113,13 @@ def _composition(
     due = before is None or time.time() - before.at >= MAKEUP_EVERY_S
     if not (due or quotas.any_hard):
         return None, []
-    makeup = monitor.get_makeup(SAMPLE)
+    try:
+        makeup = monitor.get_makeup(SAMPLE)
+    except (
+        CacheUnavailable
+    ) as error:  # of a cluster, the node that has the map, which this process does not know yet
+        log.warning("what the cache is made of is not known: %s", error)
+        return None, list(were_full) if quotas.any_hard else []
     full = monitor.get_full(quotas, makeup, were_full) if quotas.any_hard else []
     return composition_of(makeup, _reads(monitor), time.time()), full
 
