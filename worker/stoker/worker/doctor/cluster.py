@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 
+from stoker.worker.counted import counted
 from stoker.worker.doctor import redis_server
 from stoker.worker.doctor.check import CannotCheck, Finding, error, ok
 from stoker.worker.doctor.server import Server
@@ -19,7 +20,7 @@ def check(system: System) -> Iterator[Finding]:
             "CLUSTER INFO and CLUSTER NODES tell which; restart the node, or promote a replica",
         )
     for node, count in sorted(system.slots.items()):
-        yield ok(f"{node} has {count:,} slots")
+        yield ok(f"{node} has {counted(count, 'slot')}")
         try:
             server = Server("STOKER_CACHE_URL", system.url_of(node))
         except CannotCheck as silent:

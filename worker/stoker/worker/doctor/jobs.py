@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from stoker.cache import keys
 from stoker.tasks import JobStatus
-from stoker.worker.doctor.check import Finding, counted, ok, warning
+from stoker.worker.counted import counted
+from stoker.worker.doctor.check import Finding, ok, warning
 from stoker.worker.doctor.system import RECENT_JOBS, System
 
 LATELY_S = 3600.0

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from stoker.tasks import names
-from stoker.worker.doctor.check import Finding, counted, error, ok, warning
+from stoker.worker.counted import counted
+from stoker.worker.doctor.check import Finding, error, ok, warning
 from stoker.worker.doctor.system import System
 
 LONG_QUEUE = {"invalidate": 100}
