@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from stoker.cache import Cache, CacheMechanism, InvalidName, LoaderError, ValueNotSerializable
+from stoker.cache import Cache, CacheMechanism, InvalidName, InvalidPattern, LoaderError, ValueNotSerializable
 from tests.cache.conftest import MakeCache
 from tests.waiting import wait_until
 
@@ -248,6 +248,28 @@ def test_counts_tell_hits_from_misses(cache: Cache) -> None:
     cache.get_many(["a", "b", "c"])
     stats = cache.stats()
     assert (stats.hits, stats.misses, stats.sets, stats.hit_rate) == (2, 3, 1, 0.4)
+
+
+def test_matching_finds_what_an_invalidation_would_kill_and_nothing_else(cache: Cache) -> None:
+    for tenant in ("acme", "globex", None):
+        cache.set_many({f"user:{n}": n for n in range(30)}, tenant, tags=["users"])
+        cache.set_many({"post:1": 1, "post:[1]": 1}, tenant, tags=["posts", "users"])
+    cache.invalidate_pattern("user:1?", "acme")  # what is dead already is not counted
+    all_users = cache.matching("user:*", tenant_id="acme")
+    assert all_users.entries == 20
+    assert len(all_users.examples) == 10
+    assert set(all_users.examples) < {f"user:{n}" for n in range(30)}
+    assert cache.matching("*:?", tenant_id="acme").entries == 11
+    assert cache.matching("user:7", tenant_id="acme").examples == ("user:7",)
+    assert cache.matching(r"post:\[*", tenant_id="globex").examples == ("post:[1]",)
+    assert cache.matching(tags=["posts", "none"], tenant_id="acme").entries == 2
+    assert cache.matching("user:2", tags=["posts"], tenant_id="acme").entries == 3
+    assert cache.matching(tenant_id="acme").entries == 22
+    assert cache.matching().entries == 32
+    assert cache.matching("nothing:*").entries == cache.matching(tenant_id="nobody").entries == 0
+    with pytest.raises(InvalidPattern):
+        cache.matching("user:[")
+    assert cache.get("user:7", "acme") == 7  # nothing was invalidated
 
 
 def test_explain_tells_live_from_banned_from_absent(cache: Cache) -> None:

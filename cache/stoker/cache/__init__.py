@@ -21,6 +21,7 @@ from stoker.cache.errors import (
 )
 from stoker.cache.evict import EvictReport
 from stoker.cache.loaders import LoadKey, loader
+from stoker.cache.matching import Matching
 from stoker.cache.monitor import CacheMonitor, CacheMonitorConfig
 from stoker.cache.options import CacheConfig, Hooks
 from stoker.cache.rebalance import RebalanceReport
@@ -56,6 +57,7 @@ __all__ = [
     # reports
     "CacheStats",
     "EvictReport",
+    "Matching",
     "RebalancePlan",
     "RebalanceReport",
     "ReshardReport",

@@ -1,53 +1,38 @@
-"""`AsyncCache`: the programs of `core`, performed in asyncio tasks."""
+"""`AsyncCache`: the programs of `core`, performed in asyncio tasks; its long verbs are in `aio_verbs`."""
 
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from stoker.cache.aio_transport import AioTransport
+from stoker.cache.aio_verbs import AsyncVerbs, Here
 from stoker.cache.backends.cluster import ClusterBackend
-from stoker.cache.balance import RebalancePlan
 from stoker.cache.cached import AsyncCachedDecorator, AsyncCachedFunction, cached_by
 from stoker.cache.cluster_transport import AioClusterTransport
 from stoker.cache.copies import ABSENT
 from stoker.cache.core import Core
 from stoker.cache.engine import Cache
-from stoker.cache.evict import EvictReport
 from stoker.cache.loaders import Registry, default_registry
 from stoker.cache.loop import Loop
 from stoker.cache.near_nodes import channel_of
 from stoker.cache.options import CacheConfig, Hooks, Seconds
-from stoker.cache.programs import Program, once
-from stoker.cache.rebalance import RebalanceReport
+from stoker.cache.programs import Program
 from stoker.cache.requests import Token
-from stoker.cache.reshard import Change, ReshardReport
 from stoker.cache.sentinel_transport import AioSentinelTransport
 from stoker.cache.sentinel_url import is_sentinel
 from stoker.cache.stats import CacheStats
-from stoker.cache.steps import Cursor, Step
-from stoker.cache.sweep import SweepReport
 from stoker.cache.tenancy import check_key
-from stoker.cache.warm import Keys
-from stoker.cache.warm_report import WarmReport
 from stoker.cache.wire import Operation, finished
 from stoker.cache.worth import EvictWhen
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 
-class _Here(NamedTuple):
-    """What belongs to one event loop."""
-
-    loop: Loop
-    transport: AioTransport | None
-
-
-class AsyncCache:
+class AsyncCache(AsyncVerbs):
     """A `Cache` to be awaited: the same methods, arguments, errors and rules.
 
     Tasks of one event loop may share one, and several loops may, each with connections of its own. A task that is
@@ -78,10 +63,10 @@ class AsyncCache:
         self._update = None if self._memory is None else self._memory.update
         self._near = None if self._core.near is None else self._core.near.get
         self._channel = None if self._shares else channel_of(self, self._core)
-        self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Here] = (
+        self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Here] = (
             weakref.WeakKeyDictionary()
         )
-        self._latest: tuple[asyncio.AbstractEventLoop, _Here] | None = None
+        self._latest: tuple[asyncio.AbstractEventLoop, Here] | None = None
         _CACHES.add(self)
 
     @property
@@ -89,7 +74,7 @@ class AsyncCache:
         """`"memory"` or `"redis"`."""
         return self.config.backend
 
-    def _here(self) -> _Here:
+    def _here(self) -> Here:
         loop = asyncio.get_running_loop()
         latest = self._latest
         if latest is not None and latest[0] is loop:
@@ -98,10 +83,10 @@ class AsyncCache:
         if here is None:
             self._forget_ended()
             if self.backend == "memory":
-                here = _Here(Loop(self.config, _run_at_once, None), None)
+                here = Here(Loop(self.config, _run_at_once, None), None)
             else:
                 transport = _transport(self._core)
-                here = _Here(Loop(self.config, transport.run, self._core.backend.renew), transport)
+                here = Here(Loop(self.config, transport.run, self._core.backend.renew), transport)
             self._by_loop[loop] = here
         self._latest = loop, here
         return here
@@ -237,79 +222,6 @@ class AsyncCache:
         )
         return decorator
 
-    # -- the long verbs ----------------------------------------------------------------------------------------
-
-    async def warm(
-        self, keys: Keys, tenant_id: str | None = None, *, batch: int = 500, lanes: int = 4
-    ) -> WarmReport:
-        """See `Cache.warm`; lanes are tasks."""
-        return await _last(self.warm_steps(keys, tenant_id, batch=batch, lanes=lanes))
-
-    def warm_steps(
-        self, keys: Keys, tenant_id: str | None = None, *, batch: int = 500, lanes: int = 4
-    ) -> AsyncIterator[Step[WarmReport]]:
-        """See `Cache.warm_steps`."""
-        loop = self._here().loop
-        return loop.steps(self._core.warmer(loop.under_way).steps(keys, tenant_id, batch, lanes))
-
-    async def sweep(self) -> SweepReport:
-        """See `Cache.sweep`."""
-        return await _last(self.sweep_steps())
-
-    def sweep_steps(self, *, batch: int = 500, cursor: Cursor = None) -> AsyncIterator[Step[SweepReport]]:
-        """See `Cache.sweep_steps`."""
-        return self._here().loop.steps(self._core.backend.sweep_steps(batch, cursor))
-
-    async def evict(self, *, target_bytes: int | None = None) -> EvictReport:
-        """See `Cache.evict`."""
-        return await _last(self.evict_steps(target_bytes=target_bytes))
-
-    def evict_steps(
-        self, *, target_bytes: int | None = None, batch: int = 500, cursor: Cursor = None, stay: float = 0.0
-    ) -> AsyncIterator[Step[EvictReport]]:
-        """See `Cache.evict_steps`."""
-        return self._here().loop.steps(self._core.evict_steps(target_bytes, batch, cursor, stay))
-
-    async def reshard(
-        self,
-        num_shards: int | None = None,
-        *,
-        pin: Mapping[str, int] | None = None,
-        unpin: Iterable[str] = (),
-        function: bool = False,
-    ) -> ReshardReport:
-        """See `Cache.reshard`."""
-        change = Change(num_shards, dict(pin or {}), tuple(unpin), function)
-        return await _last(self.reshard_steps(change))
-
-    def reshard_steps(
-        self, change: Change, *, batch: int = 500, cursor: Cursor = None
-    ) -> AsyncIterator[Step[ReshardReport]]:
-        """See `Cache.reshard_steps`."""
-        return self._here().loop.steps(self._core.reshard_steps(change, batch, cursor))
-
-    async def plan_rebalance(
-        self, *, by: str = "keys", weights: Mapping[str, float] | None = None
-    ) -> RebalancePlan:
-        """See `Cache.plan_rebalance`."""
-        return await self._do(once(self._core.on_cluster().plan_rebalance(by, weights or {})))
-
-    async def rebalance(
-        self, *, by: str = "keys", weights: Mapping[str, float] | None = None
-    ) -> RebalanceReport:
-        """See `Cache.rebalance`."""
-        return await _last(self.rebalance_steps(by=by, weights=weights))
-
-    def rebalance_steps(
-        self, *, by: str = "keys", weights: Mapping[str, float] | None = None, cursor: Cursor = None
-    ) -> AsyncIterator[Step[RebalanceReport]]:
-        """See `Cache.rebalance_steps`."""
-        return self._here().loop.steps(self._core.on_cluster().rebalance_steps(by, weights or {}, cursor))
-
-    async def stop_rebalance(self, cursor: dict[str, Any]) -> None:
-        """See `Cache.stop_rebalance`."""
-        await self._do(self._core.on_cluster().stop_rebalance(cursor))
-
     # -- for diagnosis -----------------------------------------------------------------------------------------
 
     def _namespaced_key(self, key: str, tenant_id: str | None = None) -> str:
@@ -389,11 +301,3 @@ os.register_at_fork(after_in_child=_forked)
 
 async def _run_at_once(operation: Operation[T]) -> T:
     return finished(operation)
-
-
-async def _last(steps: AsyncIterator[Step[R]]) -> R:
-    report: R | None = None
-    async for step in steps:
-        report = step.report
-    assert report is not None, "the verb took no step"
-    return report

@@ -7,14 +7,16 @@ again.
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
+from functools import partial, reduce
 from types import GeneratorType
 from typing import Any, Protocol, TypeVar
 
 from stoker.cache import evict, memory_use, pressure, scan, sweep
+from stoker.cache.bans import Rule
 from stoker.cache.cluster_map import part_of, slot_of
 from stoker.cache.evict import EvictReport
 from stoker.cache.keys import EntryNames
+from stoker.cache.matching import Matching, added, find
 from stoker.cache.options import CacheConfig
 from stoker.cache.parts import Displaced, Layout, Node, Part, at_once, everywhere
 from stoker.cache.programs import Steps
@@ -87,6 +89,15 @@ def count(spread: Spread, batch: int) -> Operation[dict[int, int]]:
     for found in (yield from everywhere(counted)).values():
         counts.update(found)
     return counts
+
+
+def matching(spread: Spread, rules: Sequence[Rule], batch: int) -> Operation[Matching]:
+    """As `matching.find`, of all nodes together."""
+
+    def found(node: Node, layout: Layout) -> Operation[Matching]:
+        return find(_NodeLink(spread, node, layout), rules, batch)
+
+    return reduce(added, (yield from everywhere(found)).values(), Matching())
 
 
 def tidy(spread: Spread, cursors: Mapping[Node, str], batch: int) -> Operation[Tidied]:

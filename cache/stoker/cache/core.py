@@ -31,6 +31,7 @@ from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
 from stoker.cache.loaders import Registry
 from stoker.cache.loading import Loading, UnderWay
+from stoker.cache.matching import Matching
 from stoker.cache.near import Near
 from stoker.cache.options import CacheConfig, Hooks, Seconds, ttl_ms
 from stoker.cache.pace import Pace
@@ -318,6 +319,12 @@ class Core:
     def explain(self, key: str, tenant_id: str | None) -> Program[dict[str, Any]]:
         facts = yield self.backend.explain(tenant_id, check_key(key))
         return {"key": key, "tenant_id": tenant_id, **facts}
+
+    def matching(self, pattern: str | None, tags: Iterable[str], tenant_id: str | None) -> Program[Matching]:
+        rules = [] if pattern is None else [invalidate.pattern_rule(pattern, tenant_id)]
+        rules += invalidate.tag_rules(tags, tenant_id) if tags else []
+        found: Matching = yield self.backend.matching(rules or [invalidate.tenant_rule(tenant_id)])
+        return found
 
     def ping(self) -> Program[bool]:
         try:

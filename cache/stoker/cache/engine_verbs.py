@@ -1,4 +1,4 @@
-"""The long verbs of `Cache`: `warm`, `sweep`, `evict`, `rebalance`, `reshard`, at once or in steps. For `engine`."""
+"""The long verbs of `Cache`: `warm`, `sweep`, `evict`, `rebalance`, `reshard`, at once or in steps; and `matching`."""
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
@@ -7,6 +7,7 @@ from stoker.cache.balance import RebalancePlan
 from stoker.cache.budget import Budget, Limit
 from stoker.cache.core import Core
 from stoker.cache.evict import EvictReport
+from stoker.cache.matching import Matching
 from stoker.cache.programs import once
 from stoker.cache.rebalance import RebalanceReport
 from stoker.cache.reshard import Change, ReshardReport
@@ -180,3 +181,16 @@ class Verbs:
     def stop_rebalance(self, cursor: dict[str, Any]) -> None:
         """Cancel the move that was under way after the step with this cursor. Raises CacheUnavailable."""
         self._threads.perform(self._core.on_cluster().stop_rebalance(cursor))
+
+    def matching(
+        self, pattern: str | None = None, tags: Iterable[str] = (), tenant_id: str | None = None
+    ) -> Matching:
+        """The live entries that an invalidation would kill: by the pattern, by any of the tags, or by either.
+
+        With neither it is everything of the tenant; None is the shared key space. Walks over all keys.
+
+        Raises:
+            InvalidName, InvalidPattern: As of `invalidate_tags` and `invalidate_pattern`.
+            CacheUnavailable: The server, or a node of the cluster, cannot be asked.
+        """
+        return self._threads.perform(self._core.matching(pattern, tags, tenant_id))

@@ -21,6 +21,7 @@ from stoker.config import InvalidSettings, Settings, effective
 from stoker.tasks import JobHandle, TaskError, runtime
 from stoker.worker import (
     commands,
+    entries_cli,
     events_cli,
     jobs_view,
     lifecycle,
@@ -31,6 +32,7 @@ from stoker.worker import (
     reshard_cli,
     top_view,
     up,
+    verbs_cli,
 )
 from stoker.worker import flower as flower_options
 from stoker.worker.embedded_cluster import LEAST_NODES, MOST_NODES
@@ -207,14 +209,20 @@ def jobs(
     as_json: AsJson = False,
     abort: Annotated[str | None, typer.Option(metavar="ID", help="Tell this job to stop.")] = None,
     dead: Annotated[bool, typer.Option("--dead", help="List the jobs that were given up, and why.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Show the job's progress until it has ended.")
+    ] = False,
 ) -> None:
-    """List the newest jobs, or those that were given up; show one, or stop one."""
+    """List the newest jobs, or those that were given up; show or follow one, or stop one."""
     if abort is not None:
         stopped = JobHandle(abort).abort()
         typer.echo(f"job {abort} {'was told to stop' if stopped else 'is over, or is not known'}")
         raise typer.Exit(0 if stopped else 1)
+    if follow and job_id is None:
+        raise typer.BadParameter("--follow: say which job, as  stoker jobs ID --follow")
     if job_id is not None:
-        status = JobHandle(job_id).status()
+        job = JobHandle(job_id)
+        status = jobs_view.follow(job) if follow else job.status()
         _show(jobs_view.as_json(status) if as_json else jobs_view.detail(status))
         return
     store = runtime.current().jobs
@@ -268,8 +276,17 @@ def doctor(
     raise typer.Exit(command.run(only or (), as_json))
 
 
-cli.command()(rebalance_cli.rebalance)
-cli.command()(reshard_cli.reshard)
+for command in (
+    entries_cli.get,
+    entries_cli.explain,
+    entries_cli.invalidate,
+    verbs_cli.warm,
+    verbs_cli.sweep,
+    verbs_cli.evict,
+    rebalance_cli.rebalance,
+    reshard_cli.reshard,
+):
+    cli.command()(command)
 
 
 def _as_set(value: object) -> str:

@@ -6,13 +6,17 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from stoker.tasks import JobStatus
+from stoker.tasks import JobHandle, JobStatus, runtime
 
+LOOK_EVERY_S = 0.5
+_LATE_S = 5.0
+"""From when on a job that no worker has begun is worth a word."""
 _COLOURS = {"queued": "dim", "running": "cyan", "succeeded": "green", "failed": "red", "aborted": "yellow"}
 
 
@@ -51,6 +55,39 @@ def detail(job: JobStatus) -> RenderableType:
     if job.error:
         parts.append(Text(job.error, style="red" if job.state == "failed" else "yellow"))
     return Group(*parts)
+
+
+def follow(job: JobHandle) -> JobStatus:
+    """Show a job's progress on standard error until it has ended. Ctrl-C ends the showing, and not the job.
+
+    Raises:
+        JobLost: The state server does not know it (any more).
+        StateUnavailable: It does not answer.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[keys]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        row = progress.add_task("", total=None, keys="")
+        while not (status := job.status()).final:
+            progress.update(
+                row,
+                description=_doing(status),
+                total=status.total or None,
+                completed=status.done,
+                keys=_keys(status),
+            )
+            runtime.current().jobs.wait(job.id, LOOK_EVERY_S)
+    return status
+
+
+def _doing(job: JobStatus) -> str:
+    if job.state == "queued" and time.time() - job.created_at > _LATE_S:
+        return f"{job.kind} queued: does a worker serve its queue? see  stoker doctor"
+    return f"{job.kind} {job.state}"
 
 
 def as_json(job: JobStatus) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from rich.text import Text
 from stoker.tasks.pressure_store import Composition, Point, Row
 from stoker.tasks.runtime import Runtime
 from stoker.worker.counted import counted
+from stoker.worker.terminal import printable
 
 COLUMNS = 60
 """Of the drawing."""
@@ -95,7 +96,7 @@ def _lines(found: Pressure) -> list[RenderableType]:
     if now.pressed:
         lines.append(Text("under pressure: warm plans wait for the low mark", style="yellow"))
     if now.full:
-        lines.append(Text(f"full: {', '.join(map(_printable, now.full))} store nothing more", style="red"))
+        lines.append(Text(f"full: {', '.join(map(printable, now.full))} store nothing more", style="red"))
     if (age := found.now - now.at) > 60:
         lines.append(Text(f"nobody has looked for {age:.0f} s: is beat running?", style="red"))
     return lines
@@ -133,7 +134,7 @@ def _rows(what: str, rows: Sequence[Row]) -> RenderableType:
     for column in view.columns[1:]:
         column.justify = "right"
     for row in rows[:_MOST_ROWS]:
-        name = _printable(row.name) if row.name else "(shared)"
+        name = printable(row.name) if row.name else "(shared)"
         view.add_row(
             Text(name if what == "tenant" else f"{name}:*"),
             f"{row.share:.1%}",
@@ -159,8 +160,3 @@ def _time(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
-
-
-def _printable(name: str) -> str:
-    """A name as a terminal may show it: it may hold anything."""
-    return name if name.isprintable() else name.encode("unicode_escape").decode()

@@ -13,6 +13,7 @@ from stoker.cache.tenancy import tenant_field
 from stoker.tasks import hot_keys
 from stoker.tasks.hot_store import HotKey
 from stoker.tasks.runtime import Runtime
+from stoker.worker.terminal import printable
 
 UNKNOWN = "unknown"
 _STYLES = {"live": "green", "absent": "yellow", "banned": "yellow"}
@@ -63,8 +64,8 @@ def table(top: Top) -> RenderableType:
         column.justify = "right"
     for hot, state in zip(top.keys, top.states, strict=True):
         view.add_row(
-            Text(_printable(hot.key)),
-            Text(_printable(hot.tenant_id) if hot.tenant_id is not None else "(shared)"),
+            Text(printable(hot.key)),
+            Text(printable(hot.tenant_id) if hot.tenant_id is not None else "(shared)"),
             f"{_share(hot, top):.1%}",
             f"{hot.rate:,.1f}",
             Text(state, style=_STYLES.get(state, "")),
@@ -94,8 +95,3 @@ def _states(here: Runtime, found: Sequence[HotKey]) -> tuple[list[str], str]:
 
 def _share(hot: HotKey, top: Top) -> float:
     return min(hot.rate / top.rate, 1.0) if top.rate else 0.0
-
-
-def _printable(name: str) -> str:
-    """A key as a terminal may show it: it may hold anything."""
-    return name if name.isprintable() else name.encode("unicode_escape").decode()

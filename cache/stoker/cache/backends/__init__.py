@@ -9,6 +9,7 @@ from stoker.cache.bans import Rule
 from stoker.cache.batch import Batch, BatchFill
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
+from stoker.cache.matching import Matching
 from stoker.cache.pressure import Makeup, Node
 from stoker.cache.programs import Steps
 from stoker.cache.protocol import Asked, Busy, Lease, Name
@@ -139,6 +140,10 @@ class Backend(Protocol):
         ...
 
     def entries_by_shard(self) -> Operation[dict[int, int]]: ...
+
+    def matching(self, rules: Sequence[Rule]) -> Operation[Matching]:
+        """The live entries that rules of one tenant name."""
+        ...
 
     def usage(self) -> Operation[Usage]: ...
 

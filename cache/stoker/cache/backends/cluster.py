@@ -18,6 +18,7 @@ from stoker.cache.backends.reading import now_ms, values_of
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.backends.space import Space, resettled, resettling
 from stoker.cache.balance import RebalancePlan
+from stoker.cache.bans import Rule
 from stoker.cache.cluster import Router
 from stoker.cache.cluster_map import ClusterShard, part_of, slot_of
 from stoker.cache.control import ATTEMPTS
@@ -25,6 +26,7 @@ from stoker.cache.errors import CacheUnavailable
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
 from stoker.cache.keys import ShardKeys
+from stoker.cache.matching import Matching
 from stoker.cache.parts import NotAll, Part, at_once, everywhere
 from stoker.cache.pressure import Makeup, Node
 from stoker.cache.programs import Program, Steps
@@ -190,6 +192,9 @@ class ClusterBackend(RedisBackend):
 
     def entries_by_shard(self) -> Operation[dict[int, int]]:
         return (yield from cluster_verbs.count((yield from self.known()), PAGE))
+
+    def matching(self, rules: Sequence[Rule]) -> Operation[Matching]:
+        return (yield from cluster_verbs.matching((yield from self.known()), rules, PAGE))
 
     def usage(self) -> Operation[Usage]:
         return (yield from cluster_verbs.usage((yield from self.known())))

@@ -21,6 +21,7 @@ from stoker.cache.caps import CAPS
 from stoker.cache.entry import Stamp
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
+from stoker.cache.matching import EXAMPLES, Matching, table_of
 from stoker.cache.options import CacheConfig
 from stoker.cache.pressure import Looked, Makeup, Node, of_sample, rss_bytes
 from stoker.cache.programs import Steps
@@ -302,6 +303,17 @@ class MemoryBackend:
             if now < expires(slot):
                 counts[self.placement.shard_of(*field_and_key(slot.place))] += 1
         return counts
+
+    @asking_nobody
+    def matching(self, rules: Sequence[Rule]) -> Matching:
+        table, now = table_of(rules), self._clock()
+        with self._lock:
+            keys = [
+                slot.place if isinstance(slot.place, str) else slot.place[1]
+                for slot in self._store.slots
+                if not self._store.dead(slot, now) and table.kills(*field_and_key(slot.place), tags(slot), 0)
+            ]
+        return Matching(len(keys), 0, tuple(keys[:EXAMPLES]))
 
     @asking_nobody
     def usage(self) -> Usage:

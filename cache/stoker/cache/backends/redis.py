@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from stoker.cache import batch, entry, evict, hot, keys, pressure, scan, sweep, traffic
+from stoker.cache import batch, entry, evict, hot, keys, matching, pressure, scan, sweep, traffic
 from stoker.cache.backends import Values, Write, explain
 from stoker.cache.backends.bulk import Bulk
 from stoker.cache.backends.pages import PAGE, pages, spread, then
@@ -22,6 +22,7 @@ from stoker.cache.control import ATTEMPTS
 from stoker.cache.entry import Stamp
 from stoker.cache.evict import EvictReport
 from stoker.cache.flight import Hit
+from stoker.cache.matching import Matching
 from stoker.cache.near import Near
 from stoker.cache.options import CacheConfig
 from stoker.cache.pressure import Makeup, Node
@@ -318,6 +319,10 @@ class RedisBackend(Placed, Bulk):
     @resettling
     def entries_by_shard(self) -> Operation[dict[int, int]]:
         return (yield from scan.count((yield from self.known()), PAGE))
+
+    @resettling
+    def matching(self, rules: Sequence[Rule]) -> Operation[Matching]:
+        return (yield from matching.find((yield from self.known()), rules, PAGE))
 
     def usage(self) -> Operation[Usage]:
         return (yield from redis_usage((yield from self.known())))
