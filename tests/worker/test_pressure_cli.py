@@ -17,8 +17,8 @@ from stoker.tasks.pressure import look
 from stoker.tasks.pressure_store import Composition, Point
 from stoker.worker import cli, pressure_view
 from stoker.worker.app import make_app
-from stoker.worker.counted import counted
 from stoker.worker.pressure_view import Pressure
+from stoker.worker.terminal import counted
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from stoker.cache import ConfigError, plain_client
 from stoker.cache.keys import EntryNames, is_of_a_cache
 from stoker.cache.shards import MOST_SHARDS
 from stoker.config import Settings
-from stoker.worker.counted import counted
+from stoker.worker.terminal import counted
 
 log = logging.getLogger(__name__)
 

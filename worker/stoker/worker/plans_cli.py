@@ -12,7 +12,7 @@ from stoker.tasks.errors import PlanError
 from stoker.tasks.plan_store import existing
 from stoker.tasks.tick import run_now
 from stoker.worker import plans_view
-from stoker.worker.counted import counted
+from stoker.worker.terminal import counted
 
 plans = typer.Typer(help="List the warm plans, and add, change, pause or run them.", add_completion=False)
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from stoker.tasks import JobStatus
 from stoker.tasks.plan_record import PlanRecord
 from stoker.tasks.plan_store import Snapshot
-from stoker.worker.counted import counted
+from stoker.worker.terminal import counted
 
 Jobs = Mapping[str, JobStatus | None]
 """The jobs of the latest runs by id; None for those that are not known any more."""

@@ -12,8 +12,7 @@ from rich.text import Text
 
 from stoker.tasks.pressure_store import Composition, Point, Row
 from stoker.tasks.runtime import Runtime
-from stoker.worker.counted import counted
-from stoker.worker.terminal import printable
+from stoker.worker.terminal import counted, printable
 
 COLUMNS = 60
 """Of the drawing."""

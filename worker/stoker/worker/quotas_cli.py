@@ -13,7 +13,7 @@ from stoker.cache import InvalidName
 from stoker.cache.quotas import Amount, Quota, Quotas, amount
 from stoker.cache.tenancy import tenant_field
 from stoker.tasks import runtime
-from stoker.worker.counted import counted
+from stoker.worker.terminal import counted
 
 quotas = typer.Typer(
     help="List what tenants may take of the cache's memory, and change it.", add_completion=False

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stoker.cache import RebalancePlan
-from stoker.worker.counted import counted
+from stoker.worker.terminal import counted
 
 MOST_MOVES = 50
 _BAR = 30

@@ -6,7 +6,7 @@ import typer
 
 from stoker.config import Settings
 from stoker.tasks import send
-from stoker.worker.counted import counted
+from stoker.worker.terminal import counted
 
 
 def reshard(

@@ -13,7 +13,6 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from stoker.config import Settings
 from stoker.tasks import TaskError, configure, runtime, send
-from stoker.worker.counted import counted
 from stoker.worker.demo import airports, loaders, summary
 from stoker.worker.demo.airports import Airport
 from stoker.worker.demo.board import Board, Count
@@ -22,6 +21,7 @@ from stoker.worker.demo.roles import Role
 from stoker.worker.demo.summary import Result
 from stoker.worker.embedded import start_server
 from stoker.worker.processes import Child, ChildEnded, NotReady, Processes
+from stoker.worker.terminal import counted
 from stoker.worker.up import GRACE_S, Stack, start_stack, stop_on_signals
 
 READERS = {  # name -> (threads, longest pause of its loader in seconds)

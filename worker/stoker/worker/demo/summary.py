@@ -6,9 +6,9 @@ from statistics import median, quantiles
 from typing import Any
 
 from stoker.tasks import JobStatus
-from stoker.worker.counted import counted
 from stoker.worker.demo.board import Board, Count
 from stoker.worker.demo.producer import Outcome
+from stoker.worker.terminal import counted
 
 LEAST_READS = 100
 """A demo that checked fewer values proves nothing."""

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 
-from stoker.worker.counted import counted
 from stoker.worker.doctor import redis_server
 from stoker.worker.doctor.check import CannotCheck, Finding, error, ok
 from stoker.worker.doctor.server import Server
 from stoker.worker.doctor.system import System
+from stoker.worker.terminal import counted
 
 
 def check(system: System) -> Iterator[Finding]:

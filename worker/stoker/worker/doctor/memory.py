@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from stoker.worker import memory_settings
-from stoker.worker.counted import counted
 from stoker.worker.doctor.check import Finding, note, ok, warning
 from stoker.worker.doctor.server import Server
 from stoker.worker.doctor.system import System
+from stoker.worker.terminal import counted
 
 HIGH_FRAGMENTATION = 1.5
 FRAGMENTED_BYTES = 100 * 2**20

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 from stoker.cache import entry
 from stoker.cache.bans import Control
 from stoker.cache.keys import ShardKeys
-from stoker.worker.counted import counted
 from stoker.worker.doctor.check import Finding, note, ok, warning
 from stoker.worker.doctor.server import Server
 from stoker.worker.doctor.system import System
+from stoker.worker.terminal import counted
 
 ENOUGH_READS = 1000
 """Before that a hit rate says little: a cache begins empty."""

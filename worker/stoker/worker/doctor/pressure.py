@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from stoker.worker.counted import counted
 from stoker.worker.doctor.check import Finding, note, ok, warning
 from stoker.worker.doctor.system import System
+from stoker.worker.terminal import counted
 
 
 def check(system: System) -> Iterator[Finding]:

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from stoker.worker.counted import counted
 from stoker.worker.doctor.check import Finding, note, ok, warning
 from stoker.worker.doctor.system import System
+from stoker.worker.terminal import counted
 
 SAMPLE = 2000
 ENOUGH_A_SHARD = 20

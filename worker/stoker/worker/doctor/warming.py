@@ -6,10 +6,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from stoker.worker.counted import counted
 from stoker.worker.doctor import loaders_probe
 from stoker.worker.doctor.check import Finding, error, note, ok, warning
 from stoker.worker.doctor.system import System
+from stoker.worker.terminal import counted
 
 IMPORTED_WITHIN_S = 5.0
 _SHOWN = 12

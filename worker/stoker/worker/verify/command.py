@@ -9,8 +9,8 @@ from typing import Any
 
 import redis
 
-from stoker.worker.counted import counted
 from stoker.worker.processes import ChildEnded, NotReady
+from stoker.worker.terminal import counted
 from stoker.worker.up import stop_on_signals
 from stoker.worker.verify import full, verdict
 from stoker.worker.verify.cluster_faults import known
