@@ -340,11 +340,12 @@ def _be_told_of_the_end() -> None:
 
 def _count_at_the_end() -> None:
     """Add what caches have counted since they last did to the fleet's, for who does not close them."""
-    over = time.monotonic() + AT_THE_END_S
+    began = time.monotonic()
     for cache in list(_CACHES):
-        left = None if cache._transport is None else cache._core.last_traffic()
-        if cache._transport is not None and left is not None and time.monotonic() < over:
+        if cache._transport is not None and (left := cache._core.last_traffic()) is not None:
             cache._transport.in_passing(*left, AT_THE_END_S)
+            if time.monotonic() - began > AT_THE_END_S:  # of two servers that stand still one is waited for
+                return
 
 
 def _transport(core: Core) -> Transport | None:
