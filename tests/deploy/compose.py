@@ -46,6 +46,11 @@ class Service:
         return "build" in self.definition
 
     @property
+    def is_server(self) -> bool:
+        """Whether it is the cache's server or the broker."""
+        return "valkey" in self.definition["image"]
+
+    @property
     def is_worker(self) -> bool:
         return self.is_stoker and self.command[0] == "worker"
 

@@ -24,7 +24,8 @@ from tests.deploy.compose import FILE, ROOT, SECRET, SECRETS_DIR, Service
 SERVICES = {service.name: service for service in compose.services()}
 STOKER = [service for service in SERVICES.values() if service.is_stoker]
 WORKERS = [service for service in STOKER if service.is_worker]
-SERVERS = [service for service in SERVICES.values() if not service.is_stoker]
+SERVERS = [service for service in SERVICES.values() if service.is_server]
+MONITORING = {"metrics", "prometheus", "grafana"}
 
 every_service = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
 every_process_of_ours = pytest.mark.parametrize("service", STOKER, ids=[s.name for s in STOKER])
@@ -80,7 +81,7 @@ def test_a_service_can_be_scaled_for_its_containers_have_no_name_of_their_own(se
 
 @every_service
 def test_an_image_is_of_one_version(service: Service) -> None:
-    assert re.search(r":\d+\.\d+\.\d+(-\w+)?$", service.definition["image"])
+    assert re.search(r":v?\d+\.\d+\.\d+(-\w+)?$", service.definition["image"])
 
 
 def test_the_image_of_stoker_is_of_the_version_that_is_built() -> None:
@@ -88,10 +89,16 @@ def test_the_image_of_stoker_is_of_the_version_that_is_built() -> None:
     assert {service.definition["image"] for service in STOKER} == {f"stoker:{version}"}
 
 
-def test_nothing_is_published_but_flower_and_that_on_loopback_only() -> None:
+def test_what_draws_metrics_is_started_only_on_demand() -> None:
+    on_demand = {s.name for s in SERVICES.values() if "profiles" in s.definition}
+    assert on_demand == MONITORING
+    assert {str(SERVICES[name].definition["profiles"]) for name in MONITORING} == {"['monitoring']"}
+
+
+def test_nothing_is_published_but_what_is_for_browsers_and_that_on_loopback_only() -> None:
     published = {s.name: s.definition["ports"] for s in SERVICES.values() if "ports" in s.definition}
     port = SERVICES["flower"].environment["STOKER_FLOWER__PORT"]
-    assert published == {"flower": [f"127.0.0.1:{port}:{port}"]}
+    assert published == {"flower": [f"127.0.0.1:{port}:{port}"], "grafana": ["127.0.0.1:3000:3000"]}
 
 
 @every_server
@@ -100,7 +107,8 @@ def test_a_server_is_reached_by_those_alone_that_need_it(service: Service) -> No
     assert compose.read({"STOKER_SECRETS_DIR": "/nowhere"})["networks"][network] == {"internal": True}
     reached_by = {s.name for s in STOKER if network in s.definition["networks"]}
     workers = {s.name for s in WORKERS}
-    assert reached_by == (workers if service.name == "cache" else workers | {"beat", "flower"})
+    others = {"metrics"} if service.name == "cache" else {"metrics", "beat", "flower"}
+    assert reached_by == workers | others
 
 
 @every_server
@@ -144,7 +152,8 @@ def test_the_settings_of_a_process_exist_and_are_valid(
     settings = Settings()  # refuses names and values that it does not know
     assert settings.secrets_dir == Path(SECRETS_DIR)
     assert settings.broker() == "redis://broker:6379/0"
-    assert (settings.cache_url == "redis://cache:6379/0") == service.is_worker
+    needs_the_cache = service.is_worker or service.name == "metrics"
+    assert (settings.cache_url == "redis://cache:6379/0") == needs_the_cache
 
 
 def test_what_the_file_takes_from_outside_are_settings() -> None:
@@ -156,7 +165,7 @@ def test_what_the_file_takes_from_outside_are_settings() -> None:
 def test_the_health_check_asks_the_very_process_that_runs(service: Service) -> None:
     names_of = {"beat": "stoker-beat"}
     asked = ["node", service.option("--name") if service.is_worker else names_of.get(service.name, "")]
-    asked = ["flower"] if service.name == "flower" else asked
+    asked = [service.name] if service.name in ("flower", "metrics") else asked
     assert service.question == ["python", "-m", "stoker.worker.health", *asked]
     longest = max(health.NODE_ANSWERS_WITHIN_S, health.FLOWER_ANSWERS_WITHIN_S)
     assert service.seconds("healthcheck", "timeout") > 2 * longest
@@ -180,11 +189,13 @@ def test_without_a_directory_of_secrets_the_file_is_refused() -> None:
         compose.read({})
 
 
-def test_flower_has_the_password_from_a_secret_and_nobody_else_has_it() -> None:
+def test_flower_and_grafana_have_the_password_from_a_secret_and_nobody_else_has_it() -> None:
     document = compose.read({"STOKER_SECRETS_DIR": "/somewhere"})
     assert document["secrets"] == {SECRET: {"file": f"/somewhere/{SECRET}"}}
-    assert {s.name for s in SERVICES.values() if "secrets" in s.definition} == {"flower"}
-    assert SERVICES["flower"].definition["secrets"] == [SECRET]
+    assert {s.name for s in SERVICES.values() if "secrets" in s.definition} == {"flower", "grafana"}
+    for name in ("flower", "grafana"):
+        assert SERVICES[name].definition["secrets"] == [SECRET]
+    assert SERVICES["grafana"].environment["GF_SECURITY_ADMIN_PASSWORD__FILE"] == f"{SECRETS_DIR}/{SECRET}"
     assert "STOKER_FLOWER__PASSWORD" not in FILE.read_text()
 
 

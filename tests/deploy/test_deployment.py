@@ -24,8 +24,8 @@ from tests.deploy.compose import SECRET, SECRETS_DIR, Service
 from tests.deploy.dockerfile import Image
 from tests.waiting import wait_until
 
-SERVICES = {service.name: service for service in compose.services()}
-SERVERS = [service for service in SERVICES.values() if not service.is_stoker]
+SERVICES = {service.name: service for service in compose.services() if service.is_stoker or service.is_server}
+SERVERS = [service for service in SERVICES.values() if service.is_server]
 STOKER = [service for service in SERVICES.values() if service.is_stoker]
 CLIENT = shutil.which("valkey-cli") or shutil.which("redis-cli")
 LOADERS = """
@@ -53,7 +53,7 @@ class Deployment:
         self._image = image
         self._processes = processes
         self._directory = processes.directory
-        self._ports = {name: str(free_port()) for name in ("cache", "broker", "flower")}
+        self._ports = {name: str(free_port()) for name in ("cache", "broker", "flower", "metrics")}
         self._running: dict[str, Child] = {}
         self._secrets = self._directory / "secrets"
         self._secrets.mkdir()
@@ -154,8 +154,8 @@ class Deployment:
             for theirs, here in places.items():
                 value = value.replace(theirs, here)
             ours[name] = value
-        if service.name == "flower":
-            ours["STOKER_FLOWER__PORT"] = self._ports["flower"]
+        if service.name in ("flower", "metrics"):
+            ours[f"STOKER_{service.name.upper()}__PORT"] = self._ports[service.name]
         return {**self._image.environment, **ours}
 
 
@@ -246,11 +246,11 @@ def test_a_service_that_hangs_fails_its_health_check_until_it_goes_on(
     deployment.wait_until_healthy(service)
 
 
-def test_without_the_broker_all_but_the_cache_fail_and_recover_by_themselves(deployment: Deployment) -> None:
+def test_without_the_broker_all_that_need_it_fail_and_recover_by_themselves(deployment: Deployment) -> None:
     broker = SERVICES["broker"]
     fill(deployment.settings().broker())
     deployment.stop(broker)
-    assert unhealthy(deployment).keys() == SERVICES.keys() - {"cache"}
+    assert unhealthy(deployment).keys() == SERVICES.keys() - {"cache", "metrics"}
     # A server that still reads its file answers, but is no server yet
     deployment.start(broker, "--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024")
     wait_until(lambda: "LOADING" in (deployment.reason(broker) or ""))

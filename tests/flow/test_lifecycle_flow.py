@@ -16,7 +16,7 @@ def refusal(deployment: Deployment, *arguments: str, **environment: str) -> str:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"STOKER_CACHE_URL": ""}, "STOKER_CACHE_URL=None: a worker needs the cache server"),
+        ({"STOKER_CACHE_URL": ""}, "STOKER_CACHE_URL=None: name the cache server"),
         ({"STOKER_BROKER_URL": ""}, "STOKER_BROKER_URL=None: give the broker's URL"),
         ({"STOKER_LOADERS": "no.such.module"}, "'no.such.module' cannot be imported (ModuleNotFoundError"),
         ({"STOKER_CACHE_ULR": "x"}, "did you mean STOKER_CACHE_URL?"),

@@ -270,7 +270,7 @@ def test_every_key_on_the_state_server_ends_by_itself(
     jobs.finish("b", "failed", ANY, dead=True)
     with redis.Redis.from_url(broker_server) as client:
         found = list(client.scan_iter(f"{settings.namespace}:*"))
-        assert len(found) == 8
+        assert len(found) == 9
         assert [key for key in found if client.ttl(key) < 0] == []
 
 

@@ -133,4 +133,4 @@ def test_what_cannot_be_done_says_what_to_do(monkeypatch: pytest.MonkeyPatch) ->
         assert "127.0.0.1:1" in failure(*arguments), arguments
     monkeypatch.delenv("STOKER_CACHE_URL")
     make_app(Settings())
-    assert "set STOKER_CACHE_URL" in failure("get", "a")
+    assert "STOKER_CACHE_URL=None: name the cache server" in failure("get", "a")

@@ -74,7 +74,7 @@ def test_invalidations_of_the_settings_are_sent_by_interval_or_cron_in_utc() -> 
 
 
 def test_a_worker_without_a_cache_server_is_refused() -> None:
-    with pytest.raises(ConfigError, match="STOKER_CACHE_URL=None: a worker needs the cache server"):
+    with pytest.raises(ConfigError, match="STOKER_CACHE_URL=None: name the cache server"):
         check_cache(Settings())
 
 

@@ -192,6 +192,11 @@ def jobs_dead(namespace: str) -> str:
     return f"{namespace}:dead"
 
 
+def jobs_counts(namespace: str) -> str:
+    """Hash, PX from the last job that ended: kind and final state -> how many."""
+    return f"{namespace}:jobs:counts"
+
+
 def job_done(namespace: str, job_id: str) -> str:
     """Stream, PX: one entry once the job is over; whoever waits for it blocks on this."""
     return f"{namespace}:done:{job_id}"

@@ -112,6 +112,16 @@ class CacheMonitor:
         backend = self._cache._core.backend
         return lives(self._cache._run(backend.views())) if isinstance(backend, RedisBackend) else Lives()
 
+    def get_bans(self) -> list[int]:
+        """How many rules of the ban log live, of each shard; on the memory backend none is told.
+
+        Raises:
+            CacheUnavailable: The server cannot be asked.
+        """
+        backend = self._cache._core.backend
+        views = self._cache._run(backend.views()) if isinstance(backend, RedisBackend) else []
+        return [len(view.bans) for view in views]
+
     def get_primaries(self) -> frozenset[str]:
         """Addresses of the primaries of the cluster, those without slots too; empty where there is no cluster.
 

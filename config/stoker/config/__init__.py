@@ -19,6 +19,7 @@ from stoker.config.groups import (
     FlowerSettings,
     HotSettings,
     JobSettings,
+    MetricsSettings,
     RebalanceSettings,
     WorkerSettings,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "InvalidSettings",
     "JobSettings",
     "Limits",
+    "MetricsSettings",
     "RebalanceSettings",
     "ScheduledInvalidation",
     "Settings",

@@ -1,4 +1,4 @@
-"""The groups of settings: workers, jobs, events, beat, rebalancing, hot keys, Flower. Names: `STOKER_<GROUP>__<NAME>`.
+"""The groups of settings: workers, jobs, events, beat, and so on. Names: `STOKER_<GROUP>__<NAME>`.
 
 Durations are seconds.
 """
@@ -188,6 +188,17 @@ class RebalanceSettings(Group):
     act: bool = Field(
         default=False,
         description="Whether beat and nodes.changed move slots; else they only plan, and `stoker rebalance` moves.",
+    )
+
+
+class MetricsSettings(Group):
+    """`STOKER_METRICS__*`: where Prometheus finds the fleet's metrics."""
+
+    host: str = Field(
+        default="127.0.0.1", min_length=1, description="Address that `stoker metrics` listens on."
+    )
+    port: int = Field(
+        default=9818, ge=0, le=65_535, description="Port that `stoker metrics` listens on; 0: any free one."
     )
 
 

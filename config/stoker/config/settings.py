@@ -36,6 +36,7 @@ from stoker.config.groups import (
     FlowerSettings,
     HotSettings,
     JobSettings,
+    MetricsSettings,
     RebalanceSettings,
     WorkerSettings,
 )
@@ -236,6 +237,7 @@ class Settings(BaseSettings):
     rebalance: RebalanceSettings = RebalanceSettings()
     hot: HotSettings = HotSettings()
     flower: FlowerSettings = FlowerSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     def __init__(self, **values: Any) -> None:
         wrong = [*names.unknown(leaf_names()), *names.unknown_arguments(values, type(self).model_fields)]

@@ -23,6 +23,8 @@ from stoker.tasks.status import FIELDS, FINAL, JobStatus, State, from_hash
 
 ANY, NOBODY = "any", "none"  # in place of a token, see finish.lua
 _CLAIMED = ("args", "cursor", "done", "tries")
+COUNTS_KEPT_MS = 30 * 86_400_000
+MOST_COUNTED = 10_000
 _MOST_DOUBLINGS = 6  # of the time between two looks of the reaper at one job
 
 
@@ -55,6 +57,21 @@ class NotClaimed:
 
     reason: str
     wait: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """How many jobs there were and are.
+
+    Attributes:
+        ended: By kind and final state, since counting began or 30 days passed without any.
+        unfinished: Those that are not over, at most 10,000.
+        dead: Those that were given up and are still listed.
+    """
+
+    ended: dict[tuple[str, str], int]
+    unfinished: list[JobStatus]
+    dead: int
 
 
 def target_of(kind: str, job_id: str, about: Mapping[str, Any] | None) -> tuple[str, bool]:
@@ -237,10 +254,11 @@ class JobStore:
                 *(self._job(job_id), self._lock(target or job_id), keys.jobs_unfinished(self._namespace)),
                 *(keys.job_done(self._namespace, job_id), keys.jobs_dead(self._namespace)),
                 *keys.work(self._namespace, job_id),
+                keys.jobs_counts(self._namespace),
             ]
             if target and shared == "1":
                 names.append(keys.job_target(self._namespace, target))
-            given = [job_id, state, keep_ms, token, int(dead), *_pairs(fields or {})]
+            given = [job_id, state, keep_ms, token, int(dead), COUNTS_KEPT_MS, *_pairs(fields or {})]
             return str(self._finish(keys=names, args=given))
 
     def postpone(self, job_id: str, seconds: float, error: str = "") -> None:
@@ -260,6 +278,18 @@ class JobStore:
     def dead(self, most: int) -> list[JobStatus]:
         """The jobs that were given up, the latest first."""
         return self._listed(keys.jobs_dead(self._namespace), most)
+
+    def census(self) -> Census:
+        """How many jobs there were and are; for metrics."""
+        with bounded():
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.hgetall(keys.jobs_counts(self._namespace))
+            pipeline.zrange(keys.jobs_unfinished(self._namespace), 0, MOST_COUNTED - 1)
+            pipeline.zcard(keys.jobs_dead(self._namespace))
+            ended, unfinished, dead = pipeline.execute()
+        counted = {tuple(name.split("|", 1)): int(count) for name, count in ended.items() if "|" in name}
+        statuses = [job for job in self._statuses(unfinished) if not job.final]
+        return Census(counted, statuses, dead)
 
     def wait(self, job_id: str, seconds: float) -> None:
         """Return when the job is over, or after so many seconds (at most half of `TIMEOUT`)."""

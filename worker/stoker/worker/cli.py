@@ -5,6 +5,8 @@
 
 import json
 import os
+import signal
+from contextlib import suppress
 from typing import Annotated, Literal, NoReturn
 
 try:
@@ -18,6 +20,7 @@ except ModuleNotFoundError as missing:
 
 from stoker.cache import CacheError
 from stoker.config import InvalidSettings, Settings, effective
+from stoker.config.logging import setup_logging
 from stoker.tasks import JobHandle, TaskError, runtime
 from stoker.worker import (
     commands,
@@ -25,6 +28,7 @@ from stoker.worker import (
     events_cli,
     jobs_view,
     lifecycle,
+    metrics,
     plans_cli,
     pressure_view,
     quotas_cli,
@@ -93,6 +97,19 @@ def flower() -> None:
     settings = Settings()
     flower_options.options(settings)
     _become(settings, commands.flower())
+
+
+@cli.command(name="metrics")
+def metrics_() -> None:
+    """Tell Prometheus about the fleet, at /metrics of STOKER_METRICS__HOST and STOKER_METRICS__PORT."""
+    settings = Settings()
+    lifecycle.check_cache(settings)
+    settings.broker()
+    setup_logging(settings)
+    up.stop_on_signals()
+    with suppress(KeyboardInterrupt), metrics.served(runtime.current()) as port:
+        typer.echo(f"metrics at http://{settings.metrics.host}:{port}/metrics")
+        signal.pause()
 
 
 @cli.command(name="up")

@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stoker.cache import Cache, ConfigError
+from stoker.cache import Cache
 from stoker.cache.matching import EXAMPLES, Matching, added
 from stoker.config import InvalidSettings
 from stoker.tasks import NotSent, names, runtime, send
 from stoker.tasks.invalidate import apply
+from stoker.worker import lifecycle
 from stoker.worker.terminal import counted, printable
 
 Key = Annotated[str, typer.Argument(help="The key.")]
@@ -84,12 +85,9 @@ def invalidate(
 
 
 def _cache() -> Cache:
-    cache = runtime.current().cache
-    if cache.backend == "memory":
-        raise ConfigError(
-            "cache_url", None, "without it each process has a cache of its own: set STOKER_CACHE_URL"
-        )
-    return cache
+    here = runtime.current()
+    lifecycle.check_cache(here.settings)
+    return here.cache
 
 
 def _named(wanted: names.Invalidate, there: int) -> Iterator[str]:

@@ -19,6 +19,7 @@ from stoker.tasks.app import app
 
 NODE_ANSWERS_WITHIN_S = 5.0
 FLOWER_ANSWERS_WITHIN_S = 5.0
+METRICS_ANSWER_WITHIN_S = 5.0
 _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 
 
@@ -63,16 +64,34 @@ def check_flower(settings: Settings) -> None:
         raise Unhealthy(f"Flower cannot be asked at {url}: {error}") from error
 
 
+def check_metrics(settings: Settings) -> None:
+    """Have `stoker metrics` ask the servers.
+
+    Raises:
+        Unhealthy: It did not answer within 5 s.
+    """
+    metrics = settings.metrics
+    url = f"http://{_EVERY_ADDRESS.get(metrics.host, metrics.host)}:{metrics.port}/metrics"
+    try:
+        with urllib.request.urlopen(url, timeout=METRICS_ANSWER_WITHIN_S):
+            return
+    except OSError as error:
+        raise Unhealthy(f"metrics cannot be had at {url}: {error}") from error
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stoker.worker.health", description="Ask one process.")
     processes = parser.add_subparsers(dest="process", required=True)
     node = processes.add_parser("node", help="a worker or beat on this machine")
     node.add_argument("name", help="as given to `stoker worker --name`; beat's is stoker-beat")
     processes.add_parser("flower", help="the Flower that these settings start")
+    processes.add_parser("metrics", help="the `stoker metrics` that these settings start")
     asked = parser.parse_args()
     try:
         if asked.process == "flower":
             check_flower(Settings())
+        elif asked.process == "metrics":
+            check_metrics(Settings())
         else:
             check_node(asked.name)
     except (Unhealthy, InvalidSettings, ConfigError) as reason:

@@ -78,7 +78,7 @@ def check_cache(settings: Settings) -> None:
         ConfigError: No cache server is set.
     """
     if settings.cache_url is None:
-        remedy = "a worker needs the cache server that the apps use, such as redis://localhost:6379/0"
+        remedy = "name the cache server that the apps use, such as redis://localhost:6379/0"
         raise ConfigError("STOKER_CACHE_URL", None, f"{remedy}; the memory backend shares nothing with them")
 
 
