@@ -345,7 +345,10 @@ class Nodes:
     def lose(self) -> None:
         """A control record is lost."""
         number = self.chance.randrange(SHARDS)
-        self.clients[self.owners[self.slots[number]]].delete(ShardKeys(self.namespace, number).ctl)
+        self.delete(self.owners[self.slots[number]], ShardKeys(self.namespace, number).ctl)
+
+    def delete(self, node: int, name: bytes) -> None:
+        self.clients[node].delete(name)
 
     def end(self) -> None:
         """Leave nothing behind."""

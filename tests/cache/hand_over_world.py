@@ -5,6 +5,7 @@ Scripts, operations, routing and the hand-over are the real ones; order, clock a
 
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from dataclasses import replace
 from types import GeneratorType
 from typing import Any
 
@@ -35,13 +36,16 @@ class HandOverWorld(Nodes):
 
     # -- what processes do -------------------------------------------------------------------------------------------
 
-    def _backend(self) -> ClusterBackend:
-        config = CacheConfig(
-            backend="redis", redis_url="redis://nowhere", cluster=True, namespace=self.namespace
-        )
-        backend = ClusterBackend(config, Counters(), lambda *_: None, lambda _: False, lambda *_: False)
+    def _backend(self, near_size: int = 0) -> ClusterBackend:
+        config = replace(self.config(), near_size=near_size)
+        backend = ClusterBackend(config, Counters(), lambda *_: None, lambda _: True, lambda *_: False)
         backend.place(Placement(SHARDS))
         return backend
+
+    def config(self) -> CacheConfig:
+        return CacheConfig(
+            backend="redis", redis_url="redis://nowhere", cluster=True, namespace=self.namespace
+        )
 
     def client(self) -> Steps:
         """Reads, loads and invalidates for ever."""
@@ -121,13 +125,17 @@ class HandOverWorld(Nodes):
                 self.warm += stop.value.warm
                 self.cold += not stop.value.warm
 
+    def makers(self) -> list[Callable[[], Steps]]:
+        """Of processes, but for the mover."""
+        return [self.client] * 3
+
     def play(self, steps: int) -> None:
         """Let processes and faults take turns; at the end the records accept their owners and nobody else.
 
         Raises:
             Stale: Somebody was.
         """
-        makers: list[Callable[[], Steps]] = [self.client] * 3 + [self.mover]
+        makers = [*self.makers(), self.mover]
         processes = [make() for make in makers]
         faults = [self.remember, self.fail_over, self.move_without_hand_over, self.lose]
         try:
@@ -176,8 +184,8 @@ class HandOverWorld(Nodes):
 def in_this_world(monkeypatch: Any, world: HandOverWorld) -> None:
     """The clock is the world's; and who waits for a hand-over waits for longer than a source can be behind."""
     monkeypatch.setattr(cluster_map, "MOST_SHARDS", SHARDS)
-    monkeypatch.setattr(hand_over, "time", world)
-    monkeypatch.setattr(cold_move, "time", world)
+    monkeypatch.setattr(hand_over, "clock", world.monotonic)
+    monkeypatch.setattr(cold_move, "clock", world.monotonic)
     monkeypatch.setattr(cluster, "REST_S", 4 * TICK_S)
     monkeypatch.setattr(cluster, "LONGEST_REST_S", 8 * TICK_S)
     monkeypatch.setattr(cluster, "PATIENCE_S", 4 * TICK_S * HEARD_WITHIN / 3)

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -102,6 +103,22 @@ def test_an_invalidated_pattern_takes_the_keys_it_names(cache: Cache, pattern: s
     cache.set_many(dict.fromkeys(keys, 0))
     cache.invalidate_pattern(pattern)
     assert set(cache.get_many(keys)) == left
+
+
+def test_no_key_reads_or_changes_what_is_another_tenants(cache: Cache) -> None:
+    """Not one either that looks like a tenant and a key, as they may stand together in a table."""
+    cache.set("k", 1, "acme")
+    assert cache.get("k", "acme") == 1
+    pair: Any = ("acme", "k")
+    for use in (
+        cache.get,
+        cache.delete,
+        lambda key: cache.set(key, 2),
+        lambda key: cache.get_or_load(key, dict),
+    ):
+        with pytest.raises(InvalidName, match="must be a str"):
+            use(pair)
+    assert cache.get("k", "acme") == 1
 
 
 def test_an_invalidated_tenant_loses_everything_and_no_other_does(cache: Cache) -> None:

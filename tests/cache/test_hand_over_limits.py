@@ -20,7 +20,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, in place of the clock; what goes to a node is shown as (node, what)."""
     time = [100.0]
     for module in (hand_over, cold_move):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: time[0]))
+        monkeypatch.setattr(module, "clock", lambda: time[0])
         monkeypatch.setattr(module, "on", lambda node, begin: (node, begin))
     monkeypatch.setattr(hand_over, "known", lambda *_: "known")
     monkeypatch.setattr(hand_over, "cancel", lambda _: "cancel")

@@ -10,11 +10,11 @@ invalidated at the target.
 """
 
 import logging
-import time
 from collections.abc import Sequence
 from functools import partial
 
 from stoker.cache import hand_over, scripts
+from stoker.cache.clock import clock
 from stoker.cache.hand_over import HandOver, Move, Outcome, on
 from stoker.cache.node_link import Spread
 from stoker.cache.parts import Displaced
@@ -49,11 +49,11 @@ def cold_move(spread: Spread, move: Move) -> HandOver:
         return Outcome(False, True, "keys are stored as fast as they are unlinked; try again")
     server = yield on(move.target, hand_over.server_of)
     source_id = yield on(move.source, _own_id)
-    frozen_at = time.monotonic()
+    frozen_at = clock()
     problem, frozen = yield on(move.source, partial(_freeze, spread, move, server))
     if problem:
         return Outcome(False, False, problem)
-    if time.monotonic() - frozen_at > FROZEN_S:
+    if clock() - frozen_at > FROZEN_S:
         return Outcome(False, False, "the source answered too slowly")
     if problem := (yield on(move.target, partial(_take, move, source_id))):
         return Outcome(False, False, problem)

@@ -11,14 +11,12 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from stoker.cache.entry import Meta
 from stoker.cache.protocol import Name, Shard
+from stoker.cache.tenancy import Place, name_of
 
 ABSENT: Final = object()
 """What stands for a value that is not there, since None is one."""
 OVERHEAD_BYTES = 900
 """What a copy takes besides its bytes: itself, its header and tags, its places in two tables."""
-
-Place = str | tuple[str, str]
-"""A key of the shared key space; or a tenant and a key."""
 
 
 class Tracked:
@@ -71,7 +69,7 @@ class Copy:
         stored: Its name on the server.
         least: Bans up to this seq need not be known to judge it: they are older than it, or had retired when it was
             read, so that it had outlived them.
-        due: Until when it is served, in seconds; 0 once it was dropped.
+        due: Until when it is served, in seconds; 0 once it is not in the table any more.
         value: Decoded, if that may be given to every caller; otherwise ABSENT.
         judged: The control record of the latest view by which it may be served.
         hits: How often it was served since that was last counted.
@@ -142,15 +140,16 @@ class Copies:
         self._table: OrderedDict[Place, Copy] = OrderedDict()
         self._by_stored: dict[bytes, Copy] = {}
         self.find: Callable[[Place], Copy | None] = self._table.get
-        self.bytes = 0
         self.forked()
 
     def forked(self) -> None:
         """Begin without a lock that somebody may have held, and without the parent's copies and counts."""
         self.lock = threading.RLock()
         for copy in self._table.values():
-            copy.hits = 0
-        self.clear()
+            copy.due = 0.0
+        self._table.clear()
+        self._by_stored.clear()
+        self.bytes = 0
 
     def add(self, copy: Copy) -> None:
         """Take in a copy, in place of one that is there; unless it is too large for all the room there is."""
@@ -162,43 +161,38 @@ class Copies:
         self._by_stored[copy.stored] = copy
         self.bytes += copy.size
         while len(self._table) > self._most or self.bytes > self._most_bytes:
-            _, oldest = self._table.popitem(last=False)
-            if self._count(oldest):
+            oldest = next(iter(self._table.values()))
+            if not self._count(oldest):
+                self._end(oldest)
+            elif oldest.due:
                 oldest.used = False
-                self._table[oldest.place] = oldest
-            else:
-                del self._by_stored[oldest.stored]
-                self.bytes -= oldest.size
+                self._table.move_to_end(oldest.place)
 
     def named(self, stored: bytes) -> Copy | None:
         """The copy of the entry with this name on the server."""
         return self._by_stored.get(stored)
 
     def drop(self, copy: Copy) -> None:
-        """Let go of a copy that is there; who has just found it serves it no more."""
-        copy.due = 0.0
+        """Let go of a copy that is there."""
         self._count(copy)
-        del self._table[copy.place]
-        del self._by_stored[copy.stored]
-        self.bytes -= copy.size
+        self._end(copy)
+
+    def _end(self, copy: Copy) -> None:
+        """Who has just found it serves it no more: from now on nobody would tell him that its entry has changed."""
+        if copy.due:  # else a finalizer, which may have run where hits were counted, was first
+            copy.due = 0.0
+            del self._table[copy.place]
+            del self._by_stored[copy.stored]
+            self.bytes -= copy.size
 
     def drop_of(self, shards: Container[Tracked]) -> None:
         """Let go of all that came with these."""
-        for copy in [copy for copy in self._table.values() if copy.tracked in shards]:
+        for copy in [copy for copy in list(self._table.values()) if copy.tracked in shards]:
             self.drop(copy)
-
-    def clear(self) -> None:
-        """Let go of all."""
-        for copy in self._table.values():
-            copy.due = 0.0
-            self._count(copy)
-        self._table.clear()
-        self._by_stored.clear()
-        self.bytes = 0
 
     def tally(self) -> None:
         """Count what was served of all copies; now and then drop one of them, so that a read takes the counts along."""
-        copies = [copy for copy in self._table.values() if copy.hits]
+        copies = [copy for copy in list(self._table.values()) if copy.hits]
         for copy in copies:
             self._count(copy)
         if copies and self._due:
@@ -215,13 +209,3 @@ class Copies:
 
     def __len__(self) -> int:
         return len(self._table)
-
-
-def place_of(name: Name) -> Place:
-    """Where the copy of an entry is."""
-    return name[1] if name[0] is None else (name[0], name[1])
-
-
-def name_of(place: Place) -> Name:
-    """Its tenant and key."""
-    return (None, place) if isinstance(place, str) else place

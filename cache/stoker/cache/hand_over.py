@@ -16,7 +16,6 @@ with writes for at least `PAUSE_S` after it has let the target take over, and th
 """
 
 import math
-import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 
 from stoker.cache import scripts
 from stoker.cache.bans import Control
+from stoker.cache.clock import clock
 from stoker.cache.cluster_map import part_of, slot_of
 from stoker.cache.dialogue import UNKNOWN_SERVER
 from stoker.cache.errors import CacheUnavailable, ConfigError
@@ -124,12 +124,12 @@ def hand_over(spread: Spread, move: Move) -> HandOver:
         return Outcome(False, True, begun)
     since, last, entered_at = begun.since, "", 0.0
     while True:
-        looked_at = time.monotonic()
+        looked_at = clock()
         process, state, message = yield on(move.source, partial(_look, begun.name))
         if process != begun.process:
             return Outcome(False, False, f"{move.source} was started anew meanwhile")
         if state == "success":
-            prompt = in_time(time.monotonic() - since)
+            prompt = in_time(clock() - since)
             warm = prompt and (yield on(move.target, partial(_vouch, spread, begun.handed)))
             return Outcome(True, warm, "" if warm else "nobody could vouch for all that came along")
         if state in _ENDED or not state:
@@ -219,7 +219,7 @@ def _begin(spread: Spread, move: Move, target_server: bytes) -> Operation[_Begun
 
     What is moved is then what this process has, not what a replica knew that took its place.
     """
-    since = time.monotonic()
+    since = clock()
     answer = yield (("CLUSTER", "GETSLOTMIGRATIONS"),)
     under_way = [
         entry for entry in _exports(answer) if _has(entry, move.slot) and entry["state"] not in _ENDED

@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any
 
 from stoker.cache.bans import View
+from stoker.cache.clock import clock
 from stoker.cache.codec import MSGPACK, Codec, Undecodable, check_type, decode_plain
 from stoker.cache.copies import (
     ABSENT,
@@ -19,14 +20,13 @@ from stoker.cache.copies import (
     Hearing,
     Tracked,
     Want,
-    name_of,
-    place_of,
 )
 from stoker.cache.near_shards import NearShards
-from stoker.cache.near_stream import Stream, clock, seconds_left
+from stoker.cache.near_stream import Stream, seconds_left
 from stoker.cache.options import CacheConfig
 from stoker.cache.protocol import Found, Name, Shard
 from stoker.cache.stats import Counters
+from stoker.cache.tenancy import OURS, name_of, place_of
 
 _MOST_ASKED = 1000
 """Copies on their way; more are not asked for while the channels do not keep up."""
@@ -84,11 +84,12 @@ class Near:
 
     def _make_get(self) -> Get:
         """Made once, with what it calls at hand, as the memory backend's `peek`."""
-        find, now, counters, decode, absent = self.copies.find, clock, self._counters, decode_plain, ABSENT
+        find, now, counters, decode = self.copies.find, clock, self._counters, decode_plain
+        absent, ours = ABSENT, OURS
 
         def get(key: str, tenant_id: str | None, type: Any = None) -> Any:
             try:
-                copy = find(key if tenant_id is None else (tenant_id, key))
+                copy = find(key if tenant_id is None else (tenant_id, key, ours))
             except TypeError:  # it cannot be hashed, so it is none
                 copy = None
             if copy is not None:
@@ -156,7 +157,7 @@ class Near:
         stream.stir()
 
     def _read(self, name: Name, found: Found, tracked: Tracked) -> None:
-        place = place_of(name)
+        place = place_of(*name)
         asked = self._shards.asked.get(place)
         if (asked is not None and asked.tracked is tracked) or self.copies.find(place) is not None:
             return
@@ -212,7 +213,7 @@ class Near:
 
     def state_of(self, name: Name) -> str:
         """`absent`; `served` if a read now would be served the copy; `held` if it is there, and would not."""
-        copy = self.copies.find(place_of(name))
+        copy = self.copies.find(place_of(*name))
         if copy is None:
             return "absent"
         view = copy.shard.view

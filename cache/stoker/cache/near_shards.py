@@ -6,8 +6,9 @@ holds `lock`, but for what one thread notes of a shard that it has just read.
 
 from collections.abc import Collection, Iterable, Sequence
 
-from stoker.cache.copies import Copies, Copy, Hearing, Place, Tracked, Want, place_of
+from stoker.cache.copies import Copies, Copy, Hearing, Tracked, Want
 from stoker.cache.protocol import Name, Shard
+from stoker.cache.tenancy import Place, place_of
 
 
 class NearShards:
@@ -86,7 +87,7 @@ class NearShards:
         """This process has changed these entries: drop their copies, those on their way too."""
         with self.copies.lock:
             for name in names:
-                place = place_of(name)
+                place = place_of(*name)
                 self.asked.pop(place, None)
                 if (copy := self.copies.find(place)) is not None:
                     self.copies.drop(copy)

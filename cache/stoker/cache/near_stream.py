@@ -21,6 +21,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from stoker.cache import entry
 from stoker.cache.bans import Control
+from stoker.cache.clock import clock
 from stoker.cache.codec import Codec, Undecodable, decode_plain
 from stoker.cache.copies import ABSENT, Copy, Tracked, Want
 from stoker.cache.entry import Meta
@@ -39,15 +40,6 @@ _REST_AFTER = 10
 """Beats in which nobody read: then they are given up until somebody does."""
 _ELSEWHERE = "MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN"
 """What an error begins with that says: this node has no word in that slot now, or not alone."""
-
-
-def _clock_of_this_system() -> Callable[[], float]:
-    """Seconds that also pass while the machine sleeps, where the system counts them."""
-    boottime = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic if boottime is None else partial(time.clock_gettime, boottime)
-
-
-clock = _clock_of_this_system()
 
 
 class Stream:

@@ -7,16 +7,16 @@ threads (`SentinelTransport`, for `engine`) and in tasks (`AioSentinelTransport`
 
 import asyncio
 import threading
-import time
 from typing import TypeVar
 
 from stoker.cache.aio_transport import AioTransport
+from stoker.cache.clock import clock
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.options import CacheConfig
 from stoker.cache.sentinel_url import Address
 from stoker.cache.sentinels import Sentinels, Sight
 from stoker.cache.transport import Transport
-from stoker.cache.wire import Operation
+from stoker.cache.wire import Exchange, Operation
 
 T = TypeVar("T")
 
@@ -45,8 +45,13 @@ class SentinelTransport:
             self._sight.hurry()
             raise
 
+    def in_passing(self, key: bytes, commands: Exchange, seconds: float) -> None:
+        """As `Transport.in_passing`."""
+        if self._used is not None:
+            self._used[1].in_passing(key, commands, seconds)
+
     def _primary(self) -> Transport:
-        sight, now = self._sight, time.monotonic()
+        sight, now = self._sight, clock()
         if now > sight.late_at:
             sight.look(self._sentinels)
         elif now > sight.due_at:
@@ -118,7 +123,7 @@ class AioSentinelTransport:
             raise
 
     async def _primary(self) -> AioTransport:
-        sight, now = self._sight, time.monotonic()
+        sight, now = self._sight, clock()
         if now > sight.due_at:
             looking = self._look_beside()
             if now > sight.late_at:

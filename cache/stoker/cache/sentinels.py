@@ -11,7 +11,6 @@ Where no Sentinel answers, processes go on with the primary they have.
 
 import logging
 import threading
-import time
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from stoker.cache import sentinel_url
+from stoker.cache.clock import clock
 from stoker.cache.errors import CacheUnavailable, ConfigError
 from stoker.cache.options import CacheConfig, masked_url
 from stoker.cache.sentinel_url import Address
@@ -94,7 +94,7 @@ class Sentinels:
             try:
                 found = _found(self._clients[address].sentinel_master(self.url.name))
             except (RedisError, OSError) as error:
-                self._spared_until[address] = time.monotonic() + _SPARED_S
+                self._spared_until[address] = clock() + _SPARED_S
                 failures.setdefault(self._why(error), []).append(str(address))
                 continue
             self._spared_until[address] = 0.0
@@ -112,7 +112,7 @@ class Sentinels:
     def _in_turn(self) -> list[Address]:
         """Another one first each time, so that one that is cut off from the others is not all that we hear."""
         self._turn += 1
-        at, now = self._turn % len(self.url.sentinels), time.monotonic()
+        at, now = self._turn % len(self.url.sentinels), clock()
         turned = (*self.url.sentinels[at:], *self.url.sentinels[:at])
         return sorted(turned, key=lambda address: self._spared_until[address] > now)
 
@@ -141,7 +141,7 @@ def _found(state: Any) -> Found:
 
 
 class Sight:
-    """What a process knows of the primary, and when it has to ask again. Times are monotonic seconds.
+    """What a process knows of the primary, and when it has to ask again. Times are those of `clock`.
 
     Attributes:
         address: The server to use; None: there is none.
@@ -162,13 +162,13 @@ class Sight:
     def look(self, sentinels: Sentinels) -> None:
         """Ask, and take in what they say. Who comes while another asks waits for the same answer."""
         with self._asking:
-            now = time.monotonic()
+            now = clock()
             if now < self.due_at:
                 return
             try:
                 self.take(sentinels.ask(self._epoch), now)
             except CacheUnavailable as error:
-                self.take_nothing(error, time.monotonic())
+                self.take_nothing(error, clock())
 
     def take(self, found: Found, asked_at: float) -> None:
         """Take in an answer to what was asked at that time."""
@@ -217,7 +217,7 @@ class Following:
         Raises:
             redis.ConnectionError: There is none.
         """
-        if time.monotonic() > self._sight.due_at:
+        if clock() > self._sight.due_at:
             self._sight.look(self._sentinels)
         if self._sight.address is None:
             raise redis.ConnectionError(self._sight.refusal.reason)

@@ -5,7 +5,7 @@ A tenant's field holds neither ':' nor glob characters, so no name of one tenant
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from stoker.cache.errors import InvalidName
@@ -14,6 +14,12 @@ MAX_KEY_BYTES = 1024
 MAX_TENANT_BYTES = 512
 MAX_TAG_BYTES = 256
 MAX_TAGS = 64
+
+
+Place = str | tuple[str, str, object]
+"""Where an entry is in a table of this process: a key of the shared key space; or a tenant, a key and `OURS`."""
+OURS: Final = object()
+"""So that nothing a caller gives as a key, were it a tuple, is equal to where another tenant's entry is."""
 
 
 def check_key(key: str) -> str:
@@ -69,6 +75,16 @@ def tenant_field(tenant_id: str | None) -> str:
 def _encoded(tenant_id: str) -> str:
     _check_bytes("tenant_id", tenant_id, MAX_TENANT_BYTES)
     return quote(tenant_id, safe="").replace("~", "%7E")
+
+
+def place_of(tenant_id: str | None, key: str) -> Place:
+    """Where the entry is. Neither is checked."""
+    return key if tenant_id is None else (tenant_id, key, OURS)
+
+
+def name_of(place: Place) -> tuple[str | None, str]:
+    """Its tenant and key."""
+    return (None, place) if isinstance(place, str) else place[:2]
 
 
 def tenant_of(field: str) -> str | None:

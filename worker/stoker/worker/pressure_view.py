@@ -12,7 +12,7 @@ from rich.text import Text
 
 from stoker.tasks.pressure_store import Composition, Point, Row
 from stoker.tasks.runtime import Runtime
-from stoker.worker.terminal import printable
+from stoker.worker.terminal import counted, printable
 
 COLUMNS = 60
 """Of the drawing."""
@@ -70,7 +70,7 @@ def table(found: Pressure) -> RenderableType:
         without = f", without {', '.join(whole.missing)}" if whole.missing else ""
         parts.append(
             Text(
-                f"\n{whole.entries:,} entries, {_size(whole.bytes)}, by a sample of {whole.sampled:,} "
+                f"\n{counted(whole.entries, 'entry')}, {_size(whole.bytes)}, by a sample of {whole.sampled:,} "
                 f"{found.now - whole.at:.0f} s ago{without}"
             )
         )
@@ -91,7 +91,7 @@ def _lines(found: Pressure) -> list[RenderableType]:
         Text(f"changes by   {_size(now.slope)}/s{_until(now, high)}"),
         Text(f"the server   evicts {now.evicting:,.1f} and expires {now.expiring:,.1f} keys/s"),
         Text(
-            f"holds        {now.keys:,} keys; {_size(now.rss)} of the machine, {now.fragmentation:.2f} times "
+            f"holds        {counted(now.keys, 'key')}; {_size(now.rss)} of the machine, {now.fragmentation:.2f} times "
             f"what it uses; {_size(now.clients)} for clients"
         ),
     ]

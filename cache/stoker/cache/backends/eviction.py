@@ -8,8 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-Place = str | tuple[str, str]
-"""A key of the shared key space; or a tenant and a key."""
+from stoker.cache.tenancy import Place
 
 MOST_USES = 3
 """Uses that S3-FIFO tells apart: two bits in the paper."""

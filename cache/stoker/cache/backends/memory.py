@@ -14,7 +14,7 @@ from typing import Any
 from stoker.cache.backends import Values, Write
 from stoker.cache.backends.eviction import Entries
 from stoker.cache.backends.sizes import entry_bytes
-from stoker.cache.backends.store import Store, expires, field_and_key, name_of, place_of, tags
+from stoker.cache.backends.store import Store, expires, field_and_key, place_of, tags
 from stoker.cache.bans import Kind, Rule
 from stoker.cache.batch import BatchFill
 from stoker.cache.caps import CAPS
@@ -31,7 +31,7 @@ from stoker.cache.shards import Placement
 from stoker.cache.stats import Counters
 from stoker.cache.steps import Step
 from stoker.cache.sweep import SweepReport
-from stoker.cache.tenancy import tenant_field
+from stoker.cache.tenancy import name_of, tenant_field
 from stoker.cache.traffic import Counts, Group, Traffic, Unflushed
 from stoker.cache.usage import Usage
 from stoker.cache.wire import asking_nobody
@@ -309,7 +309,7 @@ class MemoryBackend:
         table, now = table_of(rules), self._clock()
         with self._lock:
             keys = [
-                slot.place if isinstance(slot.place, str) else slot.place[1]
+                name_of(slot.place)[1]
                 for slot in self._store.slots
                 if not self._store.dead(slot, now) and table.kills(*field_and_key(slot.place), tags(slot), 0)
             ]

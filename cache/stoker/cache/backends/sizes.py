@@ -10,8 +10,8 @@ from typing import Any
 
 ENTRY_BYTES = 240
 """What is kept besides key and value: the slot, its expiry and its share of dicts and queues."""
-_TENANT_BYTES = 64
-"""The pair of tenant and key."""
+_TENANT_BYTES = 72
+"""What tenant and key are held together by."""
 _MOST_PARTS = 1000
 """Parts of a value that are looked at; a larger one is taken to go on as it begins."""
 

@@ -11,15 +11,16 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from stoker.cache import tenancy
 from stoker.cache.backends import Write
-from stoker.cache.backends.eviction import MOST_USES, ORDERS, Place, Rare, Slot
+from stoker.cache.backends.eviction import MOST_USES, ORDERS, Rare, Slot
 from stoker.cache.backends.sizes import entry_bytes
 from stoker.cache.bans import BanTable, Rule
 from stoker.cache.flight import Hit
 from stoker.cache.options import CacheConfig, Seconds, ttl_ms
-from stoker.cache.protocol import Lease, Name
+from stoker.cache.protocol import Lease
 from stoker.cache.stats import Counters
-from stoker.cache.tenancy import tenant_field
+from stoker.cache.tenancy import OURS, Place, name_of, tenant_field
 
 CountsOf = Callable[[str | None, str], list[int]]
 Peek = Callable[[str, str | None], Slot | None]
@@ -71,10 +72,10 @@ class Store:
 
     def _make_peek(self) -> Peek:
         """Made once, with what it calls at hand: a hit that looked its tools up would take a tenth longer."""
-        find, touch, clock = self.find, self._touch, self._clock
+        find, touch, clock, ours = self.find, self._touch, self._clock, OURS
 
         def peek(key: str, tenant_id: str | None) -> Slot | None:
-            place = key if tenant_id is None else (tenant_id, key)
+            place = key if tenant_id is None else (tenant_id, key, ours)
             try:
                 slot = find(place)
             except TypeError:  # it cannot be hashed, so it is none
@@ -100,10 +101,11 @@ class Store:
     def _make_update(self) -> Update:
         """Threads that update an entry at once differ in nothing but the value, whatever each comes to write."""
         find, touch, clock, default = self.find, self._touch, self._clock, self._default
+        ours = OURS
         bounded = self._max_bytes is not None
 
         def update(key: str, tenant_id: str | None, value: Any, ttl: Seconds | None) -> bool:
-            place = key if tenant_id is None else (tenant_id, key)
+            place = key if tenant_id is None else (tenant_id, key, ours)
             leases = self.leases  # looked at first: a fill lets go of its lease when it has stored
             try:
                 if leases and place in leases:
@@ -269,12 +271,7 @@ def _seconds(ttl: Seconds) -> float:
 def place_of(tenant_id: str | None, key: str) -> Place:
     """Where the entry is. The key has been checked, the tenant is now."""
     tenant_field(tenant_id)
-    return key if tenant_id is None else (tenant_id, key)
-
-
-def name_of(place: Place) -> Name:
-    """Its tenant and key."""
-    return (None, place) if isinstance(place, str) else place
+    return tenancy.place_of(tenant_id, key)
 
 
 def field_and_key(place: Place) -> tuple[str, str]:
