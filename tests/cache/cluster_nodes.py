@@ -11,6 +11,7 @@ import redis
 from stoker.cache import Cache
 from stoker.cache.backends.cluster import ClusterBackend
 from stoker.worker.embedded_cluster import EmbeddedCluster
+from tests.plain_cluster import plain_cluster
 from tests.waiting import wait_until
 
 VALUES = {f"k{n}": n for n in range(300)}
@@ -25,7 +26,7 @@ def slots_of(cache: Cache) -> list[int]:
 
 def owner(cluster: EmbeddedCluster, slot: int) -> int:
     """Which primary has the slot."""
-    with redis.RedisCluster.from_url(cluster.url) as client:
+    with plain_cluster(cluster.url) as client:
         port = client.nodes_manager.slots_cache[slot][0].port
     return [server.port for server in cluster.primaries].index(port)
 
