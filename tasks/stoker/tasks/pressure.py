@@ -64,9 +64,7 @@ def look(here: "Runtime") -> Point:
 def _tell(here: "Runtime", monitor: CacheMonitor, quotas: Quotas, full: Iterable[str]) -> None:
     try:
         monitor.tell_quotas(quotas, full, kept_s(here))
-    except (
-        CacheUnavailable
-    ) as error:  # of a cluster, the node that has them: what the others have was looked at
+    except CacheUnavailable as error:  # a node of a cluster; the others were looked at
         log.warning("nobody is told who is full: %s", error)
 
 
@@ -115,9 +113,7 @@ def _composition(
         return None, []
     try:
         makeup = monitor.get_makeup(SAMPLE)
-    except (
-        CacheUnavailable
-    ) as error:  # of a cluster, the node that has the map, which this process does not know yet
+    except CacheUnavailable as error:  # the node of the map, which this process does not know yet
         log.warning("what the cache is made of is not known: %s", error)
         return None, list(were_full) if quotas.any_hard else []
     full = monitor.get_full(quotas, makeup, were_full) if quotas.any_hard else []
