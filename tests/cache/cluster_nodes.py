@@ -1,6 +1,9 @@
-"""Looking at a cluster behind a cache's back, and moving its slots."""
+"""Looking at a cluster behind a cache's back, moving its slots, and stopping its nodes."""
 
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
@@ -8,6 +11,7 @@ import redis
 from stoker.cache import Cache
 from stoker.cache.backends.cluster import ClusterBackend
 from stoker.worker.embedded_cluster import EmbeddedCluster
+from tests.plain_cluster import plain_cluster
 from tests.waiting import wait_until
 
 VALUES = {f"k{n}": n for n in range(300)}
@@ -22,7 +26,7 @@ def slots_of(cache: Cache) -> list[int]:
 
 def owner(cluster: EmbeddedCluster, slot: int) -> int:
     """Which primary has the slot."""
-    with redis.RedisCluster.from_url(cluster.url) as client:
+    with plain_cluster(cluster.url) as client:
         port = client.nodes_manager.slots_cache[slot][0].port
     return [server.port for server in cluster.primaries].index(port)
 
@@ -37,6 +41,17 @@ def shard_of(cache: Cache, key: str, tenant: str = "") -> int:
     backend = cache._core.backend
     assert isinstance(backend, ClusterBackend)
     return backend.placement.shard_of(tenant, key)
+
+
+@contextmanager
+def stopped(cluster: EmbeddedCluster, node: int) -> Iterator[str]:
+    """Its name, while it answers nobody."""
+    server = cluster.primaries[node]
+    os.kill(server.child.pid, signal.SIGSTOP)
+    try:
+        yield f"127.0.0.1:{server.port}"
+    finally:
+        os.kill(server.child.pid, signal.SIGCONT)
 
 
 def migrate(cluster: EmbeddedCluster, slot: int, to: int) -> None:

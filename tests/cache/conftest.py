@@ -16,6 +16,7 @@ from stoker.cache.wire import finished
 from stoker.worker.embedded_cluster import EmbeddedCluster
 from tests.cache.awaited import Awaited
 from tests.leaks import take_away
+from tests.plain_cluster import plain_cluster
 
 MakeCache = Callable[..., Cache]
 How = Callable[[CacheConfig], Cache]
@@ -31,7 +32,7 @@ def namespace(namespace: str, request: pytest.FixtureRequest) -> Iterator[str]:
         with redis.Redis.from_url(request.getfixturevalue("cache_server")) as client:
             take_away(client, namespace)
     if "cache_cluster" in request.fixturenames:
-        with redis.RedisCluster.from_url(request.getfixturevalue("cache_cluster").url) as cluster:
+        with plain_cluster(request.getfixturevalue("cache_cluster").url) as cluster:
             take_away(cluster, namespace)
 
 
@@ -54,7 +55,7 @@ def make_clustered(cache_cluster: EmbeddedCluster, namespace: str) -> Iterator[M
     """As `make_redis`, on a cluster."""
     url = cache_cluster.url
     with (
-        redis.RedisCluster.from_url(url) as client,
+        plain_cluster(url) as client,
         _made(namespace, client, redis_url=url, cluster=True) as make,
     ):
         yield make

@@ -15,6 +15,7 @@ from stoker.cache.programs import Sleep
 from stoker.worker.embedded_cluster import EmbeddedCluster, add_primary, start_cluster
 from stoker.worker.processes import Processes
 from tests.cache.cluster_nodes import slots_of
+from tests.plain_cluster import plain_cluster
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def perform(cache: Cache, program: HandOver, look: Callable[[], object] = bool) 
 def unsettled(cache: Cache, cluster: EmbeddedCluster) -> list[str]:
     """The control records that do not accept the server process that has them, or another too."""
     found = []
-    with redis.RedisCluster.from_url(cluster.url) as plain:
+    with plain_cluster(cluster.url) as plain:
         client: Any = plain
         for shard in cache._core.on_cluster().shards:
             control = Control.parse(client.get(shard.keys.ctl))

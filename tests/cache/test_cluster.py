@@ -13,7 +13,6 @@ from random import Random
 from typing import Any
 
 import pytest
-import redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from stoker.cache import (
@@ -34,6 +33,7 @@ from tests.cache.awaited import Awaited
 from tests.cache.cluster_nodes import VALUES, Move, admin, migrate, move_by_keys, owner, shard_of, slots_of
 from tests.cache.conftest import MakeCache
 from tests.cache.copied import copied
+from tests.plain_cluster import plain_cluster
 from tests.waiting import wait_until
 
 
@@ -157,7 +157,7 @@ def test_under_uniform_load_no_node_has_a_quarter_more_than_its_share_of_command
         after = commands(cache_cluster)
     if isinstance(cache, Awaited):
         cache.end()
-    with redis.RedisCluster.from_url(cache_cluster.url) as client:
+    with plain_cluster(cache_cluster.url) as client:
         for name in list(client.scan_iter("{stoker*", count=1000)):
             client.delete(name)
     # Then its nodes have alike to do, reads of control records and what scripts do included

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
+import redis
 
 from stoker.cache import Cache, CacheConfig, near_stream
 from stoker.cache.near_channel import Channel, Conversation
@@ -106,6 +108,44 @@ def test_a_stopped_server_ends_copies_at_the_bound(namespace: str) -> None:
                 os.kill(pid, signal.SIGCONT)
             wait_until(lambda: cache.ping(), 5)
             copied(cache, "k")
+
+
+def test_what_a_server_refuses_for_now_is_asked_for_again_soon(
+    namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with embedded_server("cache") as server, redis.Redis.from_url(server.url) as client:
+        client.config_set("busy-reply-threshold", 1)
+        config = CacheConfig(
+            backend="redis", redis_url=server.url, namespace=namespace, near_size=10, breaker_reset=0.1
+        )
+        with Cache(config) as cache, redis.Redis.from_url(server.url) as other:
+            cache.set("k", 1)
+            copied(cache, "k")
+            flushes = cache.stats().near_flushes
+            # When a script runs for so long that the server answers everybody with BUSY, and is ended
+            script = threading.Thread(target=run_until_ended, args=(other,))
+            script.start()
+            wait_until(lambda: cache.get("k") is None and cache.stats().near_flushes > flushes, 20)
+            wait_until(lambda: is_ended(client), 20)
+            script.join()
+            # Then there are copies again before long, and nobody has to be told
+            wait_until(lambda: cache.get("k") == 1, 20)
+            copied(cache, "k")
+            assert "no near cache" not in caplog.text
+
+
+def run_until_ended(client: Any) -> None:
+    with suppress(redis.ResponseError):
+        client.eval("while true do end", 0)
+
+
+def is_ended(client: Any) -> bool:
+    """Whether a script runs no more: it is told to end, if it has begun."""
+    try:
+        client.script_kill()
+    except redis.ResponseError:
+        return False
+    return True
 
 
 STOPPED = """
@@ -211,6 +251,8 @@ def test_without_the_right_to_track_it_says_so_once_and_reads_from_the_server(
         with caplog.at_level(logging.WARNING):
             wait_until(lambda: cache.get("k") == 1 and "no near cache" in caplog.text, 5)
         assert cache.get("k") == 1
+        assert "'client|tracking'" in caplog.text
+        assert "the commands listed in docs/operations.md" in caplog.text
         assert (caplog.text.count("no near cache"), cache.stats().near_hits) == (1, 0)
     finally:
         client.execute_command("ACL", "DELUSER", namespace)

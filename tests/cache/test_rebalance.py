@@ -11,7 +11,6 @@ from random import Random
 from types import SimpleNamespace
 
 import pytest
-import redis
 
 from stoker.cache import (
     Cache,
@@ -37,6 +36,7 @@ from tests.cache.cluster_load import Load
 from tests.cache.cluster_nodes import VALUES, admin, owner, shard_of, slots_of
 from tests.cache.conftest import MakeCache
 from tests.cache.rebalancing import address, assert_settled, config_of, four_nodes, move_of, perform
+from tests.plain_cluster import plain_cluster
 from tests.waiting import wait_until
 
 SEED = int(os.environ.get("STOKER_TEST_SEED", "1"))
@@ -322,7 +322,7 @@ class Static:
     def expiries(self, url: str) -> list[int]:
         """When some of them end, in ms of Unix time."""
         names = [self._cache._namespaced_key(key, "quiet") for key in self._sample]
-        with redis.RedisCluster.from_url(url) as client:
+        with plain_cluster(url) as client:
             return [client.pexpiretime(name) for name in names]
 
 

@@ -26,6 +26,7 @@ from stoker.cache.shards import CLUSTER_SHARDS, MOST_PINS, Resharded
 from stoker.cache.worth import Turn
 from tests.cache.awaited import Awaited
 from tests.cache.conftest import MakeCache
+from tests.plain_cluster import plain_cluster
 from tests.waiting import wait_until
 
 KEYS = [f"user:{n}" for n in range(100)]
@@ -289,8 +290,8 @@ def test_what_is_in_shards_that_are_no_more_is_unlinked(make: MakeCache, namespa
 
 def plain(cache: Cache) -> Any:
     """A plain client of what the cache is on."""
-    kind: Any = redis.RedisCluster if cache.config.cluster else redis.Redis
-    return kind.from_url(str(cache.config.redis_url))
+    url = str(cache.config.redis_url)
+    return plain_cluster(url) if cache.config.cluster else redis.Redis.from_url(url)
 
 
 def _names(cache: Cache, namespace: str) -> list[bytes]:

@@ -144,18 +144,28 @@ def test_a_killed_workers_task_is_taken_over_within_its_visibility_timeout_and_t
 
 
 @pytest.mark.slow
+def test_a_key_whose_loader_kills_its_process_is_given_up_and_costs_no_other(deployment: Deployment) -> None:
+    deployment.worker()
+    good = [f"slow:{number}" for number in range(40)]
+    status = send.warm([*good, "deadly:1"]).wait(timeout=120)
+    assert (status.done, status.report["written"], status.failed) == (41, 40, 1)
+    [(key, error)] = status.report["errors"]
+    assert key == "deadly:1"
+    assert error.startswith("given up: 3 workers were killed")
+    assert loaded_again(deployment.calls()) == {}
+
+
+@pytest.mark.slow
 def test_a_job_that_kills_its_process_each_time_is_given_up_and_listed_with_the_reason(
     deployment: Deployment,
 ) -> None:
-    deployment.worker()
-    # Given a loader that kills whoever calls it, in the middle of good ones
-    good = [f"slow:{number}" for number in range(40)]
-    job = send.warm([*good, "deadly:1"])
-    status = wait_until(lambda: s if (s := job.status()).final else None, 60)
-    # Then its job has failed after a few runs, with what it had done before
-    assert (status.state, status.done) == ("failed", 40)
+    # Given a plan whose keys cannot be named without the death of who asks for them
+    deployment.worker(STOKER_LOADERS="tests.flow.loaders,tests.flow.deadly_plan")
+    job = send.warm_plan("deadly")
+    status = wait_until(lambda: s if (s := job.status()).final else None, 120)
+    # Then its job has failed after a few runs
+    assert status.state == "failed"
     assert status.error.startswith("given up after 5 runs without progress")
     assert [dead.id for dead in deployment.jobs.dead(9)] == [job.id]
-    assert loaded_again(deployment.calls()) == {}
     # And the worker goes on
     assert send.warm(["slow:1000"]).wait(timeout=60).done == 1

@@ -8,6 +8,7 @@ import redis
 
 from stoker.cache import keys
 from stoker.tasks import JobStatus, configure, runtime, send
+from stoker.tasks.base import MAX_STARTS
 from stoker.worker.embedded_cluster import EmbeddedCluster, add_primary, start_cluster
 from stoker.worker.processes import Processes
 from tests.cache.cluster_nodes import admin
@@ -86,8 +87,8 @@ def test_a_job_that_is_told_to_stop_leaves_each_slot_at_one_node(
         assert len(deployment.cache.get_many(KEPT)) >= len(KEPT) * 62 / 64
 
 
-@pytest.mark.parametrize("how", ["killed", "terminated"])
-def test_a_move_that_goes_on_without_its_worker_is_cancelled_when_the_job_is_told_to_stop(
+@pytest.mark.parametrize("how", ["killed", "terminated", "given up"])
+def test_a_move_that_goes_on_without_its_worker_is_cancelled_when_its_job_ends(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     with on_a_cluster(environment, monkeypatch) as (deployment, cluster, processes):
@@ -99,18 +100,21 @@ def test_a_move_that_goes_on_without_its_worker_is_cancelled_when_the_job_is_tol
         worker = deployment.worker()
         job = send.rebalance()
         wait_until(lambda: on_their_way(cluster), 30)
-        if how == "killed":
+        if how == "terminated":
+            deployment.control.revoke(job.id, terminate=True)
+        else:
             deployment.kill(worker)
             wait_until(lambda: nobody_is_at(job.id, deployment), 10)
-            # When the job is told to stop
-            assert job.abort()
+            # When the job is told to stop, or is given up by its next run
+            if how == "killed":
+                assert job.abort()
+            else:
+                has_been_started(job.id, MAX_STARTS, deployment)
             assert (job.status().state, len(on_their_way(cluster))) == ("running", 1)
             deployment.worker("b")
-        else:
-            deployment.control.revoke(job.id, terminate=True)
         # Then the next worker cancels the move, and all is as it was
         wait_until(lambda: job.status().final, 30, lambda: str(job.status()))
-        assert job.status().state == "aborted"
+        assert job.status().state == ("failed" if how == "given up" else "aborted")
         assert on_their_way(cluster) == []
         assert_settled(deployment.cache, cluster)
         assert deployment.cache.get_many(KEPT) == KEPT
@@ -138,6 +142,12 @@ def nobody_is_at(job_id: str, deployment: Deployment) -> bool:
     with redis.Redis.from_url(deployment.settings.state(), decode_responses=True) as client:
         target = client.hget(keys.job(deployment.settings.namespace, job_id), "target")
         return not client.exists(keys.job_lock(deployment.settings.namespace, str(target)))
+
+
+def has_been_started(job_id: str, times: int, deployment: Deployment) -> None:
+    """Have its record say that it was started so often without progress."""
+    with redis.Redis.from_url(deployment.settings.state()) as client:
+        client.hset(keys.job(deployment.settings.namespace, job_id), "starts", times)
 
 
 @pytest.mark.parametrize("act", [False, True])

@@ -16,6 +16,8 @@ import pytest
 
 from stoker.config import Settings
 from stoker.tasks import configure, runtime, send
+from stoker.worker.doctor.check import Severity
+from stoker.worker.doctor.run import diagnose
 from tests.waiting import wait_until
 from tests.worker.alive import alive, descendants
 
@@ -98,6 +100,11 @@ def test_up_runs_the_whole_of_it_and_ctrl_c_leaves_nothing_behind(
     flower, password = up.said(r"Flower +(\S+)"), up.said(r"password (\S+)")
     assert fetch(f"{flower}/workers") == 401
     assert fetch(f"{flower}/workers", f"stoker:{password}") == 200
+    # And to the doctor, who is told of it
+    for name in ("STOKER_FLOWER__PORT", "STOKER_FLOWER__PASSWORD"):
+        monkeypatch.setenv(name, up.said(f"export {name}=(.+)"))
+    [finding] = diagnose(Settings(), ["flower"])
+    assert finding.severity is Severity.OK, finding
     runtime.current().close()
     # And Ctrl-C ends it
     up.process.send_signal(signal.SIGINT)
@@ -175,9 +182,10 @@ def test_servers_that_were_given_are_used_and_left_alone(
 ) -> None:
     monkeypatch.setenv("STOKER_CACHE_URL", cache_server)
     monkeypatch.setenv("STOKER_BROKER_URL", broker_server)
+    monkeypatch.setenv("STOKER_FLOWER__PASSWORD", "coal")
     running = start(tmp_path)
     try:
-        assert "export" not in running.printed
+        assert re.findall(r"export (\w+)=", running.printed) == ["STOKER_FLOWER__PORT"]
         assert running.said(r"cache +(\S+)") == cache_server
     finally:
         running.process.send_signal(signal.SIGTERM)

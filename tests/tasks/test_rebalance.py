@@ -1,12 +1,16 @@
 """What begins a job that moves slots, and with which arguments."""
 
 import importlib
+from collections.abc import Generator
 from typing import Any
 
 import pytest
 
+from stoker.cache import Cache, CacheUnavailable, Step
 from stoker.config import RebalanceSettings, Settings
 from stoker.tasks import Rebalance, configure, events, names, runtime, send
+from stoker.tasks.base import MAX_STARTS, MAX_TRIES
+from stoker.tasks.coordinator import MOST_STOPPED
 from stoker.tasks.job import Claim
 from stoker.tasks.rebalance import rebalance_when_nodes_changed
 from stoker.tasks.schedule import beat_schedule
@@ -65,3 +69,60 @@ def test_a_run_that_finds_itself_told_to_stop_cancels_what_the_one_before_has_be
     # Then it does no more than to end what goes on by itself
     assert (state, stopped) == ("IGNORED", [cursor]), outcome
     assert job.status().state == "aborted"
+
+
+LAST: dict[str, dict[str, Any]] = {
+    "it kills who runs it": {"starts": MAX_STARTS},
+    "the cache stays away": {"tries": MAX_TRIES},
+    "its arguments are of a later version": {"args": '{"version": 99}'},
+    "a bug": {},
+}
+"""What the record of a job says whose next run is its last, and why."""
+
+
+@pytest.mark.parametrize("why", LAST)
+@pytest.mark.parametrize("in_vain", [False, True])
+def test_a_job_that_fails_or_is_given_up_first_cancels_its_move(
+    here: runtime.Runtime, monkeypatch: pytest.MonkeyPatch, why: str, in_vain: bool
+) -> None:
+    job, cursor = send.rebalance(), {"at": 0, "moves": []}
+    stopped: list[Any] = []
+
+    def fail(*_: object) -> Generator[Step[Any], None, None]:
+        raise ValueError(why) if why == "a bug" else CacheUnavailable("redis", why)
+
+    def stop(_: Cache, last: Any) -> None:
+        stopped.append((last, job.status().state))
+        if in_vain:
+            raise CacheUnavailable("redis", "its node is away")
+
+    monkeypatch.setattr(MODULE, "_steps", fail)
+    monkeypatch.setattr(MODULE, "_stop", stop)
+    # Given a job whose move is under way, and whose next run will be its last
+    claim = here.jobs.claim(job.id)
+    assert isinstance(claim, Claim)
+    here.jobs.progress(claim, {"cursor": cursor, "unattended": 1, **LAST[why]})
+    here.jobs.release(claim)
+    # When that runs
+    state, _ = run(names.REBALANCE, {"job_id": job.id}, job.id)
+    # Then the move is cancelled before the job is over, which says what was not, and is not in another's way
+    assert (state, stopped) == ("FAILURE", [(cursor, "running")])
+    status = job.status()
+    assert status.state == "failed"
+    assert ("not stopped: CacheUnavailable: redis: its node is away" in status.error) == in_vain
+    assert [dead.id for dead in here.jobs.dead(9)] == ([] if why == "a bug" else [job.id])
+    assert send.rebalance().id != job.id
+
+
+def test_what_kills_who_stops_it_too_is_not_stopped_for_ever(
+    here: runtime.Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = send.rebalance()
+    stopped: list[Any] = []
+    monkeypatch.setattr(MODULE, "_stop", lambda _cache, last: stopped.append(last))
+    claim = here.jobs.claim(job.id)
+    assert isinstance(claim, Claim)
+    here.jobs.progress(claim, {"cursor": {"at": 0, "moves": []}, "unattended": 1, "starts": MOST_STOPPED})
+    here.jobs.release(claim)
+    run(names.REBALANCE, {"job_id": job.id}, job.id)
+    assert (job.status().state, stopped) == ("failed", [])

@@ -39,6 +39,7 @@ def test_a_run_without_a_fault_has_no_problems() -> None:
     ("fault", "problem"),
     [
         ({"stale": 2}, "2 stale reads"),
+        ({"stale": 1}, "1 stale read"),
         ({"stray": 1}, "another airport"),
         ({"reads": 3}, "only 3 reads"),
         ({"warm": {"written": 9, "errors": ["x"]}}, "9 of 10 keys"),

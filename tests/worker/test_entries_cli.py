@@ -104,7 +104,7 @@ def test_an_invalidation_is_in_effect_at_once_and_asks_for_a_sweep(cache: Cache)
     )
     assert done.exit_code == 0, done.output
     assert done.stdout == (
-        "invalidated: pattern post:1*, what is tagged tag of user:2, 1 of 2 keys, the others were not there\n"
+        "invalidated: pattern post:1*, what is tagged tag of user:2, 2 keys, 1 not there\n"
     )
     assert set(cache.get_many(["user:1", "user:2", "post:1", "post:2"], "acme")) == {"post:2"}
     assert [job.kind for job in runtime.current().jobs.recent(10)] == ["sweep"]

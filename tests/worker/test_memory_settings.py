@@ -86,7 +86,7 @@ def test_other_data_where_the_server_may_evict_it_is_warned_about(
     plain.flushall()
     with redis.Redis.from_url(server_url.removesuffix("0") + "3") as other:
         other.set("orders:1", "x")
-    assert "1 other databases" in told(caplog, settings(server_url))
+    assert "1 other database, are" in told(caplog, settings(server_url))
 
 
 def test_entries_that_never_expire_are_told_where_the_policy_leaves_them(

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
 
+from stoker.cache import CacheMonitor
 from stoker.config import Settings
 from stoker.tasks import runtime, send
 from stoker.tasks.job import ANY
@@ -117,6 +119,18 @@ def test_what_does_not_answer_is_left_out_and_said_so(
     assert scraped() == {("stoker_up", (name,)): 0 for name in ("cache", "state", "broker")}
     assert "metrics of the cache are left out" in caplog.text
     assert "secret" not in caplog.text
+
+
+def test_what_nodes_have_counted_is_left_out_while_one_of_them_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node = CacheMonitor(runtime.current().cache).get_node()
+    assert ("stoker_cache_evicted_keys_total", ()) in scraped()
+    monkeypatch.setattr(CacheMonitor, "get_node", lambda _: replace(node, missing=("10.0.0.7:7000",)))
+    found = scraped()
+    assert found["stoker_cache_nodes_missing", ()] == 1
+    assert found["stoker_cache_used_bytes", ()] == node.used_bytes
+    assert ("stoker_cache_evicted_keys_total", ()) not in found
 
 
 def test_the_command_serves_until_it_is_told_to_stop_and_can_be_asked_whether_it_does() -> None:

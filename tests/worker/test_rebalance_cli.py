@@ -56,7 +56,16 @@ def shown(plan: RebalancePlan, *hot_keys: str) -> str:
 
 def test_a_plan_is_shown_with_its_moves_bytes_time_and_balance_before_and_after() -> None:
     text = shown(PLAN, "user:1")
-    for told in ("70.0%", "50.0%", "3, 9", "1,200", "3.0 MB", "1 slots", "in about 2 s", "━"):
+    for told in (
+        "70.0%",
+        "50.0%",
+        "3, 9",
+        "1,200",
+        "3.0 MB",
+        "1 slot, 1,200 keys, about 3.0 MB",
+        "in about 2 s",
+        "━",
+    ):
         assert told in text
     assert "shard 4 alone is 60% of all keys" in text
     assert "its hottest keys: user:1" in text

@@ -11,6 +11,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from redis.crc import key_slot
+
 from stoker.cache import topology
 from stoker.cache.aio_transport import AioTransport
 from stoker.cache.cluster import Look, Rest, Round, Routed, Router
@@ -19,7 +21,7 @@ from stoker.cache.options import CacheConfig
 from stoker.cache.parts import Layout, Node
 from stoker.cache.topology import Topology
 from stoker.cache.transport import Transport
-from stoker.cache.wire import Operation
+from stoker.cache.wire import Exchange, Operation
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -59,6 +61,13 @@ class ClusterTransport:
         except StopIteration as stop:
             result: T = stop.value
             return result
+
+    def in_passing(self, key: bytes, commands: Exchange, seconds: float) -> None:
+        """As `Transport.in_passing`, at the node that has the key as far as is known."""
+        layout = self.router.layout
+        node = None if layout is None else layout.node_of(key_slot(key))
+        if node is not None and (transport := self._transports.get(node)) is not None:
+            transport.in_passing(key, commands, seconds)
 
     def _do(self, effect: Round | Look | Rest) -> Any:
         match effect:

@@ -9,59 +9,29 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial, reduce
 from types import GeneratorType
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from stoker.cache import evict, memory_use, pressure, scan, sweep
+from msgspec import convert, to_builtins
+
+from stoker.cache import cluster_pressure, evict, memory_use, scan, sweep
 from stoker.cache.bans import Rule
-from stoker.cache.cluster_map import part_of, slot_of
+from stoker.cache.cluster_map import part_of
+from stoker.cache.errors import CacheUnavailable
 from stoker.cache.evict import EvictReport
-from stoker.cache.keys import EntryNames
 from stoker.cache.matching import Matching, added, find
+from stoker.cache.node_link import NodeLink, Spread
 from stoker.cache.options import CacheConfig
-from stoker.cache.parts import Displaced, Layout, Node, Part, at_once, everywhere
+from stoker.cache.parts import Answers, Displaced, Layout, Node, Part, at_once, everywhere, wherever
 from stoker.cache.programs import Steps
-from stoker.cache.protocol import Shard
+from stoker.cache.quotas import Quotas
 from stoker.cache.reshard import Tidied
 from stoker.cache.steps import Step
 from stoker.cache.sweep import MOST_RESTARTS, SweepReport
-from stoker.cache.usage import Usage, redis_usage
 from stoker.cache.wire import Operation
 
 R = TypeVar("R", SweepReport, EvictReport)
-
-
-class Spread(Protocol):
-    """The shards of a cache, and the names of its entries."""
-
-    shards: list[Shard]
-    names: EntryNames
-
-
-class _Names(EntryNames):
-    """Names of the entries that a node has, by the places of their shards among the node's."""
-
-    __slots__ = ("_all", "_places")
-
-    def __init__(self, names: EntryNames, numbers: Sequence[int]) -> None:
-        self._all = names
-        self.pattern = names.pattern
-        self._places = {number: place for place, number in enumerate(numbers)}
-
-    def split(self, name: bytes) -> tuple[int, str, str] | None:
-        parts = self._all.split(name)
-        place = self._places.get(parts[0]) if parts is not None else None
-        return (place, *parts[1:]) if parts is not None and place is not None else None
-
-
-class _NodeLink:
-    """The shards of one node, as `scan` wants them. Quotas are elsewhere: on a cluster no tenant goes before others."""
-
-    quotas_key: bytes | None = None
-
-    def __init__(self, spread: Spread, node: Node, layout: Layout) -> None:
-        self.shards = [one for one in spread.shards if layout.node_of(slot_of(one)) == node]
-        self.numbers = [one.keys.number for one in self.shards]
-        self.names: EntryNames = _Names(spread.names, self.numbers)
+_PLACE = "node", "epoch", "inner"
+"""Of a cursor: which node is under way, and how far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +39,7 @@ class _Node:
     """A node at the beginning of a walk."""
 
     name: Node
-    link: _NodeLink
+    link: NodeLink
     epoch: int
 
     def unlike(self, numbers: list[int] | None) -> bool:
@@ -81,7 +51,7 @@ def count(spread: Spread, batch: int) -> Operation[dict[int, int]]:
     """How many entries each shard has."""
 
     def counted(node: Node, layout: Layout) -> Operation[dict[int, int]]:
-        link = _NodeLink(spread, node, layout)
+        link = NodeLink(spread, node, layout)
         counts = yield from scan.count(link, batch)
         return {number: counts[place] for place, number in enumerate(link.numbers)}
 
@@ -95,7 +65,7 @@ def matching(spread: Spread, rules: Sequence[Rule], batch: int) -> Operation[Mat
     """As `matching.find`, of all nodes together."""
 
     def found(node: Node, layout: Layout) -> Operation[Matching]:
-        return find(_NodeLink(spread, node, layout), rules, batch)
+        return find(NodeLink(spread, node, layout), rules, batch)
 
     return reduce(added, (yield from everywhere(found)).values(), Matching())
 
@@ -113,56 +83,20 @@ def tidy(spread: Spread, cursors: Mapping[Node, str], batch: int) -> Operation[T
     return Tidied(at, sum(n for _, n, _ in found.values()), sum(n for _, _, n in found.values()))
 
 
-def usage(spread: Spread) -> Operation[Usage]:
-    """Of all nodes together; `share` is that of the fullest, as each has a limit of its own."""
-    found = yield from everywhere(lambda node, layout: redis_usage(_NodeLink(spread, node, layout)))
-    nodes = list(found.values())
-    limit = sum(one.limit_bytes for one in nodes) if all(one.limit_bytes for one in nodes) else 0
-    return Usage(
-        sum(one.entries for one in nodes),
-        sum(one.used_bytes for one in nodes),
-        limit,
-        max((one.share for one in nodes), default=0.0),
-        sum(one.evictions for one in nodes),
-    )
-
-
-def node() -> Operation[pressure.Node]:
-    """All nodes as one: sums, and the fragmentation of the worst; with a policy that is not the same, none."""
-    nodes = list((yield from everywhere(lambda _node, _layout: pressure.node())).values())
-    policies = {one.policy for one in nodes}
-    return pressure.Node(
-        used_bytes=sum(one.used_bytes for one in nodes),
-        limit_bytes=sum(one.limit_bytes for one in nodes) if all(one.limit_bytes for one in nodes) else 0,
-        policy=policies.pop() if len(policies) == 1 else "",
-        rss_bytes=sum(one.rss_bytes for one in nodes),
-        fragmentation=max((one.fragmentation for one in nodes), default=0.0),
-        client_bytes=sum(one.client_bytes for one in nodes),
-        keys=sum(one.keys for one in nodes),
-        evicted=sum(one.evicted for one in nodes),
-        expired=sum(one.expired for one in nodes),
-    )
-
-
-def makeup(spread: Spread, wanted: int) -> Operation[pressure.Makeup]:
-    """Of all nodes together, each sampled alike."""
-
-    def sampled(node: Node, layout: Layout) -> Operation[pressure.Makeup]:
-        return pressure.makeup(_NodeLink(spread, node, layout), max(1, wanted // len(layout.nodes)))
-
-    return pressure.added_up(list((yield from everywhere(sampled)).values()))
-
-
 def sweep_steps(spread: Spread, batch: int, cursor: dict[str, Any] | None) -> Steps[SweepReport]:
     """As `sweep.sweep_steps`."""
     if cursor and cursor["over"]:  # a pass that was complete: another one follows it
         report = replace(SweepReport(**cursor["report"]), restarts=0, complete=True)
-        cursor = {"done": {}, "report": asdict(report), "over": False}
-    return _by_node(spread, partial(_sweep, batch), _swept, SweepReport(complete=True), cursor)
+        cursor = _begun(report)
+    return _by_node(spread, partial(_sweep, batch), _swept, _all_needed, SweepReport(complete=True), cursor)
 
 
 def _sweep(batch: int, node: _Node, _nodes: int, cursor: dict[str, Any] | None) -> Steps[SweepReport]:
     return sweep.sweep_steps(node.link, batch, cursor)
+
+
+def _all_needed(_report: SweepReport, answers: Answers) -> SweepReport:
+    raise CacheUnavailable("redis", answers.why)
 
 
 def _swept(one: SweepReport, other: SweepReport) -> SweepReport:
@@ -178,19 +112,36 @@ def evict_steps(
     cursor: dict[str, Any] | None,
     stay: float,
 ) -> Steps[EvictReport]:
-    """As `evict.evict_steps`: each node by its own `maxmemory`, or down to its share of `target_bytes`."""
+    """As `evict.evict_steps`: each node by its own `maxmemory`, or down to its share of `target_bytes`.
+
+    Tenants are measured once, at the beginning, on all nodes. A node without an answer is left as it is, and named.
+    """
+    at = cursor or _begun(EvictReport())
+    if at["over"]:  # it had come to its end
+        yield Step(0, 0, 0, at, EvictReport(**at["report"]), True)
+        return
+    if "quotas" not in at:
+        portions, told = yield cluster_pressure.portions(spread, config.low_watermark)
+        at = {
+            **at,
+            "quotas": to_builtins(portions),
+            "report": asdict(_telling(EvictReport(**at["report"]), told)),
+        }
+    bounds = convert(at["quotas"], dict[Node, Quotas])
 
     def evicted(node: _Node, nodes: int, inner: dict[str, Any] | None) -> Steps[EvictReport]:
+        node.link.bounds = bounds.get(node.name, Quotas())
         target = None if target_bytes is None else target_bytes // nodes
         return evict.evict_steps(node.link, config, now_ms, target, batch, inner, stay / nodes)
 
-    if cursor and cursor["over"]:  # it had come to its end
-        return _ended(EvictReport(**cursor["report"]), cursor)
-    return _by_node(spread, evicted, _evicted, EvictReport(), cursor)
+    def without(report: EvictReport, answers: Answers) -> EvictReport:
+        return _telling(report, f"no answer from {', '.join(answers.missing)}")
+
+    yield from _by_node(spread, evicted, _evicted, without, EvictReport(), at)
 
 
-def _ended(report: EvictReport, cursor: dict[str, Any]) -> Steps[EvictReport]:
-    yield Step(0, 0, 0, cursor, report, True)
+def _telling(report: EvictReport, why: str) -> EvictReport:
+    return _evicted(report, EvictReport(reason=why))
 
 
 def _evicted(one: EvictReport, other: EvictReport) -> EvictReport:
@@ -221,18 +172,31 @@ def _added(one: R, other: R) -> R:
     return replace(one, **sums)
 
 
+def _begun(report: SweepReport | EvictReport) -> dict[str, Any]:
+    """A cursor of which no node is done."""
+    return {"done": {}, "report": asdict(report), "over": False}
+
+
 def _by_node(
     spread: Spread,
     begin: Callable[[_Node, int, dict[str, Any] | None], Steps[R]],
     added: Callable[[R, R], R],
+    without: Callable[[R, Answers], R],
     nothing: R,
     cursor: dict[str, Any] | None,
 ) -> Steps[R]:
-    """Do it on one node after the other. The cursor: which are done, their report, and how far the present one is."""
-    at = cursor or {"done": {}, "report": asdict(nothing), "over": False}
+    """Do it on one node after the other. The cursor: which are done, their report, and how far the present one is.
+
+    Args:
+        without: What the report becomes where nodes have no answer; or it raises.
+    """
+    at = cursor or _begun(nothing)
     restarts = 0
     while not at["over"]:
-        nodes = yield _nodes(spread)
+        answers: Answers = yield _nodes(spread)
+        nodes: dict[Node, _Node] = answers.of
+        if answers.missing:
+            at = {**at, "report": asdict(without(type(nothing)(**at["report"]), answers))}
         left = [name for name, node in nodes.items() if node.unlike(at["done"].get(name))]
         if not left:  # those that were to come have gone
             at = {**at, "over": True}
@@ -240,16 +204,14 @@ def _by_node(
             return
         node: _Node = nodes[at["node"] if at.get("node") in left else left[0]]
         same = (node.name, node.epoch) == (at.get("node"), at.get("epoch"))
-        inner = begin(node, len(nodes), at["inner"] if same else None)
+        inner = begin(node, len(nodes) + len(answers.missing), at["inner"] if same else None)
+        at = {name: at[name] for name in at if name not in _PLACE}
         try:
-            at = yield from _walk(
-                node, inner, added, type(nothing)(**at["report"]), at["done"], len(left) == 1
-            )
+            at = yield from _walk(node, inner, added, type(nothing)(**at["report"]), at, len(left) == 1)
         except Displaced:
             restarts += 1
             if restarts > MOST_RESTARTS:
                 raise
-            at = {name: at[name] for name in ("done", "report", "over")}
             if "restarts" in at["report"]:
                 at["report"] = {**at["report"], "restarts": at["report"]["restarts"] + 1}
         finally:
@@ -261,7 +223,7 @@ def _walk(
     inner: Steps[R],
     added: Callable[[R, R], R],
     before: R,
-    done: dict[Node, list[int]],
+    begun: dict[str, Any],
     is_last: bool,
 ) -> Generator[Any, Any, dict[str, Any]]:
     """The steps of one node, with the report of those before it added. Returns the last cursor."""
@@ -269,11 +231,11 @@ def _walk(
     while True:
         step = yield from _next(inner, node)
         report = added(before, step.report)
-        at = {"done": done, "report": asdict(before), "over": False}
         if step.last:
-            at = {"done": {**done, node.name: node.link.numbers}, "report": asdict(report), "over": is_last}
+            done = {**begun["done"], node.name: node.link.numbers}
+            at = {**begun, "done": done, "report": asdict(report), "over": is_last}
         else:
-            at.update(node=node.name, epoch=node.epoch, inner=step.cursor)
+            at = {**begun, "node": node.name, "epoch": node.epoch, "inner": step.cursor}
         yield Step(step.done, step.total, step.failed, at, report, step.last and is_last)
         if step.last:
             return at
@@ -301,12 +263,12 @@ def _on(node: _Node, operation: Operation[Any]) -> Operation[Any]:
     return result
 
 
-def _nodes(spread: Spread) -> Operation[dict[Node, _Node]]:
+def _nodes(spread: Spread) -> Operation[Answers]:
     def meet(node: Node, layout: Layout) -> Operation[_Node]:
         epoch = yield from _epoch()
-        return _Node(node, _NodeLink(spread, node, layout), epoch)
+        return _Node(node, NodeLink(spread, node, layout), epoch)
 
-    return (yield from everywhere(meet))
+    return wherever(meet)
 
 
 def _epoch() -> Operation[int]:

@@ -17,9 +17,9 @@ from typing import NamedTuple
 from stoker.cache import hand_over, scripts
 from stoker.cache.bans import EXPECTED
 from stoker.cache.cluster import PATIENCE_S
-from stoker.cache.cluster_verbs import Spread
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.hand_over import LOOK_AT_THE_END_S, HandOver, Move, Outcome, on
+from stoker.cache.node_link import Spread
 from stoker.cache.programs import Sleep
 from stoker.cache.wire import Call, Command, Operation, once
 

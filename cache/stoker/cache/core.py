@@ -45,7 +45,7 @@ from stoker.cache.traffic import Traffic
 from stoker.cache.warm import Warmer
 from stoker.cache.warm_slice import Means
 from stoker.cache.warm_unit import UnitWarmer
-from stoker.cache.wire import Operation
+from stoker.cache.wire import Exchange, Operation
 from stoker.cache.work import LocalWork, Work
 
 T = TypeVar("T")
@@ -337,6 +337,15 @@ class Core:
         if self.near is not None:
             self.near.tally()
         return self.traffic.flush(self.backend.add_traffic)
+
+    def last_traffic(self) -> tuple[bytes, Exchange] | None:
+        """What a process that ends has not flushed, for `Transport.in_passing`; None: nothing."""
+        if self.near is not None:
+            self.near.tally()
+        unflushed = self.traffic.take()
+        if unflushed is None or not isinstance(self.backend, RedisBackend):
+            return None
+        return self.backend.last_traffic(unflushed)
 
     def _near_keeps(self, key: str) -> bool:
         found = self.registry.find(key)

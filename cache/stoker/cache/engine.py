@@ -1,9 +1,11 @@
 """`Cache`: the programs of `core`, performed in the caller's thread."""
 
+import atexit
 import os
+import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sized
-from functools import partial
+from functools import lru_cache, partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -31,6 +33,8 @@ from stoker.cache.worth import EvictWhen
 
 T = TypeVar("T")
 R = TypeVar("R")
+AT_THE_END_S = 0.1
+"""How long a process that ends waits for servers, about: once for each thing that is sent or awaited."""
 
 
 class Cache(Verbs):
@@ -67,6 +71,7 @@ class Cache(Verbs):
         self._do = self._threads.perform
         if self._transport is not None:
             weakref.finalize(self, self._transport.close)  # for who forgets to
+            _be_told_of_the_end()
         _CACHES.add(self)
 
     def _run(self, operation: Operation[T]) -> T:
@@ -325,6 +330,22 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
+
+
+@lru_cache
+def _be_told_of_the_end() -> None:
+    """Only once there was a `finalize`: what was registered last is called first, hence while connections are open."""
+    atexit.register(_count_at_the_end)
+
+
+def _count_at_the_end() -> None:
+    """Add what caches have counted since they last did to the fleet's, for who does not close them."""
+    began = time.monotonic()
+    for cache in list(_CACHES):
+        if cache._transport is not None and (left := cache._core.last_traffic()) is not None:
+            cache._transport.in_passing(*left, AT_THE_END_S)
+            if time.monotonic() - began > AT_THE_END_S:  # of two servers that stand still one is waited for
+                return
 
 
 def _transport(core: Core) -> Transport | None:

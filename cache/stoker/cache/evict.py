@@ -54,7 +54,7 @@ class EvictReport:
         least_worth: Others dropped, those first whose loss costs least.
         freed: Bytes of what was dropped, by reason (as the fields above are called), the server's overhead included.
         freed_of: The same by tenant, the shared key space as ``""``; those beyond a hundred as ``"other"``.
-        reason: Why it ended.
+        reason: Why it ended; of a cluster also which nodes did not answer, and what that means for quotas.
     """
 
     before_bytes: int = 0
@@ -184,7 +184,7 @@ def _plan(
 ) -> Operation[tuple[EvictReport, _Walk | None]]:
     """The next time round, if there is cause for one."""
     use = yield from memory_use.read()
-    kept = (yield from quotas.read(link.quotas_key)).quotas if link.quotas_key else quotas.Quotas()
+    kept = yield from link.quotas()
     report = replace(report, after_bytes=use.used)
     need = use.used - report.target_bytes if report.target_bytes is not None else 0
     done = replace(report, reason="reached the target") if last and report.target_bytes else report

@@ -25,9 +25,9 @@ from stoker.cache import scripts
 from stoker.cache.bans import Control
 from stoker.cache.clock import clock
 from stoker.cache.cluster_map import part_of, slot_of
-from stoker.cache.cluster_verbs import Spread
 from stoker.cache.dialogue import UNKNOWN_SERVER
 from stoker.cache.errors import CacheUnavailable, ConfigError
+from stoker.cache.node_link import Spread
 from stoker.cache.parts import Node, Part, at_once
 from stoker.cache.programs import Effect, Sleep
 from stoker.cache.protocol import Shard

@@ -11,7 +11,7 @@ from stoker.cache.errors import ConfigError
 from stoker.cache.evict import EvictReport
 from stoker.cache.lives import Lives, lives
 from stoker.cache.pressure import Makeup, Node
-from stoker.cache.quotas import Quotas, over, room
+from stoker.cache.quotas import Quotas, over
 from stoker.cache.tenancy import tenant_field, tenant_of
 from stoker.cache.traffic import Counts, Group
 
@@ -137,6 +137,8 @@ class CacheMonitor:
     def get_node(self) -> Node:
         """How full the server is (on the memory backend this process), and what it has evicted by itself.
 
+        Of a cluster all nodes together. Those that do not answer are named; if none does, that is an error.
+
         Raises:
             CacheUnavailable: The server cannot be asked.
         """
@@ -144,6 +146,8 @@ class CacheMonitor:
 
     def get_makeup(self, sample: int = 1000) -> Makeup:
         """Whose the entries are and what they take, by a random sample; each share comes with its error.
+
+        Of a cluster all nodes together, each sampled alike; as in `get_node`, those that do not answer are named.
 
         Raises:
             ConfigError: `sample` is below 1.
@@ -158,15 +162,10 @@ class CacheMonitor:
 
         Args:
             before: Those of the look before. They stay full until they are well below (`quotas.WELL_BELOW`).
-
-        Raises:
-            CacheUnavailable: The server cannot be asked.
         """
-        node = self.get_node()
-        entries = room(makeup.bytes, node.used_bytes, node.limit_bytes, self._cache.config.low_watermark)
-        sizes = {tenant_field(tenant): part.bytes for tenant, part in makeup.tenants.items()}
+        room = makeup.room(self._cache.config.low_watermark)
         full = {tenant_field(tenant) for tenant in before}
-        return [str(tenant_of(field)) for field in over(quotas, sizes, entries, full).hard]
+        return [str(tenant_of(field)) for field in over(quotas, makeup.sizes, room, full).hard]
 
     def tell_quotas(self, quotas: Quotas, full: Iterable[str | None], kept: float) -> None:
         """Let every process know the quotas, and which tenants may store nothing more; forgotten after `kept` seconds.

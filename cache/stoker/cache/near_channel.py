@@ -21,7 +21,7 @@ import hiredis
 from redis.exceptions import RedisError, ResponseError
 
 from stoker.cache import transport
-from stoker.cache.errors import CacheUnavailable
+from stoker.cache.dialogue import reason
 from stoker.cache.near import Near
 from stoker.cache.near_stream import Stream
 from stoker.cache.options import CacheConfig
@@ -36,6 +36,9 @@ _LOOK_UP_EVERY_S = 30.0
 """While it rests: whether anything is to be heard at all."""
 _FIRST_PAUSE_S = 0.02
 _REFUSED_PAUSE_S = 30.0
+"""After an error that lasts until somebody changes the server, its ACL say; all others are tried again sooner."""
+_FOR_NOW = "LOADING", "BUSY ", "MASTERDOWN"
+"""What an error begins with that ends by itself."""
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _CHUNK = 65_536
 
@@ -133,18 +136,9 @@ class Channel:
                 try:
                     self._converse(ear, over)
                     continue
-                except (ResponseError, CacheUnavailable) as error:
-                    self._pause = _REFUSED_PAUSE_S
-                    log.log(
-                        logging.WARNING if self._near.first_refusal() else logging.DEBUG,
-                        "no near cache, every read goes to the server: %s",
-                        error,
-                    )
                 except (RedisError, OSError) as error:
-                    log.debug("the near cache has lost its channel: %s", error)
                     lasted = time.monotonic() - began > self._config.breaker_reset
-                    longer = min(2 * self._pause, self._config.breaker_reset)
-                    self._pause = _FIRST_PAUSE_S if lasted else longer
+                    self._pause = self._pause_after(error, lasted=lasted)
                 except Exception:
                     # Without this thread there would be no copies any more, and nobody would know why.
                     self._pause = _REFUSED_PAUSE_S
@@ -155,6 +149,19 @@ class Channel:
                 self.stream.deaf = True
                 over.wait(self._pause)
                 self.stream.deaf = False
+
+    def _pause_after(self, error: Exception, *, lasted: bool) -> float:
+        """Seconds until it is tried again."""
+        if isinstance(error, ResponseError) and not str(error).startswith(_FOR_NOW):
+            log.log(
+                logging.WARNING if self._near.first_refusal() else logging.DEBUG,
+                "no near cache, every read goes to the server, which is asked again every %g s: %s",
+                _REFUSED_PAUSE_S,
+                reason(error, self._config),
+            )
+            return _REFUSED_PAUSE_S
+        log.debug("the near cache has lost its channel: %s", error)
+        return _FIRST_PAUSE_S if lasted else min(2 * self._pause, self._config.breaker_reset)
 
     def _ended(self) -> bool:
         """Whether nothing is to be heard here any more: then the thread ends, and the next wake begins another."""
@@ -175,7 +182,9 @@ class Channel:
             connection = Connection(raw, config)
             if connection.line.process != connection.line.server and self._config.boot_fence != "off":
                 raise ResponseError("it hides its run_id, so there may be more than one behind this address")
-            connection.ask((("CLIENT", "TRACKING", "ON"),)).reply()
+            [tracking] = connection.ask((("CLIENT", "TRACKING", "ON"),)).replies
+            if isinstance(tracking, Exception):
+                raise tracking
             if over.is_set():
                 return
             self.stream.opened(connection.line.server)

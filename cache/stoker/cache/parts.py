@@ -4,11 +4,12 @@
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.wire import Exchange, Operation
 
+T = TypeVar("T")
 Node = str
 """`host:port`, as the cluster tells it."""
 
@@ -85,3 +86,37 @@ def at_once(parts: Iterable[Part]) -> Operation[list[Any]]:
 def everywhere(begin: Callable[[Node, Layout], Operation[Any]]) -> Operation[dict[Node, Any]]:
     """Run an operation on each node; raises as `at_once`."""
     return cast("dict[Node, Any]", (yield cast("Exchange", Everywhere(begin))))
+
+
+class Answers(NamedTuple):
+    """What nodes said, those that had no answer, and why they had none."""
+
+    of: dict[Node, Any]
+    missing: tuple[Node, ...] = ()
+    why: str = ""
+
+
+def wherever(begin: Callable[[Node, Layout], Operation[T]]) -> Operation[Answers]:
+    """As `everywhere`, and nodes without an answer cost the others nothing.
+
+    Raises:
+        NotAll: None had one.
+    """
+    asked: dict[Node, None] = {}
+
+    def named(node: Node, layout: Layout) -> Operation[tuple[Node, T]]:
+        asked[node] = None
+        return _named(node, begin(node, layout))
+
+    try:
+        found = (yield from everywhere(named)).values()
+    except NotAll as error:
+        if not error.results:
+            raise
+        of = dict(error.results.values())
+        return Answers(of, tuple(node for node in asked if node not in of), error.reason)
+    return Answers(dict(found))
+
+
+def _named(node: Node, operation: Operation[T]) -> Operation[tuple[Node, T]]:
+    return node, (yield from operation)

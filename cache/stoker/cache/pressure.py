@@ -6,14 +6,14 @@ For the monitor, and through it for `stoker.tasks`, which adds what needs a past
 import math
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from stoker.cache import memory_use, sampling
+from stoker.cache import memory_use, quotas, sampling
 from stoker.cache.memory_use import whole
 from stoker.cache.scan import Link
-from stoker.cache.tenancy import tenant_of
+from stoker.cache.tenancy import tenant_field, tenant_of
 from stoker.cache.traffic import family_of
 from stoker.cache.wire import Operation
 
@@ -22,7 +22,7 @@ G = TypeVar("G", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One server, or for the memory backend this process.
+    """One server, all nodes of a cluster, or for the memory backend this process.
 
     Attributes:
         used_bytes: What counts against the limit (the memory backend: estimated sizes of its entries).
@@ -33,6 +33,8 @@ class Node:
         client_bytes: Buffers of its clients.
         keys: Entries and all else that it holds.
         evicted, expired: Since it started.
+        shares: How much of its own limit each node of a cluster uses; elsewhere none.
+        missing: Nodes of a cluster that could not be asked: nothing here counts what they have.
     """
 
     used_bytes: int
@@ -44,10 +46,14 @@ class Node:
     keys: int
     evicted: int
     expired: int
+    shares: Mapping[str, float] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
-        """Of the limit; 0 without one."""
+        """Of the limit, of a cluster that of the fullest node; 0 without one."""
+        if self.shares:
+            return max(self.shares.values())
         return self.used_bytes / self.limit_bytes if self.limit_bytes else 0.0
 
 
@@ -78,6 +84,8 @@ class Makeup:
         entries, bytes: Estimates of all.
         tenants: Tenant to his part; None is the shared key space.
         families: The beginning of keys up to their first ':' to its part.
+        used_bytes, limit_bytes: As in `Node`, of the server that was sampled; of the memory backend 0.
+        missing: Nodes of a cluster that could not be asked: nothing here counts what they have.
     """
 
     sampled: int
@@ -85,6 +93,18 @@ class Makeup:
     bytes: int
     tenants: Mapping[str | None, Part]
     families: Mapping[str, Part]
+    used_bytes: int = 0
+    limit_bytes: int = 0
+    missing: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each encoded tenant."""
+        return {tenant_field(tenant): part.bytes for tenant, part in self.tenants.items()}
+
+    def room(self, low_watermark: float) -> int:
+        """Of which tenants' shares are, see `quotas.room`."""
+        return quotas.room(self.bytes, self.used_bytes, self.limit_bytes, low_watermark)
 
 
 def node() -> Operation[Node]:
@@ -122,7 +142,8 @@ def makeup(link: Link, wanted: int) -> Operation[Makeup]:
         Looked(tenant_of(one.tenant), one.seen.name.key, one.size, one.seen.meta.load_us)
         for one in sample.weighed
     ]
-    return of_sample(looked, sample.entries)
+    found = of_sample(looked, sample.entries)
+    return replace(found, used_bytes=use.used, limit_bytes=use.limit)
 
 
 def of_sample(looked: Sequence[Looked], entries: float) -> Makeup:
@@ -144,7 +165,14 @@ def added_up(many: Sequence[Makeup]) -> Makeup:
         size,
         _sums([one.tenants for one in many], size),
         _sums([one.families for one in many], size),
+        sum(one.used_bytes for one in many),
+        added_limit([one.limit_bytes for one in many]),
     )
+
+
+def added_limit(limits: Sequence[int]) -> int:
+    """The limit of several nodes together; 0, none, if one has none."""
+    return sum(limits) if all(limits) else 0
 
 
 def _sums(many: Sequence[Mapping[G, Part]], size: int) -> dict[G, Part]:

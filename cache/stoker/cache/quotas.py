@@ -6,15 +6,17 @@ which whoever measures them writes and which expires without him, so a fleet wit
 """
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from stoker.cache.errors import CacheUnavailable, ConfigError
-from stoker.cache.tenancy import tenant_field
+from stoker.cache.tenancy import tenant_field, tenant_of
 from stoker.cache.wire import Operation
 
+Server = TypeVar("Server", bound=Hashable)
 Amount = int | float
 """Bytes (int), or a share of the `room` that entries have (float above 0, at most 1)."""
 LOOK_EVERY_S = 5.0
@@ -87,11 +89,10 @@ def room(entries: int, used: int, limit: int, low_watermark: float) -> int:
 
 def over(quotas: Quotas, sizes: Mapping[str, int], room: int, full: Collection[str] = ()) -> Over:
     """Who has more than his quota, by what encoded tenants have; who was `full` before is so until `WELL_BELOW` it."""
-    named = {tenant_field(tenant): quota for tenant, quota in quotas.tenants.items()}
     soft: dict[str, float] = {}
     hard: dict[str, float] = {}
-    for tenant, size in sizes.items():
-        quota = named.get(tenant, quotas.default) if tenant else Quota()
+    for tenant, quota in _each(quotas, sizes).items():
+        size = sizes[tenant]
         most = bytes_of(quota.hard if quota.soft is None else quota.soft, room)
         if most is not None and size > most:
             soft[tenant] = size - most
@@ -99,6 +100,50 @@ def over(quotas: Quotas, sizes: Mapping[str, int], room: int, full: Collection[s
         if most is not None and size > most * (WELL_BELOW if tenant in full else 1):
             hard[tenant] = size - most * WELL_BELOW**2
     return Over(soft, hard)
+
+
+def portions(quotas: Quotas, sizes: Mapping[Server, Mapping[str, int]], room: int) -> dict[Server, Quotas]:
+    """The quotas of each of several servers, by which they do together what one would that had all of it.
+
+    Who has more than his quota is decided over all of them. On each he may then keep the same part of what he has
+    there; nobody else has a quota on it.
+
+    Args:
+        sizes: What encoded tenants have on each, in bytes.
+        room: That of all servers.
+    """
+    whole: dict[str, int] = {}
+    for had in sizes.values():
+        for tenant, size in had.items():
+            whole[tenant] = whole.get(tenant, 0) + size
+    found = over(quotas, whole, room)
+    exceeded = {
+        tenant: Quota(
+            quota.soft if tenant in found.soft else None, quota.hard if tenant in found.hard else None
+        )
+        for tenant, quota in _each(quotas, {**found.soft, **found.hard}).items()
+    }
+    return {
+        server: Quotas(
+            tenants={
+                str(tenant_of(tenant)): _part(quota, room, had[tenant] / whole[tenant])
+                for tenant, quota in exceeded.items()
+                if tenant in had
+            }
+        )
+        for server, had in sizes.items()
+    }
+
+
+def _part(quota: Quota, room: int, part: float) -> Quota:
+    bounds = (bytes_of(quota.soft, room), bytes_of(quota.hard, room))
+    return Quota(*(None if most is None else max(1, round(most * part)) for most in bounds))
+
+
+def _each(quotas: Quotas, tenants: Iterable[str]) -> dict[str, Quota]:
+    """The quota of each of these encoded tenants."""
+    named = {tenant_field(tenant): quota for tenant, quota in quotas.tenants.items()}
+    return {tenant: named.get(tenant, quotas.default) if tenant else Quota() for tenant in tenants}
 
 
 def bytes_of(amount: Amount | None, room: int) -> float | None:

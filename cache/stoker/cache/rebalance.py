@@ -14,9 +14,9 @@ from typing import Any
 from stoker.cache import balance, cold_move, hand_over, shard_weights
 from stoker.cache.balance import RebalancePlan, SlotMove
 from stoker.cache.cluster_map import slot_of
-from stoker.cache.cluster_verbs import Spread
 from stoker.cache.errors import CacheUnavailable, ConfigError
 from stoker.cache.hand_over import Move, Outcome
+from stoker.cache.node_link import Spread
 from stoker.cache.parts import Displaced, everywhere
 from stoker.cache.programs import Effect, Program, Sleep, Steps
 from stoker.cache.shard_weights import Census

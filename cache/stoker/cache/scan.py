@@ -8,6 +8,7 @@ from stoker.cache.bans import View
 from stoker.cache.entry import Meta
 from stoker.cache.keys import EntryNames
 from stoker.cache.protocol import Shard
+from stoker.cache.quotas import Quotas
 from stoker.cache.wire import Call, Operation, refusal
 
 HEAD_BYTES = entry.HEADER_BYTES + 256
@@ -24,9 +25,8 @@ class Link(Protocol):
     shards: list[Shard]
     names: EntryNames
 
-    @property
-    def quotas_key(self) -> bytes | None:
-        """Where tenants' quotas are, if on the same server."""
+    def quotas(self) -> Operation[Quotas]:
+        """What tenants may have on this server."""
         ...
 
 

@@ -16,7 +16,7 @@ from stoker.cache.options import CacheConfig
 from stoker.cache.sentinel_url import Address
 from stoker.cache.sentinels import Sentinels, Sight
 from stoker.cache.transport import Transport
-from stoker.cache.wire import Operation
+from stoker.cache.wire import Exchange, Operation
 
 T = TypeVar("T")
 
@@ -44,6 +44,11 @@ class SentinelTransport:
         except CacheUnavailable:
             self._sight.hurry()
             raise
+
+    def in_passing(self, key: bytes, commands: Exchange, seconds: float) -> None:
+        """As `Transport.in_passing`."""
+        if self._used is not None:
+            self._used[1].in_passing(key, commands, seconds)
 
     def _primary(self) -> Transport:
         sight, now = self._sight, clock()

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from stoker.cache.balance import Member, Slot
 from stoker.cache.cluster_map import slot_of
-from stoker.cache.cluster_verbs import Spread
 from stoker.cache.errors import CacheUnavailable
+from stoker.cache.node_link import Spread
 from stoker.cache.parts import Layout, Node, Part, at_once, everywhere
 from stoker.cache.wire import Operation
 

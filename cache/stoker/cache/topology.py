@@ -61,15 +61,21 @@ class Topology:
         fresh: RedisCluster = client(self._config)
         self._client = fresh
         if known is not None:
-            known.close()
+            _close(known)
         return _layout(fresh)
 
     def close(self) -> None:
         """Close the connections; the next look opens new ones."""
         with self._turn:
             if self._client is not None:
-                self._client.close()
+                _close(self._client)
                 self._client = None
+
+
+def _close(known: Any) -> None:
+    """Close its connections, too: redis-py leaves open those of a client that was made from a URL."""
+    known.disconnect_connection_pools()
+    known.close()
 
 
 def _layout(known: RedisCluster) -> Layout:

@@ -1,8 +1,8 @@
 """Hits and misses of the whole fleet by tenant and by family of keys, and a sample of the keys themselves.
 
 A *family* is a key up to its first ':', which is what the keys of one template have in common. Counting costs a dict
-lookup a read; every few seconds one reader of a process carries counts and sample to Redis. What a process had not
-flushed when it was killed is lost.
+lookup a read; every few seconds one reader of a process carries counts and sample to Redis. What is left when a cache
+is closed, or Python ends, follows. What a process had not flushed when it was killed is lost.
 """
 
 import logging
@@ -110,20 +110,27 @@ class Traffic:
             group = None, OTHER
         return self._groups.setdefault(group, [0, 0])
 
-    def flush(self, add: Callable[[Unflushed], Operation[None]]) -> Program[None]:
-        """Add to the fleet's, if there is one. Without its server the counts are kept for the next time."""
+    def take(self) -> Unflushed | None:
+        """What is to be added to the fleet's, None if there is nothing, or no fleet. All begins at zero."""
         if not self._shared or not self._groups:
-            return
+            return None
         self._flushed_at = time.monotonic()
         groups, self._groups = self._groups, {}
         counted = {group: Counts(*counts) for group, counts in groups.items()}
         sample = self._sample.take()
         self._left = self._sample.next()
+        return Unflushed(counted, sample)
+
+    def flush(self, add: Callable[[Unflushed], Operation[None]]) -> Program[None]:
+        """Add to the fleet's, if there is one. Without its server the counts are kept for the next time."""
+        unflushed = self.take()
+        if unflushed is None:
+            return
         try:
-            yield add(Unflushed(counted, sample))
+            yield add(unflushed)
         except CacheUnavailable as error:
             log.debug("counts were not flushed: %s", error)
-            for group, (hits, misses) in groups.items():
+            for group, (hits, misses) in unflushed.groups.items():
                 mine = self._groups.get(group) or self._admit(group)
                 mine[0] += hits
                 mine[1] += misses
@@ -144,16 +151,20 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
-def flush(key: bytes, samples_key: bytes, unflushed: Unflushed) -> Operation[None]:
-    """Add to the fleet's. A server without memory for it loses it: they are only counts."""
+def commands(key: bytes, samples_key: bytes, unflushed: Unflushed) -> Exchange:
+    """What adds to the fleet's. A server without memory for it loses it: they are only counts."""
     adds = [
         ("HINCRBY", key, f"{kind}|{tenant_field(tenant)}|{family}", count)
         for (tenant, family), counts in unflushed.groups.items()
         for kind, count in (("h", counts.hits), ("m", counts.misses))
         if count
     ]
-    commands: Exchange = (*adds, ("PEXPIRE", key, KEPT_S * 1000))
-    yield commands + hot.commands(samples_key, unflushed.sample)
+    return (*adds, ("PEXPIRE", key, KEPT_S * 1000), *hot.commands(samples_key, unflushed.sample))
+
+
+def flush(key: bytes, samples_key: bytes, unflushed: Unflushed) -> Operation[None]:
+    """Add to the fleet's."""
+    yield commands(key, samples_key, unflushed)
 
 
 def fleet(key: bytes) -> Operation[dict[Group, Counts]]:

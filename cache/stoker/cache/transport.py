@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar, cast
 
 import redis
@@ -85,6 +86,11 @@ class Connection:
             lost = no_primary(replies)
         line.broken = lost or self._replies.left_over()
         return Answer(replies, line.server, line.process)
+
+    def hurry(self, seconds: float) -> None:
+        """From now on wait for so long at most, each time that something is sent or awaited."""
+        self._timeout = seconds
+        self._socket.settimeout(seconds)
 
     def _send_again(self, commands: Exchange, replies: list[Any]) -> None:
         if unknown := unknown_scripts(replies):
@@ -220,6 +226,22 @@ class Transport:
             raise self._failed(error) from error
         finally:
             pool.give(connection)
+
+    def in_passing(self, _key: bytes, commands: Exchange, seconds: float) -> None:
+        """Have done what concerns this key, whatever is answered, over a connection that is open and idle, if any is.
+
+        For a process that ends: nothing is connected to, looked up or tried again, and nothing lasts for much longer
+        than so many seconds.
+        """
+        with suppress(IndexError):
+            connection = self._pool.idle.pop()
+            try:
+                connection.hurry(seconds)
+                connection.ask(commands)
+            except (RedisError, OSError) as error:
+                log.debug("not said in passing: %s", error)
+            finally:
+                self._pool.discard(connection.raw)
 
     def _failed(self, error: Exception) -> CacheUnavailable:
         self._breaker.failed()

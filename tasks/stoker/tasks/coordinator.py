@@ -19,10 +19,11 @@ from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from stoker.cache import Cache, CacheUnavailable, Step
 from stoker.tasks import names, runtime
 from stoker.tasks.base import ALWAYS_DIES, LONGEST_WAIT, MAX_STARTS, MAX_TRIES, JobTask
-from stoker.tasks.errors import JobFailed, JobLost, StateUnavailable
+from stoker.tasks.errors import InvalidArguments, JobFailed, JobLost, StateUnavailable
 from stoker.tasks.job import Claim, JobStore
 from stoker.tasks.pace import Pace
 from stoker.tasks.renewal import Renewal
+from stoker.tasks.status import State
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +34,14 @@ Verdict = Callable[[dict[str, Any]], str | None]
 """Called with the report of a verb that came to its end: why it failed nevertheless, or None."""
 
 Stop = Callable[[Cache, Any], None]
-"""Called with the cache and the last cursor when the job was told to stop: ends what goes on without this process."""
+"""Called with the cache and the last cursor when the job ends before its verb does: ends what goes on without this
+process."""
 
 HAND_OVER_AT = 0.8  # of the soft time limit
 HAND_OVER_DELAY = 0.5  # a worker knows requests by id: the old one must be put away before the new one is
 ANNOUNCE_EVERY = 1.0
+MOST_STOPPED = 2 * MAX_STARTS
+"""After more starts a job is ended as it stands: to stop what it has begun may be what kills its process."""
 
 
 class HandOver(Exception):
@@ -56,6 +60,10 @@ class HandOver(Exception):
 
 class Aborted(Exception):
     """The job was asked to stop."""
+
+
+class GivenUp(JobFailed):
+    """No further run can end the job well."""
 
 
 class SteppedTask(JobTask):
@@ -139,20 +147,21 @@ class Run:
         except SoftTimeLimitExceeded:
             self._go_on_after(HAND_OVER_DELAY)
         except Aborted:
-            if self._stop is not None and self._cursor:
-                self._stop(self._here.cache, self._cursor)
-            self._jobs.finish(job_id, "aborted", self._claim.token)
+            self._end("aborted")
             self._task.announce("task-revoked", terminated=False, signum=None, expired=False)
             raise Ignore(f"job {job_id} was told to stop") from None
         except CacheUnavailable as error:
             self._try_later(error)
         except (Ignore, JobLost, StateUnavailable):
             raise
+        except (GivenUp, InvalidArguments) as error:
+            self._end("failed", _reason(error), dead=True)
+            raise
         except Exception as error:
-            reason = error.reason if isinstance(error, JobFailed) else _text(error)
+            reason = _reason(error)
             if not self._stepped and self._claim.cursor:
                 reason += f"; it went on from cursor={names.shown(self._claim.cursor)}"
-            self._jobs.finish(job_id, "failed", self._claim.token, {"error": reason})
+            self._end("failed", reason)
             raise
 
     def _work_or_heed(self, steps: Steps) -> dict[str, Any]:
@@ -165,7 +174,7 @@ class Run:
 
     def _work(self, steps: Steps) -> dict[str, Any]:
         settings = self._here.settings.job
-        arguments = self._task.accept_stored(self._claim.job_id, self._claim.arguments)
+        arguments = names.check(self._task.name, self._claim.arguments)
         report: dict[str, Any] = {}
         with Renewal(f"lock of job {self._claim.job_id}", self._jobs.lock_ttl, self._still_ours):
             self._heed(self._write({}))
@@ -256,7 +265,7 @@ class Run:
     def _try_later(self, error: CacheUnavailable) -> NoReturn:
         tries = self._claim.tries + 1
         if tries > MAX_TRIES:
-            self._task.give_up(self._claim.job_id, _text(error), self._claim.token)
+            self._end("failed", _text(error), dead=True)
             raise error
         log.warning("job %s, try %d of %d: %s", self._claim.job_id, tries, MAX_TRIES, error)
         self._heed(self._jobs.progress(self._claim, {"tries": tries, "starts": 0, "error": _text(error)}))
@@ -264,8 +273,32 @@ class Run:
 
     def _refuse_what_always_dies(self) -> None:
         if self._claim.starts > MAX_STARTS:
-            self._task.give_up(self._claim.job_id, ALWAYS_DIES, self._claim.token)
-            raise JobFailed(self._claim.job_id, ALWAYS_DIES)
+            raise GivenUp(self._claim.job_id, ALWAYS_DIES)
+
+    def _end(self, state: State, error: str = "", *, dead: bool = False) -> None:
+        """Give the job another final state than success, once nothing goes on without this process."""
+        if left := self._stop_what_goes_on():
+            error = f"{error}; {left}" if error else left
+        fields = {"error": error} if error else {}
+        self._jobs.finish(self._claim.job_id, state, self._claim.token, fields, dead=dead)
+
+    def _stop_what_goes_on(self) -> str:
+        """Says what could not be stopped, and why: the job ends nevertheless."""
+        if self._stop is None or not self._cursor or self._claim.starts > MOST_STOPPED:
+            return ""
+        try:
+            with Renewal(f"lock of job {self._claim.job_id}", self._jobs.lock_ttl, self._still_ours):
+                self._stop(self._here.cache, self._cursor)
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as error:  # whatever it is, the job has an end, and another reason for it
+            log.warning("job %s: what it had begun was not stopped: %s", self._claim.job_id, _text(error))
+            return f"what it had begun was not stopped: {_text(error)}"
+        return ""
+
+
+def _reason(error: BaseException) -> str:
+    return error.reason if isinstance(error, JobFailed) else _text(error)
 
 
 def _text(error: BaseException) -> str:

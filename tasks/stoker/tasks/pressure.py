@@ -9,9 +9,10 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from stoker.cache import CacheMonitor
+from stoker.cache import CacheMonitor, CacheUnavailable
 from stoker.cache.pressure import Makeup, Node, Part
 from stoker.cache.quotas import Quotas
+from stoker.cache.traffic import Counts, Group
 from stoker.tasks import send
 from stoker.tasks.errors import NotSent, StateUnavailable
 from stoker.tasks.pressure_store import Composition, Point, Row
@@ -53,11 +54,18 @@ def look(here: "Runtime") -> Point:
         here.cache.config.high_watermark,
         full,
     )
-    monitor.tell_quotas(quotas, full, kept_s(here))
+    _tell(here, monitor, quotas, full)
     here.pressure.add(point, composition)
     if _wanted(here, point):
         _ask()
     return point
+
+
+def _tell(here: "Runtime", monitor: CacheMonitor, quotas: Quotas, full: Iterable[str]) -> None:
+    try:
+        monitor.tell_quotas(quotas, full, kept_s(here))
+    except CacheUnavailable as error:  # a node of a cluster; the others were looked at
+        log.warning("nobody is told who is full: %s", error)
 
 
 def point_of(
@@ -66,11 +74,11 @@ def point_of(
     """What is written down of a look, given the one before and the two marks."""
     passed = now - last.at if last is not None else 0.0
     slope = evicting = expiring = 0.0
-    pressed = node.share > high
+    shares, were_short = node.shares or {"": node.share}, last.short if last is not None else ()
+    short = [name for name, share in shares.items() if share > (low if name in were_short else high)]
     if last is not None:
-        pressed = pressed or (last.pressed and node.share > low)
         slope, evicting, expiring = last.slope, last.evicting, last.expiring
-        if passed >= _SHORTEST_S:
+        if passed >= _SHORTEST_S and node.missing == last.missing:  # else what is counted is not the same
             slope = (node.used_bytes - last.used) / passed
             evicting = max(0, node.evicted - last.evicted) / passed
             expiring = max(0, node.expired - last.expired) / passed
@@ -87,8 +95,11 @@ def point_of(
         slope,
         evicting,
         expiring,
-        pressed,
+        bool(short),
         tuple(full),
+        max(node.shares.values(), default=0.0),
+        tuple(short),
+        node.missing,
     )
 
 
@@ -100,9 +111,21 @@ def _composition(
     due = before is None or time.time() - before.at >= MAKEUP_EVERY_S
     if not (due or quotas.any_hard):
         return None, []
-    makeup = monitor.get_makeup(SAMPLE)
+    try:
+        makeup = monitor.get_makeup(SAMPLE)
+    except CacheUnavailable as error:  # the node of the map, which this process does not know yet
+        log.warning("what the cache is made of is not known: %s", error)
+        return None, list(were_full) if quotas.any_hard else []
     full = monitor.get_full(quotas, makeup, were_full) if quotas.any_hard else []
-    return composition_of(makeup, monitor.get_reads(), time.time()), full
+    return composition_of(makeup, _reads(monitor), time.time()), full
+
+
+def _reads(monitor: CacheMonitor) -> Mapping[Group, Counts]:
+    try:
+        return monitor.get_reads()
+    except CacheUnavailable as error:  # likewise
+        log.warning("how entries are read is not known: %s", error)
+        return {}
 
 
 def composition_of(makeup: Makeup, reads: Mapping[tuple[str | None, str], Any], now: float) -> Composition:
@@ -120,6 +143,7 @@ def composition_of(makeup: Makeup, reads: Mapping[tuple[str | None, str], Any], 
         makeup.bytes,
         _rows({tenant or "": part for tenant, part in makeup.tenants.items()}, tenants),
         _rows(makeup.families, families),
+        makeup.missing,
     )
 
 

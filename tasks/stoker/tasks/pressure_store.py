@@ -34,6 +34,9 @@ class Point(Struct, frozen=True):
         evicting, expiring: Keys a second that the server itself evicted, and that expired.
         pressed: Whether memory rose above the high mark, and has not been below the low one since.
         full: Tenants that may store nothing more.
+        fullest: Of a cluster, the share of its own limit that the fullest node uses.
+        short: Which nodes are `pressed`; a server that is no cluster is ''.
+        missing: As of `Node`.
     """
 
     at: float
@@ -50,11 +53,14 @@ class Point(Struct, frozen=True):
     expiring: float = 0.0
     pressed: bool = False
     full: tuple[str, ...] = ()
+    fullest: float = 0.0
+    short: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
-        """Of the limit; 0 without one."""
-        return self.used / self.limit if self.limit else 0.0
+        """Of the limit, of a cluster that of the fullest node; 0 without one."""
+        return self.fullest or (self.used / self.limit if self.limit else 0.0)
 
     def full_in(self, mark: float = 1.0) -> float | None:
         """Seconds until memory is at that share of the limit if it goes on like this; None: it does not rise."""
@@ -76,7 +82,7 @@ class Row(Struct, frozen=True):
 
 
 class Composition(Struct, frozen=True):
-    """What the cache was made of at a time. The shared key space is the tenant ``""``."""
+    """What the cache was made of at a time. The shared key space is the tenant ``""``; `missing` as of `Makeup`."""
 
     at: float
     sampled: int
@@ -84,6 +90,7 @@ class Composition(Struct, frozen=True):
     bytes: int
     tenants: tuple[Row, ...] = ()
     families: tuple[Row, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 class PressureStore:

@@ -1,13 +1,12 @@
 """What the doctor says of a cache on a cluster."""
 
-import redis
-
 from stoker.cache import Cache, CacheConfig
 from stoker.config import Settings
 from stoker.worker.doctor.check import Finding, Severity
 from stoker.worker.doctor.run import diagnose
 from stoker.worker.embedded import Server
 from stoker.worker.embedded_cluster import EmbeddedCluster
+from tests.plain_cluster import plain_cluster
 from tests.worker.doctor.asking import ERROR, NOTE
 
 
@@ -40,7 +39,7 @@ def test_entries_of_earlier_lives_are_told_on_a_cluster_too(
     url = cache_cluster.url
     with (
         Cache(CacheConfig(backend="redis", redis_url=url, cluster=True, namespace=namespace)) as cache,
-        redis.RedisCluster.from_url(url) as client,
+        plain_cluster(url) as client,
     ):
         for life in range(3):
             cache.set_many({f"{life}:{n}": n for n in range(200)})

@@ -108,7 +108,7 @@ def test_the_documented_acl_is_enough_for_the_doctor_too(cache_server: Server, n
     url = cache_server.url.replace("://", "://app:pw@")
     checks = ("redis", "misses", "memory", "pressure", "latency", "sharding")
     assert [f.seen for f in found(*checks, cache_url=url, namespace=namespace, near_size=10)] == [
-        "0 reads were counted so far: too few to judge the hit rate"
+        "0 reads so far: too few to judge the hit rate"
     ]
     admin.execute_command("ACL", "SETUSER", "app", "-client|tracking")
     assert found("redis", cache_url=url, namespace=namespace) == []

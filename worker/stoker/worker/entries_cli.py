@@ -15,7 +15,7 @@ from stoker.config import InvalidSettings
 from stoker.tasks import NotSent, names, runtime, send
 from stoker.tasks.invalidate import apply
 from stoker.worker import lifecycle
-from stoker.worker.terminal import printable
+from stoker.worker.terminal import counted, printable
 
 Key = Annotated[str, typer.Argument(help="The key.")]
 Tenant = Annotated[str | None, typer.Option(help="The tenant; the shared key space if left out.")]
@@ -98,7 +98,8 @@ def _named(wanted: names.Invalidate, there: int) -> Iterator[str]:
     if wanted.tags:
         yield f"what is tagged {' or '.join(map(printable, wanted.tags))}"
     if wanted.keys:
-        yield f"{there} of {len(wanted.keys)} keys, the others were not there"
+        absent = len(wanted.keys) - there
+        yield counted(len(wanted.keys), "key") + (f", {absent:,} not there" if absent else "")
 
 
 def _ask_for_a_sweep() -> None:
@@ -124,8 +125,7 @@ def _print_matching(found: Matching, as_json: bool) -> None:
     if as_json:
         _print_json({"entries": found.entries, "examples": found.examples})
         return
-    entries = "1 entry" if found.entries == 1 else f"{found.entries:,} entries"
-    typer.echo(f"{entries} would be invalidated; nothing was")
+    typer.echo(f"{counted(found.entries, 'entry')} would be invalidated; nothing was")
     for key in found.examples:
         typer.echo(f"  {printable(key)}")
     if found.entries > len(found.examples):

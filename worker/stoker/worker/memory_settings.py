@@ -15,6 +15,7 @@ from stoker.cache import ConfigError, plain_client
 from stoker.cache.keys import EntryNames, is_of_a_cache
 from stoker.cache.shards import MOST_SHARDS
 from stoker.config import Settings
+from stoker.worker.terminal import counted
 
 log = logging.getLogger(__name__)
 
@@ -143,8 +144,8 @@ def _other_data(found: Facts) -> Problem:
     """Under `allkeys-*` there are keys that are not ours."""
     return Problem(
         "other data",
-        f"{found.foreign} of {found.sampled} random keys, and {found.databases} other databases, are not Stoker's, "
-        f"and maxmemory-policy is {found.policy}",
+        f"{found.foreign} of {found.sampled} random keys, and {counted(found.databases, 'other database')}, "
+        f"are not Stoker's, and maxmemory-policy is {found.policy}",
         "when entries fill the server, it evicts the other program's data with them",
         f"another server for the cache, or {_FITTING}",
     )

@@ -104,8 +104,16 @@ def server(here: Runtime) -> Iterator[Metric]:
     yield _gauge("stoker_cache_client_bytes", "Of it buffers of connections.", value=node.client_bytes)
     yield _gauge("stoker_cache_fragmentation_ratio", "Of the worst node.", value=node.fragmentation)
     yield _gauge("stoker_cache_keys", "Keys of the server, also others' than Stoker's.", value=node.keys)
-    yield _counter("stoker_cache_evicted_keys", "Keys that the server evicted by itself.", value=node.evicted)
-    yield _counter("stoker_cache_expired_keys", "Keys that expired.", value=node.expired)
+    yield _gauge(
+        "stoker_cache_nodes_missing",
+        "Nodes of a cluster that did not answer: the others are counted.",
+        value=len(node.missing),
+    )
+    if not node.missing:  # these must not fall, nor rise by all that a node has counted when it is back
+        yield _counter(
+            "stoker_cache_evicted_keys", "Keys that the server evicted by itself.", value=node.evicted
+        )
+        yield _counter("stoker_cache_expired_keys", "Keys that expired.", value=node.expired)
 
 
 def bans(here: Runtime) -> Iterator[Metric]:

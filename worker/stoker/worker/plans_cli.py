@@ -12,6 +12,7 @@ from stoker.tasks.errors import PlanError
 from stoker.tasks.plan_store import existing
 from stoker.tasks.tick import run_now
 from stoker.worker import plans_view
+from stoker.worker.terminal import counted
 
 plans = typer.Typer(help="List the warm plans, and add, change, pause or run them.", add_completion=False)
 
@@ -171,7 +172,7 @@ def run(
     typer.echo(f"plan {name} runs as job {job_id}")
     if wait:
         status = JobHandle(job_id).wait()
-        typer.echo(f"{status.state}: {status.done:,} keys")
+        typer.echo(f"{status.state}: {counted(status.done, 'key')}")
 
 
 @plans.command()

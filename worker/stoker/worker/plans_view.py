@@ -11,6 +11,7 @@ from rich.text import Text
 from stoker.tasks import JobStatus
 from stoker.tasks.plan_record import PlanRecord
 from stoker.tasks.plan_store import Snapshot
+from stoker.worker.terminal import counted
 
 Jobs = Mapping[str, JobStatus | None]
 """The jobs of the latest runs by id; None for those that are not known any more."""
@@ -121,7 +122,7 @@ def _last(plan: PlanRecord, jobs: Jobs) -> str:
         return plan.error
     job = jobs.get(plan.job)
     if not plan.outcome:
-        return job.state + (f" {job.done:,} keys" if job.done else "") if job else "unknown"
+        return job.state + (f" {counted(job.done, 'key')}" if job.done else "") if job else "unknown"
     when = f" {_moment(plan.ended_ms)}" if plan.ended_ms else ""
     return plan.outcome + when + (f": {plan.error}" if plan.error else "")
 

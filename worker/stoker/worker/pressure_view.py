@@ -12,7 +12,7 @@ from rich.text import Text
 
 from stoker.tasks.pressure_store import Composition, Point, Row
 from stoker.tasks.runtime import Runtime
-from stoker.worker.terminal import printable
+from stoker.worker.terminal import counted, printable
 
 COLUMNS = 60
 """Of the drawing."""
@@ -67,10 +67,11 @@ def table(found: Pressure) -> RenderableType:
     parts: list[RenderableType] = [*_lines(found)]
     if found.composition is not None:
         whole = found.composition
+        without = f", without {', '.join(whole.missing)}" if whole.missing else ""
         parts.append(
             Text(
-                f"\n{whole.entries:,} entries, {_size(whole.bytes)}, by a sample of {whole.sampled:,} "
-                f"{found.now - whole.at:.0f} s ago"
+                f"\n{counted(whole.entries, 'entry')}, {_size(whole.bytes)}, by a sample of {whole.sampled:,} "
+                f"{found.now - whole.at:.0f} s ago{without}"
             )
         )
         parts += [_rows("tenant", whole.tenants), _rows("keys", whole.families)]
@@ -81,14 +82,16 @@ def _lines(found: Pressure) -> list[RenderableType]:
     now = found.points[-1]
     high, low = found.marks
     minutes = (now.at - found.points[0].at) / 60
-    limit = f"{now.share:.0%} of {_size(now.limit)}" if now.limit else "no maxmemory"
+    limit = f"{now.used / now.limit:.0%} of {_size(now.limit)}" if now.limit else "no maxmemory"
+    if now.fullest:
+        limit += f", the fullest node {now.fullest:.0%}"
     lines: list[RenderableType] = [
         Text(f"{_drawn(found)}  the last {minutes:.0f} min, █ is 100 %") if now.limit else Text(""),
         Text(f"used         {_size(now.used)}, {limit}; evicted from {high:.0%} down to {low:.0%}"),
         Text(f"changes by   {_size(now.slope)}/s{_until(now, high)}"),
         Text(f"the server   evicts {now.evicting:,.1f} and expires {now.expiring:,.1f} keys/s"),
         Text(
-            f"holds        {now.keys:,} keys; {_size(now.rss)} of the machine, {now.fragmentation:.2f} times "
+            f"holds        {counted(now.keys, 'key')}; {_size(now.rss)} of the machine, {now.fragmentation:.2f} times "
             f"what it uses; {_size(now.clients)} for clients"
         ),
     ]
@@ -96,6 +99,10 @@ def _lines(found: Pressure) -> list[RenderableType]:
         lines.append(Text("under pressure: warm plans wait for the low mark", style="yellow"))
     if now.full:
         lines.append(Text(f"full: {', '.join(map(printable, now.full))} store nothing more", style="red"))
+    if now.missing:
+        lines.append(
+            Text(f"no answer from {', '.join(now.missing)}: what is there is not counted", style="red")
+        )
     if (age := found.now - now.at) > 60:
         lines.append(Text(f"nobody has looked for {age:.0f} s: is beat running?", style="red"))
     return lines

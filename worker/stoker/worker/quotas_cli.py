@@ -13,6 +13,7 @@ from stoker.cache import InvalidName
 from stoker.cache.quotas import Amount, Quota, Quotas, amount
 from stoker.cache.tenancy import tenant_field
 from stoker.tasks import runtime
+from stoker.worker.terminal import counted
 
 quotas = typer.Typer(
     help="List what tenants may take of the cache's memory, and change it.", add_completion=False
@@ -86,4 +87,4 @@ def _table(found: Quotas) -> Table | Text:
 def _shown(most: Amount | None) -> str:
     if most is None:
         return "-"
-    return f"{most:.2%}" if isinstance(most, float) else f"{most:,} bytes"
+    return f"{most:.2%}" if isinstance(most, float) else counted(most, "byte")

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stoker.cache import RebalancePlan
+from stoker.worker.terminal import counted
 
 MOST_MOVES = 50
 _BAR = 30
@@ -73,7 +74,8 @@ def _moves(plan: RebalancePlan) -> Table:
 
 
 def _summary(plan: RebalancePlan) -> str:
-    return f"{len(plan.moves)} slots, {plan.keys:,} keys, about {decimal(plan.bytes)}, in about {plan.seconds:,.0f} s"
+    slots, keys = counted(len(plan.moves), "slot"), counted(plan.keys, "key")
+    return f"{slots}, {keys}, about {decimal(plan.bytes)}, in about {plan.seconds:,.0f} s"
 
 
 def as_json(plan: RebalancePlan, hot_keys: Sequence[str] = ()) -> dict[str, Any]:

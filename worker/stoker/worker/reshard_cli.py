@@ -6,6 +6,7 @@ import typer
 
 from stoker.config import Settings
 from stoker.tasks import send
+from stoker.worker.terminal import counted
 
 
 def reshard(
@@ -43,9 +44,9 @@ def reshard(
     typer.echo(f"the change is job {job.id}")
     report = job.wait().report
     typer.echo(
-        f"{report['num_shards']} shards, pins: {_shown(report['pins'])}; "
+        f"{counted(report['num_shards'], 'shard')}, pins: {_shown(report['pins'])}; "
         + ("as it was before" if report["before"] is None else f"there were {report['before']}")
-        + f"; {report['unlinked']:,} keys of shards that are no more were unlinked"
+        + f"; {counted(report['unlinked'], 'key')} unlinked, of shards that are no more"
     )
 
 

@@ -170,11 +170,21 @@ def _flower_password(settings: Settings) -> str:
     return secrets.token_urlsafe(12) if chosen is None else chosen.get_secret_value()
 
 
+def _chosen_for_flower(settings: Settings, stack: Stack) -> dict[str, str]:
+    """Where Flower is and how to log in, as far as the user's own settings do not say so."""
+    port = int(stack.flower_url.rpartition(":")[2])
+    chosen = {} if settings.flower.port == port else {"STOKER_FLOWER__PORT": str(port)}
+    if settings.flower.password is None:
+        chosen["STOKER_FLOWER__PASSWORD"] = stack.flower_password
+    return chosen
+
+
 def _show(out: Console, settings: Settings, stack: Stack, processes: Processes) -> None:
     login = f"user {stack.flower_user}"
     if settings.flower.password is None:  # else the user knows it
         login += f", password {stack.flower_password}"
     new = {"STOKER_CACHE_URL": settings.cache_url is None, "STOKER_BROKER_URL": settings.broker_url is None}
+    chosen = _chosen_for_flower(settings, stack)
     lines = [
         "Stoker is up.",
         f"  cache   {masked_url(stack.cache_url)}",
@@ -183,6 +193,8 @@ def _show(out: Console, settings: Settings, stack: Stack, processes: Processes) 
         f"  logs    {processes.directory}",
         "For your app:",
         *(f"  export {name}={value}" for name, value in stack.env.items() if new.get(name, True)),
+        *(["For stoker doctor, beside these:"] if chosen else []),
+        *(f"  export {name}={value}" for name, value in chosen.items()),
         "Ctrl-C stops everything.",
     ]
     out.print("\n".join(lines), markup=False)

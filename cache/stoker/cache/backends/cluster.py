@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from redis.crc import key_slot
 
-from stoker.cache import cluster_map, cluster_verbs, rebalance, shard_weights, traffic
+from stoker.cache import cluster_map, cluster_pressure, cluster_verbs, rebalance, shard_weights, traffic
 from stoker.cache.backends import Values
 from stoker.cache.backends.pages import PAGE
 from stoker.cache.backends.reading import now_ms, values_of
@@ -173,10 +173,10 @@ class ClusterBackend(RedisBackend):
 
     def node(self) -> Operation[Node]:
         """All nodes as one."""
-        return cluster_verbs.node()
+        return cluster_pressure.node()
 
     def makeup(self, wanted: int) -> Operation[Makeup]:
-        return (yield from cluster_verbs.makeup((yield from self.known()), wanted))
+        return (yield from cluster_pressure.makeup((yield from self.known()), wanted))
 
     def tell_quotas(self, quotas: Quotas, full: Sequence[str], kept_ms: int) -> Operation[None]:
         return self._common(partial(super().tell_quotas, quotas, full, kept_ms))
@@ -197,7 +197,7 @@ class ClusterBackend(RedisBackend):
         return (yield from cluster_verbs.matching((yield from self.known()), rules, PAGE))
 
     def usage(self) -> Operation[Usage]:
-        return (yield from cluster_verbs.usage((yield from self.known())))
+        return (yield from cluster_pressure.usage((yield from self.known())))
 
     def add_traffic(self, unflushed: Unflushed) -> Operation[None]:
         return self._common(partial(traffic.flush, self._traffic_key, self._samples_key, unflushed))

@@ -35,7 +35,7 @@ from stoker.cache.stats import Counters
 from stoker.cache.sweep import SweepReport
 from stoker.cache.traffic import Counts, Group, Unflushed
 from stoker.cache.usage import Usage, redis_usage
-from stoker.cache.wire import Operation, together
+from stoker.cache.wire import Exchange, Operation, together
 
 Item = TypeVar("Item")
 T = TypeVar("T")
@@ -338,6 +338,10 @@ class RedisBackend(Placed, Bulk):
 
     def add_traffic(self, unflushed: Unflushed) -> Operation[None]:
         return traffic.flush(self._traffic_key, self._samples_key, unflushed)
+
+    def last_traffic(self, unflushed: Unflushed) -> tuple[bytes, Exchange]:
+        """The same of a process that ends: the key that says where, and the commands."""
+        return self._traffic_key, traffic.commands(self._traffic_key, self._samples_key, unflushed)
 
     def traffic(self) -> Operation[dict[Group, Counts]]:
         return traffic.fleet(self._traffic_key)

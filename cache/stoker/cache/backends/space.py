@@ -8,12 +8,13 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from stoker.cache import keys
+from stoker.cache import keys, quotas
 from stoker.cache.bans import Rule
 from stoker.cache.control import ATTEMPTS
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.keys import EntryNames
 from stoker.cache.protocol import Name, Shard
+from stoker.cache.quotas import Quotas
 from stoker.cache.shards import Agreement, Placement, Resharded
 from stoker.cache.tenancy import tenant_field
 from stoker.cache.wire import Operation
@@ -26,7 +27,7 @@ class Space:
     """The shards of a placement.
 
     Attributes:
-        quotas_key: Where tenants' quotas are, on a server that has all shards.
+        quotas_key: Where tenants' quotas are.
     """
 
     def __init__(
@@ -40,7 +41,11 @@ class Space:
         self.agreement = agreement
         self.names = EntryNames(namespace, placement.num_shards)
         self.shards = [make_shard(n, agreement) for n in range(placement.num_shards)]
-        self.quotas_key: bytes | None = keys.quotas(namespace)
+        self.quotas_key = keys.quotas(namespace)
+
+    def quotas(self) -> Operation[Quotas]:
+        """What tenants may have, of all shards together."""
+        return (yield from quotas.read(self.quotas_key)).quotas
 
     def number_of(self, tenant_id: str | None, key: str) -> int:
         """The number of the shard that the key lives in."""

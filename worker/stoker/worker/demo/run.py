@@ -21,6 +21,7 @@ from stoker.worker.demo.roles import Role
 from stoker.worker.demo.summary import Result
 from stoker.worker.embedded import start_server
 from stoker.worker.processes import Child, ChildEnded, NotReady, Processes
+from stoker.worker.terminal import counted
 from stoker.worker.up import GRACE_S, Stack, start_stack, stop_on_signals
 
 READERS = {  # name -> (threads, longest pause of its loader in seconds)
@@ -89,7 +90,7 @@ class Demo:
             self._watch(board)
             self._processes.join(children, END_WITHIN_S)
             told = [line for child in children for line in child.tail().splitlines()]
-            counts = summary.counted(board)
+            counts = summary.totals(board)
         outcome = Outcome(**json.loads(Outcome.file(self._board_path).read_text()))
         send.sweep().wait(timeout=JOB_WITHIN_S)
         jobs = runtime.current().jobs.recent(_MOST_JOBS)
@@ -214,4 +215,5 @@ class Demo:
 def _counts(board: Board) -> str:
     counts = {name: board.total(count) for name, count in (("reads", Count.READS), ("stale", Count.STALE))}
     invalidations = board.total(Count.INVALIDATIONS)
-    return f"{counts['reads']:,} reads, {counts['stale']:,} stale, {invalidations:,} invalidations"
+    reads, made = counted(counts["reads"], "read"), counted(invalidations, "invalidation")
+    return f"{reads}, {counts['stale']:,} stale, {made}"

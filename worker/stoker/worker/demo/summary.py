@@ -8,6 +8,7 @@ from typing import Any
 from stoker.tasks import JobStatus
 from stoker.worker.demo.board import Board, Count
 from stoker.worker.demo.producer import Outcome
+from stoker.worker.terminal import counted
 
 LEAST_READS = 100
 """A demo that checked fewer values proves nothing."""
@@ -43,7 +44,7 @@ class Result:
         return sum(job.report.get("deleted", 0) for job in self.jobs if job.kind == "sweep")
 
 
-def counted(board: Board) -> dict[str, int]:
+def totals(board: Board) -> dict[str, int]:
     """The counts of a Result that come from the board."""
     fields = {
         "reads": Count.READS,
@@ -58,9 +59,9 @@ def counted(board: Board) -> dict[str, int]:
 def problems(result: Result) -> Iterator[str]:
     """Why the demo is no success; nothing if it is."""
     if result.stale:
-        yield f"{result.stale:,} stale reads"
+        yield counted(result.stale, "stale read")
     if result.stray:
-        yield f"{result.stray:,} reads got another airport's value"
+        yield f"{counted(result.stray, 'read')} got another airport's value"
     if result.reads < LEAST_READS:
         yield f"only {result.reads:,} reads were checked; run longer with --seconds"
     if result.warm["written"] != result.airports:

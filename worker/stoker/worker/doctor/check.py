@@ -39,11 +39,6 @@ class Finding:
     remedy: str = ""
 
 
-def counted(number: int, what: str) -> str:
-    """`1 job`, `1,200 jobs`."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
 def ok(seen: str) -> Finding:
     return Finding("", Severity.OK, seen)
 

@@ -8,6 +8,7 @@ from stoker.worker.doctor import redis_server
 from stoker.worker.doctor.check import CannotCheck, Finding, error, ok
 from stoker.worker.doctor.server import Server
 from stoker.worker.doctor.system import System
+from stoker.worker.terminal import counted
 
 
 def check(system: System) -> Iterator[Finding]:
@@ -19,7 +20,7 @@ def check(system: System) -> Iterator[Finding]:
             "CLUSTER INFO and CLUSTER NODES tell which; restart the node, or promote a replica",
         )
     for node, count in sorted(system.slots.items()):
-        yield ok(f"{node} has {count:,} slots")
+        yield ok(f"{node} has {counted(count, 'slot')}")
         try:
             server = Server("STOKER_CACHE_URL", system.url_of(node))
         except CannotCheck as silent:

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from stoker.tasks import runtime
 from stoker.tasks.event_record import DeadLetter
 from stoker.tasks.publish import incoming
-from stoker.worker.doctor.check import Finding, counted, error, ok, warning
+from stoker.worker.doctor.check import Finding, error, ok, warning
 from stoker.worker.doctor.system import System
+from stoker.worker.terminal import counted
 
 LONG_QUEUE = 1000
 _SHOWN = 3

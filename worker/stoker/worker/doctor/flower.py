@@ -57,7 +57,12 @@ def _status(url: str) -> int:
 def _absent(system: System, root: str, failure: OSError) -> Finding:
     told = f"no Flower answers at {root}: {getattr(failure, 'reason', failure)}"
     if system.settings.flower.password is None:
-        return note(told, "it is not needed, and STOKER_FLOWER__PASSWORD is not set", "stoker flower")
+        return note(
+            told,
+            "it is not needed, and STOKER_FLOWER__PASSWORD is not set",
+            "stoker flower; or, if it runs elsewhere, set STOKER_FLOWER__HOST and STOKER_FLOWER__PORT (`stoker up` "
+            "prints what to set)",
+        )
     return warning(
         told,
         "it does not run, hangs, or listens elsewhere",

@@ -7,8 +7,9 @@ from time import perf_counter
 
 from stoker.cache.backends import Write
 from stoker.tasks import JobError, JobHandle, NotSent, StateUnavailable, send
-from stoker.worker.doctor.check import Finding, counted, error, ok, warning
+from stoker.worker.doctor.check import Finding, error, ok, warning
 from stoker.worker.doctor.system import TENANT, System
+from stoker.worker.terminal import counted
 
 WAIT_S = 4.0
 """For the worker."""

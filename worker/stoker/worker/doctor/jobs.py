@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 from stoker.cache import keys
 from stoker.tasks import JobStatus
-from stoker.worker.doctor.check import Finding, counted, ok, warning
+from stoker.worker.doctor.check import Finding, ok, warning
 from stoker.worker.doctor.system import RECENT_JOBS, System
+from stoker.worker.terminal import counted
 
 LATELY_S = 3600.0
 UNFINISHED_LOOKED_AT = 100

@@ -6,6 +6,7 @@ from stoker.worker import memory_settings
 from stoker.worker.doctor.check import Finding, note, ok, warning
 from stoker.worker.doctor.server import Server
 from stoker.worker.doctor.system import System
+from stoker.worker.terminal import counted
 
 HIGH_FRAGMENTATION = 1.5
 FRAGMENTED_BYTES = 100 * 2**20
@@ -13,7 +14,7 @@ FRAGMENTED_BYTES = 100 * 2**20
 
 
 def check(system: System) -> Iterator[Finding]:
-    yield ok(f"{system.usage['cache_size']:,} entries")
+    yield ok(counted(system.usage["cache_size"], "entry"))
     for server in system.cache_nodes:
         yield from _judge(server, system)
 

@@ -10,6 +10,7 @@ from stoker.cache.keys import ShardKeys
 from stoker.worker.doctor.check import Finding, note, ok, warning
 from stoker.worker.doctor.server import Server
 from stoker.worker.doctor.system import System
+from stoker.worker.terminal import counted
 
 ENOUGH_READS = 1000
 """Before that a hit rate says little: a cache begins empty."""
@@ -36,7 +37,7 @@ def check(system: System) -> Iterator[Finding]:
 def _hit_rate(usage: dict[str, Any]) -> Finding:
     reads, rate = usage["total_requests"], usage["hit_rate"]
     if reads < ENOUGH_READS:
-        return note(f"{reads:,} reads were counted so far: too few to judge the hit rate")
+        return note(f"{counted(reads, 'read')} so far: too few to judge the hit rate")
     told = f"{rate:.1%} of the fleet's {reads:,} reads were hits"
     if rate >= LOW_HIT_RATE:
         return ok(told)
@@ -70,9 +71,10 @@ def _cold_starts(system: System) -> Iterator[Finding]:
 
 def _why_cold(system: System) -> tuple[str, str]:
     for server in system.cache_nodes:
-        if server.facts.get("evicted_keys") and server.policy.startswith("allkeys"):
+        evicted = int(server.facts.get("evicted_keys", 0))
+        if evicted and server.policy.startswith("allkeys"):
             return (
-                f"the server at {server.address} evicted {server.facts['evicted_keys']:,} keys under {server.policy}, "
+                f"the server at {server.address} evicted {counted(evicted, 'key')} under {server.policy}, "
                 "control records among them",
                 "CONFIG SET maxmemory-policy volatile-lfu; or more maxmemory",
             )

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator
 from stoker.tasks import runtime
 from stoker.tasks.plan_record import PlanRecord
 from stoker.tasks.plan_store import Snapshot
-from stoker.worker.doctor.check import Finding, counted, error, ok, warning
+from stoker.worker.doctor.check import Finding, error, ok, warning
 from stoker.worker.doctor.system import System
 from stoker.worker.plans_view import limits
+from stoker.worker.terminal import counted
 
 LATELY_MS = 3_600_000
 MISSED_TICKS = 3

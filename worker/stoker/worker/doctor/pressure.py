@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from stoker.worker.doctor.check import Finding, note, ok, warning
 from stoker.worker.doctor.system import System
+from stoker.worker.terminal import counted
 
 
 def check(system: System) -> Iterator[Finding]:
@@ -29,7 +30,7 @@ def _evicted_by_the_server(system: System, above: bool) -> Iterator[Finding]:
     evicted = int(system.usage["evictions"])
     if not evicted:
         return
-    told = f"the server evicted {evicted:,} keys by itself since its start ({system.cache_server.policy})"
+    told = f"the server evicted {counted(evicted, 'key')} by itself since its start ({system.cache_server.policy})"
     cause = "entries came in faster than stoker.evict made room; the server chooses less well what to drop"
     remedy = "a lower STOKER_BEAT__EVICT_EVERY or STOKER_HIGH_WATERMARK, or more maxmemory"
     yield warning(told, cause, remedy) if above else note(told, cause, remedy)
@@ -47,7 +48,8 @@ def _last_eviction(system: System) -> Iterator[Finding]:
     report = job.report
     dropped = sum(int(report.get(name) or 0) for name in ("dead", "stale", "over_quota", "least_worth"))
     yield note(
-        f"the last eviction, {system.now - job.created_at:.0f} s ago, is {job.state} and dropped {dropped:,} entries",
+        f"the last eviction, {system.now - job.created_at:.0f} s ago, is {job.state} and dropped "
+        + counted(dropped, "entry"),
         str(job.error or report.get("reason") or "it is not over"),
         f"stoker jobs {job.id}",
     )

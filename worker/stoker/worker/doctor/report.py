@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stoker.worker.doctor.check import Finding, Severity, counted
+from stoker.worker.doctor.check import Finding, Severity
+from stoker.worker.terminal import counted
 
 _STYLE = {
     Severity.OK: "green",

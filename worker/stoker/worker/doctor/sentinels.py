@@ -11,7 +11,8 @@ from redis.retry import Retry
 
 from stoker.cache import sentinel_url
 from stoker.cache.sentinel_url import Address, is_sentinel
-from stoker.worker.doctor.check import Finding, counted, error, note, ok, warning
+from stoker.worker.doctor.check import Finding, error, note, ok, warning
+from stoker.worker.terminal import counted
 
 ANSWERS_WITHIN_S = 0.5
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from stoker.worker.doctor.check import Finding, note, ok, warning
 from stoker.worker.doctor.system import System
+from stoker.worker.terminal import counted
 
 SAMPLE = 2000
 ENOUGH_A_SHARD = 20
@@ -22,14 +23,16 @@ def check(system: System) -> Iterator[Finding]:
     if len(system.cache_nodes) > 1:
         yield _nodes(system)
     _ = system.backend  # refused, with the remedy, if the map is not ours
-    yield ok(f"the map says {shards} {'shard' if shards == 1 else 'shards'}, as these settings do")
+    yield ok(f"the map says {counted(shards, 'shard')}, as these settings do")
 
 
 def _nodes(system: System) -> Finding:
     keys = {server.address: int(server.client.dbsize()) for server in system.cache_nodes}
     (fullest, most), mean = max(keys.items(), key=lambda item: item[1]), sum(keys.values()) / len(keys)
     if sum(keys.values()) < ENOUGH_A_NODE * len(keys):
-        return note(f"{sum(keys.values()):,} keys are on {len(keys)} nodes: too few to compare them")
+        return note(
+            f"only {counted(sum(keys.values()), 'key')} on {len(keys)} nodes: too few to compare them"
+        )
     told = f"the fullest of {len(keys)} nodes, {fullest}, holds {most / mean:.1f} times the average"
     if most / mean <= UNEVEN_NODES:
         return ok(told)
@@ -44,7 +47,7 @@ def _distribution(system: System, shards: int) -> Finding:
     counts = Counter(shard for _, sampled in system.sample(SAMPLE) for shard in sampled.values())
     looked_at = counts.total()
     if looked_at < ENOUGH_A_SHARD * shards:
-        return note(f"{looked_at} entries were found in {shards} shards: too few to compare them")
+        return note(f"only {counted(looked_at, 'entry')} in {shards} shards: too few to compare them")
     (largest, most), mean = counts.most_common(1)[0], looked_at / shards
     told = f"the largest of {shards} shards, {largest}, holds {most / mean:.1f} times the average"
     if most / mean <= UNEVEN:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from stoker.worker.doctor import loaders_probe
-from stoker.worker.doctor.check import Finding, counted, error, note, ok, warning
+from stoker.worker.doctor.check import Finding, error, note, ok, warning
 from stoker.worker.doctor.system import System
+from stoker.worker.terminal import counted
 
 IMPORTED_WITHIN_S = 5.0
 _SHOWN = 12
@@ -78,7 +79,7 @@ def _last_warm(system: System) -> Iterator[Finding]:
     if job.failed:
         errors = job.report.get("errors") or [["", "no reason was written down"]]
         yield warning(
-            f"the last warm-up could not load {job.failed:,} of {job.done:,} keys",
+            f"the last warm-up could not load {job.failed:,} of {counted(job.done, 'key')}",
             f"the first: {' '.join(map(str, errors[0]))}",
             f"stoker jobs {job.id}",
         )

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from stoker.tasks import names
-from stoker.worker.doctor.check import Finding, counted, error, ok, warning
+from stoker.worker.doctor.check import Finding, error, ok, warning
 from stoker.worker.doctor.system import System
+from stoker.worker.terminal import counted
 
 LONG_QUEUE = {"invalidate": 100}
 """Messages that may wait before a queue counts as long; until an invalidation has run, readers are served the old."""

@@ -10,7 +10,7 @@ from typing import Any
 from stoker.cache import AsyncCache, CacheUnavailable, Hooks, InvalidationNotAcknowledged
 from stoker.worker.verify.post import Desk, Post, in_threads
 from stoker.worker.verify.producer import workers_refresh
-from stoker.worker.verify.readers import SOFT_TTL_S, Reader, count_near
+from stoker.worker.verify.readers import SOFT_TTL_S, Reader, counting_copies
 from stoker.worker.verify.source import TTL_S, count_loads, load_async, often_the_same, short_or_long
 from stoker.worker.verify.world import KEYS, TENANTS, tag_of
 
@@ -37,13 +37,12 @@ def read_on_uvloop(post: Post) -> None:
 
 
 async def _read(post: Post, hooks: Hooks | None = None) -> None:
-    with post.cache(hooks) as shared:
+    with post.cache(hooks) as shared, counting_copies(post, shared):
         beside = asyncio.create_task(asyncio.to_thread(in_threads, post, Reader(shared).read_anything))
         async with AsyncCache(shared) as cache:
             reader = AsyncReader(cache)
             await asyncio.gather(*(_keep_at(reader, Desk.at(post, n)) for n in range(1, TASKS + 1)))
         await beside
-        count_near(post, shared)
 
 
 async def _keep_at(reader: "AsyncReader", desk: Desk) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import redis
 
 from stoker.worker.processes import ChildEnded, NotReady
+from stoker.worker.terminal import counted
 from stoker.worker.up import stop_on_signals
 from stoker.worker.verify import full, verdict
 from stoker.worker.verify.cluster_faults import known
@@ -94,7 +95,7 @@ def _played(plan: Plan, as_json: bool) -> tuple[Outcome, list[str]]:
         return outcome, found
     _say(str(outcome), *found, *(f"  {note}" for note in outcome.notes[:MOST_NOTES]))
     if len(outcome.notes) > MOST_NOTES:
-        _say(f"  and {len(outcome.notes) - MOST_NOTES} more lines")
+        _say(f"  and {counted(len(outcome.notes) - MOST_NOTES, 'more line')}")
     return outcome, found
 
 

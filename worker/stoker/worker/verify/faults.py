@@ -212,9 +212,11 @@ def broker(stage: Stage) -> None:
         stage.happened("broker")
         if chance.random() < 0.3:
             server.forget()
-        stage.after(chance.uniform(0.0, 0.8), server.start)
 
-    stage.after(chance.uniform(0.2, 1.2), crash)
+    # Both by the time of this strike: then they are due before the next one, however late they are.
+    crash_after = chance.uniform(0.2, 1.2)
+    stage.after(crash_after, crash)
+    stage.after(crash_after + chance.uniform(0.0, 0.8), server.start)
 
 
 def reshard(stage: Stage) -> None:

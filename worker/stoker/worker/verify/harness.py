@@ -120,8 +120,13 @@ class Run:
             self.workers.start(self.plan.seed)
 
     def after(self, seconds: float, then: Callable[[], object]) -> None:
-        """Call `then` from the loop of `play`, unless the run ends before."""
+        """Call `then` from the loop of `play`, unless the run ends before; see `do_what_is_due`."""
         heapq.heappush(self._due, (time.monotonic() + seconds, next(self._order), then))
+
+    def do_what_is_due(self) -> None:
+        """Call what was given to `after`, in the order in which it was due."""
+        while self._due and self._due[0][0] <= time.monotonic():
+            heapq.heappop(self._due)[2]()
 
     def replace(self, slot: int) -> None:
         """Start the role of a slot in a new process."""
@@ -138,12 +143,11 @@ class Run:
             self.pids.append(0)
             self._start(slot)
         for name in self.plan.faults:
-            self._again(name, 0.0, self._faults[name].least)
+            self.strike_again(name, 0.0, self._faults[name].least)
         while time.monotonic() < began + self.plan.seconds:
             if self.plan.until_stale and self._world.totals()["stale"]:
                 break
-            while self._due and self._due[0][0] <= time.monotonic():
-                heapq.heappop(self._due)[2]()
+            self.do_what_is_due()
             time.sleep(0.01)
         seconds = time.monotonic() - began
         unstopped = self._wind_up()
@@ -165,12 +169,13 @@ class Run:
                 for name in list(client.scan_iter(f"{{{self._namespace}*", count=1000)):
                     client.unlink(name)
 
-    def _again(self, name: str, least: float, most: float) -> None:
+    def strike_again(self, name: str, least: float, most: float) -> None:
+        """Have a fault strike in so many seconds, from and to, and again and again after that."""
         fault = self._faults[name]
 
         def strike() -> None:
             fault.step(self)
-            self._again(name, fault.least, fault.most)
+            self.strike_again(name, fault.least, fault.most)
 
         self.after(self.chance.uniform(least, most), strike)
 

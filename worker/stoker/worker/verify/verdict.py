@@ -8,7 +8,7 @@ LEAST_A_SECOND = {"reads": 100, "hits": 20, "loads": 10, "acks": 5}
 """A run with less of it says nothing. Strangers are refused half of the time, so they do half."""
 LEAST = {"warmed": 1, "sweeps": 1}
 LEAST_WITH_COPIES = {"near_hits": 2}
-"""A second. Those of a process that is killed are not counted."""
+"""A second."""
 LEAST_WITH_JOBS = {"job_acks": 0.5, "duplicates": 0.5, "job_sweeps": 0.02, "refreshes_sent": 0.05}
 """A second. Workers are killed, and take their time to start."""
 

@@ -258,8 +258,10 @@ def _make_room(cache: Cache, desk: Desk) -> None:
     monitor = CacheMonitor(cache)
     if desk.chance.random() < EVICTS:
         freed = EVICTED_BYTES_OF_A_CLUSTER if desk.post.cluster else EVICTED_BYTES
-        report = cache.evict(target_bytes=max(0, monitor.get_node().used_bytes - freed))
-        desk.judge.add("evicted", report.dropped)
+        node = monitor.get_node()
+        if not node.missing:  # else what it has would have to come free, too
+            report = cache.evict(target_bytes=max(0, node.used_bytes - freed))
+            desk.judge.add("evicted", report.dropped)
     if desk.chance.random() < FILLS_UP:
         full = desk.chance.choice(TENANTS[1:])
         monitor.tell_quotas(Quotas(Quota(soft=0.01)), [full], kept=1.0)
