@@ -170,20 +170,11 @@ class Nodes:
         if not isinstance(batch[0], Call) and batch[0][0] == "CLUSTER":
             return [self._cluster(number, batch[0])]
         slot, node = _slot(batch), self.nodes[number]
-        if batch[0] == ("ASKING",):
-            imports = slot in node.slots or slot in node.imports
-            return [b"OK", *self._ask(number, batch[1:])] if imports else [b"OK", self._elsewhere(slot)]
-        if slot is not None and slot not in node.slots:
-            return [self._elsewhere(slot)] * len(batch)
-        return self._ask(number, batch)
-
-    def _elsewhere(self, slot: int | None) -> MovedError:
-        assert slot is not None
-        return MovedError(f"{slot} {address(self.owners[slot])}")
-
-    def _ask(self, number: int, batch: Any) -> list[Any]:
-        self.connection.line.server = self.nodes[number].server
-        return self.connection.ask((("SELECT", number + 1), *batch)).replies[1:]
+        asking = batch[0] == ("ASKING",)
+        if slot is not None and slot not in node.slots and not (asking and slot in node.imports):
+            return [MovedError(f"{slot} {address(self.owners[slot])}")] * len(batch)
+        self.connection.line.server = node.server
+        return [b"OK"] * asking + self.connection.ask((("SELECT", number + 1), *batch[asking:])).replies[1:]
 
     def _cluster(self, number: int, command: Any) -> Any:
         match command[1]:
@@ -199,7 +190,8 @@ class Nodes:
             case "COUNTKEYSINSLOT":
                 return sum(key_slot(key) == command[2] for key in self._keys(number))
             case "SLOTS":
-                return [[slot, slot, [b"", 0, self._holder(number, slot)]] for slot in self.slots]
+                owners = self.owners | dict.fromkeys(self.nodes[number].slots, number)
+                return [[slot, slot, [b"", 0, str(owner).encode()]] for slot, owner in owners.items()]
             case "SETSLOT":
                 return self.set_slot(number, command[2], command[3])
             case "MIGRATESLOTS":
@@ -222,30 +214,21 @@ class Nodes:
     def set_slot(self, number: int, slot: int, what: str) -> Any:
         """A node takes a slot without what is in it; but for what it is given before."""
         node = self.nodes[number]
-        if what == "NODE":
-            if slot not in node.slots:
-                self._take(number, slot)
-        elif what == "IMPORTING":
-            if slot in node.slots:
-                return redis.ResponseError(f"I'm already the owner of hash slot {slot}")
-            node.imports.add(slot)
-            return b"OK"
-        node.imports.discard(slot)
+        if what == "IMPORTING" and slot in node.slots:
+            return redis.ResponseError(f"I'm already the owner of hash slot {slot}")
+        if what == "NODE" and slot not in node.slots:
+            self._take(number, slot)
+        (node.imports.add if what == "IMPORTING" else node.imports.discard)(slot)
         return b"OK"
 
     def _take(self, number: int, slot: int) -> None:
         self.epoch += 1
-        one = Migration(
-            self._new_name().decode(), slot, self.owners[slot], number, "cancelled", 0, {}, self.ticks
-        )
+        name, source = self._new_name().decode(), self.owners[slot]
+        one = Migration(name, slot, source, number, "cancelled", 0, {}, self.ticks)
         one.epoch, one.news = self.epoch, self.chance.choice([0.2, 0.02])
         self.migrations.append(one)
         self.owners[slot] = number
         self.nodes[number].slots[slot] = one.epoch
-
-    def _holder(self, number: int, slot: int) -> bytes:
-        """Who has the slot, as far as this node knows."""
-        return str(number if slot in self.nodes[number].slots else self.owners[slot]).encode()
 
     def cancel(self, source: int) -> None:
         for one in self.migrations:

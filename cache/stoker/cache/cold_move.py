@@ -61,7 +61,7 @@ def cold_move(spread: Spread, move: Move) -> HandOver:
     else:
         return Outcome(False, True, "keys are stored as fast as they are unlinked; try again")
     if len(page.records) < len(move.shards):
-        return Outcome(False, True, "its control record keeps changing; try again")
+        return Outcome(False, False, "its control record keeps changing; try again")
     awaited = {name: expecting(raw, server) for name, raw in page.records.items()}
     if problem := (yield on(move.target, partial(_take, move, source_id, awaited))):
         return Outcome(False, False, problem)
