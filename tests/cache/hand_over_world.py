@@ -125,6 +125,16 @@ class HandOverWorld(Nodes):
                 self.warm += stop.value.warm
                 self.cold += not stop.value.warm
 
+    def lose(self) -> None:
+        """A control record is lost."""
+        number = self.chance.randrange(SHARDS)
+        owner = self.owners[self.slots[number]]
+        if not self.waits(owner):
+            self.delete(owner, ShardKeys(self.namespace, number).ctl)
+
+    def delete(self, node: int, name: bytes) -> None:
+        self.clients[node].delete(name)
+
     def makers(self) -> list[Callable[[], Steps]]:
         """Of processes, but for the mover."""
         return [self.client] * 3

@@ -17,7 +17,7 @@ local raw = redis.call('GET', KEYS[1])
 local c = parse(raw)
 if drafts and c and c.digest == ARGV[2] and c.boots == draft_of(ARGV[1])
   and redis.call('ZSCORE', KEYS[2], sentinel_of(c)) then return {raw, 1} end
-if drafts and c and c.digest == ARGV[2] and ARGV[6] ~= '1' and string.sub(c.boots, 1, 1) == '>' then return {raw, 2} end
+if drafts and c and ARGV[6] ~= '1' and string.sub(c.boots, 1, 1) == '>' then return {raw, 2} end -- of whatever map
 if drafts and c and ARGV[6] ~= '1' and expects(c, ARGV[1], ARGV[2]) then
   c.boots = expected(ARGV[1])  -- who had it before is not to be believed either, should it be moved back
   raw = render(c)
