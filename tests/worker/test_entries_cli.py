@@ -2,8 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -14,18 +12,7 @@ from stoker.tasks import runtime
 from stoker.worker import cli
 from stoker.worker.app import make_app
 
-
-@pytest.fixture(autouse=True)
-def _environment(
-    cache_server: str, broker_server: str, namespace: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("STOKER_CACHE_URL", cache_server)
-    monkeypatch.setenv("STOKER_BROKER_URL", broker_server)
-    monkeypatch.setenv("STOKER_NAMESPACE", namespace)
-    make_app(Settings())
-    yield
-    runtime.current().close()
+pytestmark = pytest.mark.usefixtures("operator")
 
 
 @pytest.fixture

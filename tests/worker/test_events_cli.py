@@ -1,8 +1,6 @@
 """`stoker events`: what it lists, and running dead letters again."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -17,17 +15,9 @@ RULE = "shop.rules:user_updated"
 
 
 @pytest.fixture(autouse=True)
-def _environment(
-    cache_server: str, broker_server: str, namespace: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("STOKER_CACHE_URL", cache_server)
-    monkeypatch.setenv("STOKER_BROKER_URL", broker_server)
-    monkeypatch.setenv("STOKER_NAMESPACE", namespace)
-    monkeypatch.setattr(rules, "_registered", {})
+def _environment(operator: pytest.MonkeyPatch) -> None:
+    operator.setattr(rules, "_registered", {})
     make_app(Settings())
-    yield
-    runtime.current().close()
 
 
 def stoker(*arguments: str, exit_code: int = 0) -> str:

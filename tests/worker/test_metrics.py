@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,17 +28,9 @@ Values = dict[tuple[str, tuple[str, ...]], float]
 
 
 @pytest.fixture(autouse=True)
-def _environment(
-    cache_server: str, broker_server: str, namespace: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("STOKER_CACHE_URL", cache_server)
-    monkeypatch.setenv("STOKER_BROKER_URL", broker_server)
-    monkeypatch.setenv("STOKER_NAMESPACE", namespace)
-    monkeypatch.setenv("STOKER_METRICS__PORT", "0")
+def _environment(operator: pytest.MonkeyPatch) -> None:
+    operator.setenv("STOKER_METRICS__PORT", "0")
     make_app(Settings())
-    yield
-    runtime.current().close()
 
 
 def scraped() -> Values:

@@ -2,8 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,17 +16,9 @@ from stoker.worker.app import make_app
 
 
 @pytest.fixture(autouse=True)
-def _environment(
-    cache_server: str, broker_server: str, namespace: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("STOKER_CACHE_URL", cache_server)
-    monkeypatch.setenv("STOKER_BROKER_URL", broker_server)
-    monkeypatch.setenv("STOKER_NAMESPACE", namespace)
-    monkeypatch.setenv("STOKER_WARM_PLANS", '{"home": {"keys": ["home"], "cron": "0 3 * * *"}}')
+def _environment(operator: pytest.MonkeyPatch) -> None:
+    operator.setenv("STOKER_WARM_PLANS", '{"home": {"keys": ["home"], "cron": "0 3 * * *"}}')
     make_app(Settings())
-    yield
-    runtime.current().close()
 
 
 def stoker(*arguments: str) -> str:

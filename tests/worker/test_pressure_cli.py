@@ -2,36 +2,22 @@
 
 import json
 import time
-from collections.abc import Iterator
 from io import StringIO
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from stoker.cache.quotas import Quota, Quotas
-from stoker.config import Settings, open_cache
+from stoker.config import open_cache
 from stoker.tasks import runtime
 from stoker.tasks.pressure import look
 from stoker.tasks.pressure_store import Composition, Point
 from stoker.worker import cli, pressure_view
-from stoker.worker.app import make_app
 from stoker.worker.pressure_view import Pressure
 from stoker.worker.terminal import counted
 
-
-@pytest.fixture(autouse=True)
-def _environment(
-    cache_server: str, broker_server: str, namespace: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("STOKER_CACHE_URL", cache_server)
-    monkeypatch.setenv("STOKER_BROKER_URL", broker_server)
-    monkeypatch.setenv("STOKER_NAMESPACE", namespace)
-    make_app(Settings())
-    yield
-    runtime.current().close()
+pytestmark = pytest.mark.usefixtures("operator")
 
 
 def stoker(*arguments: str) -> Result:

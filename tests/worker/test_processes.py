@@ -1,5 +1,6 @@
 """Nothing outlives the program that started it, however that program ends."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -106,6 +107,28 @@ time.sleep(600)
     kill(program)
     wait_until(lambda: not any(alive(int(pid)) for pid in pids), within=15)
     assert not Path(directory).exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+def test_a_killed_program_leaves_no_fork_not_even_one_that_stands_still() -> None:
+    program, words = run_program("""
+import os, signal, time
+from stoker.worker.processes import Processes
+processes = Processes()
+pid = os.fork()
+if pid:
+    processes.adopt(pid)
+    os.kill(pid, signal.SIGSTOP)
+    os.waitpid(pid, os.WUNTRACED)
+    print(pid, processes.directory, flush=True)
+else:
+    processes.forked()
+time.sleep(600)
+""")
+    pid, directory = int(words[0]), Path(words[1])
+    assert alive(pid)
+    kill(program)
+    wait_until(lambda: not alive(pid) and not directory.exists())
 
 
 def test_a_program_killed_while_it_starts_a_process_leaves_nothing(tmp_path: Path) -> None:

@@ -137,6 +137,23 @@ class Processes:
         """Run the command of one that has been stopped once more; as `start`."""
         return self.start(child.name, child.command)
 
+    def adopt(self, pid: int) -> None:
+        """See that a fork of this process ends with it too, and in whatever state it is, until `let_go`.
+
+        It leads a process group of its own from now on. The fork itself is to call `forked`.
+        """
+        with suppress(ProcessLookupError, PermissionError):  # it has ended, or done that itself and gone on
+            os.setpgid(pid, pid)
+        self._tell_guard(f"+{pid}\n")
+
+    def let_go(self, pid: int) -> None:
+        """It has ended."""
+        self._tell_guard(f"-{pid}\n")
+
+    def forked(self) -> None:
+        """In a fork: take part in nothing here. The guard waits for the end of all who could still talk to it."""
+        self._to_guard.close()
+
     def check(self) -> None:
         """Raise ChildEnded if a started process, or the guard, has ended by itself."""
         for child in self._children:

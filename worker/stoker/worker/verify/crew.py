@@ -40,8 +40,8 @@ def crew(plan: Plan) -> tuple[Role, ...]:
 def be(role: Role, post: Post, broken: Sequence[str]) -> NoReturn:
     """Take up a role in this process, which is a fork, and end with it.
 
-    In a group of its own it is out of reach of a terminal's Ctrl-C; and if it is stopped when its parent is killed, the
-    system ends it.
+    In a group of its own it is out of reach of a terminal's Ctrl-C. It ends when its parent is gone, or, if it cannot
+    as it is stopped, is ended by the parent's guard.
     """
     status = 1
     try:

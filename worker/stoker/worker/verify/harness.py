@@ -129,7 +129,8 @@ class Run:
             heapq.heappop(self._due)[2]()
 
     def replace(self, slot: int) -> None:
-        """Start the role of a slot in a new process."""
+        """Start the role of a slot in a new process; the one before has ended."""
+        self._processes.let_go(self.pids[slot])
         self._start(slot)
 
     def happened(self, fault: str) -> None:
@@ -164,6 +165,7 @@ class Run:
             with suppress(ProcessLookupError, ChildProcessError):  # ended, and not yet replaced
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
+            self._processes.let_go(pid)
         if self.plan.url:
             with self._client() as client:
                 for name in list(client.scan_iter(f"{{{self._namespace}*", count=1000)):
@@ -185,9 +187,12 @@ class Run:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
         try:
             self.pids[slot] = pid = os.fork()
+            if pid:
+                self._processes.adopt(pid)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if pid == 0:
+            self._processes.forked()
             be(self._crew[slot], post, self.plan.broken)
 
     def _post(self, slot: int) -> Post:
@@ -220,7 +225,10 @@ class Run:
             os.kill(pid, signal.SIGCONT)
         deadline = time.monotonic() + WIND_UP_S
         while self.pids and time.monotonic() < deadline:
-            self.pids = [pid for pid in self.pids if os.waitpid(pid, os.WNOHANG) == (0, 0)]
+            ended = {pid for pid in self.pids if os.waitpid(pid, os.WNOHANG) != (0, 0)}
+            for pid in ended:
+                self._processes.let_go(pid)
+            self.pids = [pid for pid in self.pids if pid not in ended]
             time.sleep(0.01)
         if self.workers is not None:
             self.workers.end()
@@ -235,6 +243,7 @@ class Run:
         post = self._post(len(self._crew))
         pid = os.fork()
         if pid == 0:
+            self._processes.forked()
             be(readers.look_back, post, ())
         os.waitpid(pid, 0)
         with self._client() as client:
