@@ -10,6 +10,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from inspect import isfunction, signature
 from typing import Any
 
 from msgspec.structs import replace
@@ -145,8 +146,8 @@ def no_sentinel() -> None:
 
 
 def _rules_without_sentinel(rules: Callable[..., Any]) -> Callable[..., Any]:
-    def parse(members: Sequence[tuple[bytes, float]]) -> Any:
-        return rules([member for member in members if not member[0].startswith(b"i|")])
+    def parse(members: Sequence[tuple[bytes, float]], head: int) -> Any:
+        return rules([member for member in members if not member[0].startswith(b"i|")], head)
 
     return parse
 
@@ -293,4 +294,18 @@ def _edit(name: str, old: str, new: str) -> None:
 def _put(owner: Any, name: str, other: Any) -> None:
     if not hasattr(owner, name):
         raise LookupError(f"{owner} has no {name} any more: fit the removal of this guard to it")
+    known = getattr(owner, name)
+    if isfunction(known) and isfunction(other) and not _takes_what(other, known):
+        raise LookupError(f"{owner} calls {name} otherwise now: fit the removal of this guard to it")
     setattr(owner, name, other)
+
+
+def _takes_what(other: Callable[..., Any], known: Callable[..., Any]) -> bool:
+    """Whether the one can be called with what the other must be given."""
+    needed = [one for one in signature(known).parameters.values() if one.default is one.empty]
+    counted = [one for one in needed if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    try:
+        signature(other).bind(*counted)
+    except TypeError:
+        return False
+    return True
