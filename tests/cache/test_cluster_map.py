@@ -1,7 +1,6 @@
 """The map on a cluster: histories of processes that would place keys differently, interleaved command by command."""
 
 import itertools
-import os
 import sys
 from collections.abc import Callable
 
@@ -11,8 +10,8 @@ from stoker.cache import cluster_map
 from stoker.cache.cluster_map import Charter
 from stoker.cache.wire import asking_nobody
 from tests.cache.cluster_world import Stale, World, narrowed
+from tests.cache.histories import SEED, assert_missed
 
-SEED = int(os.environ.get("STOKER_TEST_SEED", "1"))
 STEPS = 1000
 _numbers = itertools.count()
 
@@ -85,10 +84,4 @@ def test_without_each_of_its_guards_something_stale_is_served(
 ) -> None:
     narrowed(monkeypatch)
     remove(monkeypatch)
-    for seed in range(SEED, SEED + 300):
-        try:
-            play(cache_server, namespace, seed)
-        except Stale as stale:
-            sys.stdout.write(f"seed {seed}: {stale}\n")
-            return
-    raise AssertionError("the guard is not missed")
+    assert_missed(lambda seed: play(cache_server, namespace, seed))

@@ -1,7 +1,6 @@
 """Handing slots over: histories of nodes, a mover and its clients, interleaved command by command."""
 
 import itertools
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -21,8 +20,8 @@ from stoker.cache.wire import Call, asking_nobody
 from tests.cache.cluster_world import NODES, Stale
 from tests.cache.hand_over_nodes import HEARD_WITHIN, KEYS, Steps, address
 from tests.cache.hand_over_world import HandOverWorld, in_this_world
+from tests.cache.histories import SEED, assert_missed
 
-SEED = int(os.environ.get("STOKER_TEST_SEED", "1"))
 STEPS = 1500
 NOT_YET = object()
 _numbers = itertools.count()
@@ -107,13 +106,7 @@ def test_without_each_of_its_guards_something_stale_is_served(
     monkeypatch: pytest.MonkeyPatch,
     remove: Callable[[pytest.MonkeyPatch], None],
 ) -> None:
-    for seed in range(SEED, SEED + 300):
-        try:
-            play(cache_server, namespace, seed, monkeypatch, remove)
-        except Stale as stale:
-            sys.stdout.write(f"seed {seed}: {stale}\n")
-            return
-    raise AssertionError("the guard is not missed")
+    assert_missed(lambda seed: play(cache_server, namespace, seed, monkeypatch, remove))
 
 
 @pytest.fixture

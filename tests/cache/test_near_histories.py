@@ -1,7 +1,6 @@
 """Copies of what is on a cluster: histories of nodes, a mover, processes that keep copies, and their channels."""
 
 import itertools
-import os
 import sys
 from collections.abc import Callable
 
@@ -10,9 +9,9 @@ import pytest
 from stoker.cache.near_shards import NearShards
 from stoker.cache.near_stream import Stream
 from tests.cache.cluster_world import Stale
+from tests.cache.histories import SEED, assert_missed
 from tests.cache.near_world import NearWorld, in_near_world
 
-SEED = int(os.environ.get("STOKER_TEST_SEED", "1"))
 STEPS = 1500
 _numbers = itertools.count()
 
@@ -72,10 +71,4 @@ def test_without_each_of_its_guards_some_copy_does(
     remove: Callable[[pytest.MonkeyPatch], None],
 ) -> None:
     remove(monkeypatch)
-    for seed in range(SEED, SEED + 300):
-        try:
-            play(cache_server, namespace, seed, monkeypatch)
-        except Stale as stale:
-            sys.stdout.write(f"{stale}\n")
-            return
-    raise AssertionError("the guard is not missed")
+    assert_missed(lambda seed: play(cache_server, namespace, seed, monkeypatch))

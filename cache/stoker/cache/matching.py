@@ -18,7 +18,7 @@ class Matching:
     """Live entries that some rules name.
 
     Attributes:
-        entries: How many.
+        entries: How many; a server that is growing or shrinking its table meanwhile may name some of them twice.
         bytes: Their names, headers and payloads; on the memory backend 0.
         examples: Keys of some of them, at most ten.
     """
