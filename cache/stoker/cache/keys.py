@@ -69,10 +69,9 @@ class ShardKeys:
         field = "" if tenant_id is None else tenant_field(tenant_id)
         return f"{self.entry_prefix}{field}:{key}".encode()
 
-    def entries(self, tenant_id: str | None, keys: Sequence[str]) -> list[str]:
-        """`entry` of each key of a tenant, to be encoded when it is sent."""
-        begin = f"{self.entry_prefix}{tenant_field(tenant_id)}:"
-        return [begin + key for key in keys]
+    def entries_begin(self, tenant_id: str | None) -> str:
+        """What `entry` of each key of a tenant begins with: the key is all that follows."""
+        return f"{self.entry_prefix}{tenant_field(tenant_id)}:"
 
     def lease(self, tenant_id: str | None, key: str) -> bytes:
         """String, PX at most `max_load`: the token of whoever may fill the entry."""

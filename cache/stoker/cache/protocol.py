@@ -20,7 +20,7 @@ from stoker.cache.entry import Meta, Stamp
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.groups import grouped
 from stoker.cache.tenancy import tenant_field
-from stoker.cache.wire import Call, Command, Operation, out_of_memory, words
+from stoker.cache.wire import Alike, Call, Command, Operation, out_of_memory, words
 
 Name = tuple[str | None, str]
 """A tenant (None: the shared key space) and a key."""
@@ -106,9 +106,17 @@ class Shard(BanLog):
         view, blobs = yield from self.look([self.keys.entry(*name) for name in names])
         return [self.judge(view, name, blob) for name, blob in zip(names, blobs, strict=True)]
 
-    def look(self, entries: Sequence[bytes] | Sequence[str]) -> Operation[tuple[View, list[bytes | None]]]:
+    def look(self, entries: Sequence[bytes]) -> Operation[tuple[View, list[bytes | None]]]:
         """What is stored under these names, and a view that may judge it."""
         return self._looked(("MGET", *entries, self.keys.ctl))
+
+    def look_at_all(
+        self, tenant_id: str | None, keys: Sequence[str]
+    ) -> Operation[tuple[View, list[bytes | None]]]:
+        """The same of a tenant's entries."""
+        begin = self.keys.entries_begin(tenant_id)
+        packed = Alike(begin).command("MGET", keys, self.keys.ctl.decode())
+        return self._looked(packed or ("MGET", *(begin + key for key in keys), self.keys.ctl))
 
     def look_at(self, tenant_id: str | None, key: str) -> Operation[tuple[View, list[bytes | None]]]:
         """The same of one entry."""

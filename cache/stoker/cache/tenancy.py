@@ -3,7 +3,7 @@
 A tenant's field holds neither ':' nor glob characters, so no name of one tenant can reach another's entries.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import quote, unquote
@@ -33,17 +33,19 @@ def check_key(key: str) -> str:
 
 def check_keys(keys: Iterable[str]) -> list[str]:
     """The keys without repeats, in order, each as `check_key` wants it."""
-    unique = list(dict.fromkeys(keys))
-    return unique if all_plain(unique) else [check_key(key) for key in unique]
+    unique = dict.fromkeys(keys)
+    return list(unique) if all_plain(unique) else [check_key(key) for key in unique]
 
 
-def all_plain(keys: Sequence[Any]) -> bool:
+def all_plain(keys: Collection[Any]) -> bool:
     """Whether these are keys beyond doubt, by one look at all of them. If not, `check_key` each."""
     try:
-        sizes = set(map(len, keys))
-        return "".join(keys).isascii() and 0 not in sizes and max(sizes) * 4 <= MAX_KEY_BYTES
-    except (TypeError, ValueError):  # not all are str, or there are none
+        text = "".join(keys)
+    except TypeError:  # not all are str
         return False
+    if not text.isascii() or "" in keys:
+        return False
+    return len(text) <= MAX_KEY_BYTES or max(map(len, keys)) <= MAX_KEY_BYTES
 
 
 def check_tags(tags: Iterable[str]) -> tuple[str, ...]:

@@ -80,8 +80,8 @@ class Traffic:
         """As `note`, of several reads of one tenant; `hits` are some of the keys."""
         if not keys:
             return False
-        family = f"{keys[0].partition(':')[0]}:"
-        if min(keys).startswith(family) and max(keys).startswith(family):  # so does what lies between them
+        family, more, together = f"{keys[0].partition(':')[0]}:", len(keys) - 1, "\0".join(keys)
+        if together.count(f"\0{family}") == more == together.count("\0"):  # all, as a rule, and seen at once
             counts = self.counts_of(tenant_id, family)
             counts[0] += len(hits)
             counts[1] += len(keys) - len(hits)

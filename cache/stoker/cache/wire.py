@@ -44,6 +44,25 @@ def _whole_word(word: bytes) -> bytes:
     return (_WORD % (len(word), word)).replace(b"%", b"%%")
 
 
+class Alike(dict[int, str]):
+    """Words of a command that begin alike, as they are sent: by the length of what follows that, all that comes first."""
+
+    def __init__(self, begin: str) -> None:
+        self._begin = begin
+
+    def __missing__(self, size: int) -> str:
+        first = self[size] = f"\r\n${len(self._begin) + size}\r\n{self._begin}"
+        return first
+
+    def command(self, name: str, endings: Sequence[str], last: str) -> bytes | None:
+        """A command with a word for each of the endings, and one more; None if there is more than ASCII in it."""
+        parts = [""] * (2 * len(endings))
+        parts[::2] = map(self.__getitem__, map(len, endings))
+        parts[1::2] = endings
+        text = f"*{len(endings) + 2}\r\n${len(name)}\r\n{name}{''.join(parts)}\r\n${len(last)}\r\n{last}\r\n"
+        return text.encode() if text.isascii() else None
+
+
 _WORD = b"$%d\r\n%b\r\n"
 
 

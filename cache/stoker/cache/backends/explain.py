@@ -39,7 +39,7 @@ def facts(shard: Shard, name: Name) -> Operation[dict[str, Any]]:
         "ttl_ms": ttl_ms if ttl_ms >= 0 else None,
         "soft_ms": meta.soft_ms or None,
         "load_us": meta.load_us,
-        "payload_bytes": meta.payload_len,
+        "payload_bytes": len(blob) - meta.payload_at,
         "memory_bytes": size,
         "compressed": bool(meta.flags & 1),
     }

@@ -151,7 +151,7 @@ class RedisBackend(Placed, Bulk):
                 each = ((key, self._reading.hit(one, type)) for key, one in zip(page, found, strict=True))
                 hits.update((key, hit) for key, hit in each if hit is not None)
                 continue
-            view, blobs = yield from shard.look(shard.keys.entries(tenant_id, page))
+            view, blobs = yield from shard.look_at_all(tenant_id, page)
             for key, blob in zip(page, blobs, strict=True):
                 if blob and (hit := self._reading.one(shard, view, (tenant_id, key), blob, type)):
                     hits[key] = hit
@@ -379,7 +379,7 @@ def _look(
     else:
         by_shard = space.keys_by_shard(tenant_id, page)
         groups = [(space.shards[n], [page[i] for i in places]) for n, places in by_shard.items()]
-    looks = [shard.look(shard.keys.entries(tenant_id, keys)) for shard, keys in groups]
+    looks = [shard.look_at_all(tenant_id, keys) for shard, keys in groups]
     found = [(yield from looks[0])] if len(looks) == 1 else (yield from together(looks))
     return [(*group, seen) for group, seen in zip(groups, found, strict=True)]
 
