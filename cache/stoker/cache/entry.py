@@ -34,7 +34,7 @@ _HEADER = Struct("<2sBBHH8sQQQQII")
 HEADER_BYTES = _HEADER.size
 COMMON_BYTES = 24
 _GLANCE, _COMMON = Struct("<24s8xQQI"), Struct("<4sHH8sQ")
-"""The header again, up to the cost and without the uid: what many entries have in common in one piece; and that piece."""
+"""The header up to the cost, without the uid: what many entries have in common in one piece; and that piece."""
 _pack = _HEADER.pack
 _random_bits = CHANCE.getrandbits
 _pack_size = Struct("<I").pack

@@ -45,7 +45,7 @@ def _whole_word(word: bytes) -> bytes:
 
 
 class Alike(dict[int, str]):
-    """Words of a command that begin alike, as they are sent: by the length of what follows that, all that comes first."""
+    """Words of a command that begin alike, as they are sent: by the length of the rest, all that comes before it."""
 
     def __init__(self, begin: str) -> None:
         self._begin = begin

@@ -67,7 +67,10 @@ class Reading:
         try:
             return self._plain(view, keys, there, type)
         except Exception:  # one of them is different: what is wrong, the careful way says
-            hits = [self.one(shard, view, (tenant_id, key), blob, type) for key, blob in zip(keys, there, strict=True)]
+            hits = [
+                self.one(shard, view, (tenant_id, key), blob, type)
+                for key, blob in zip(keys, there, strict=True)
+            ]
             return values_of({key: hit for key, hit in zip(keys, hits, strict=True) if hit is not None})
 
     def _plain(self, view: View, keys: Sequence[str], blobs: Sequence[bytes], type: Any) -> Values:
