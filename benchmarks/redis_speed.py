@@ -68,7 +68,7 @@ def called(settings: Settings, url: str) -> Iterator[Table]:
         for key in _keys(name):
             peer.set(key)
     found: Times = {}
-    for what, count in (("get", times), ("set", times), ("get of 100", max(1, times // MANY))):
+    for what, count in (("get", times), ("set", times), ("get of 100", max(1, times // 10))):
         runs = {name: _calls(_call_of(peer, what, _keys(name)), count) for name, peer in peers.items()}
         found[what] = interleaved(runs, settings)
     yield from _tables("Called", found, REFERENCE)

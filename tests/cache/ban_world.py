@@ -8,6 +8,7 @@ that. So every order of the steps of coalescing, pruning, sweeping, reading and 
 import random
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from types import GeneratorType
 from typing import Any
 
 from stoker.cache import Cache, CacheConfig, CacheUnavailable, entry
@@ -18,8 +19,11 @@ from stoker.cache.control import BanLog
 from stoker.cache.invalidate import pattern_rule, tag_rules, tenant_rule
 from stoker.cache.keys import ShardKeys
 from stoker.cache.patterns import compile_pattern
+from stoker.cache.programs import Steps
 from stoker.cache.protocol import Filling, Found, Lease, Name, Shard
 from stoker.cache.shards import Agreement, Map, Placement
+from stoker.cache.steps import Step
+from stoker.cache.sweep import SweepReport
 from stoker.cache.transport import Transport
 from stoker.cache.wire import Answer, Call, Exchange, Operation
 
@@ -233,16 +237,38 @@ class Stage:
             yield None
 
     def _sweep(self) -> Turns:
+        """Step by step, or with others' turns between any two round trips, by which few come to an end."""
+        in_steps = self.losses or self.chance.random() < 0.7
         with sweeper(self.url, self.namespace) as cache:
-            for step in cache.sweep_steps(batch=10):
-                yield None
-                if (step.cursor or {}).get("walk") and not step.cursor["walk"]["every"]:
-                    self._count("pages judged by name")
-                if step.last:
-                    self._count("retired", step.report.retired)
+            steps = cache._core.backend.sweep_steps(self.chance.choice([1, 1, 3, 10]), None)
+            effect = next(steps, None)
+            while effect is not None:
+                answer = None
+                if isinstance(effect, GeneratorType):
+                    asked = self._counting_pages(effect)
+                    answer = cache._run(asked) if in_steps else (yield from asked)
+                elif isinstance(effect, Step):
+                    yield None
+                    if effect.last:
+                        self._count("retired", effect.report.retired)
+                effect = _next(steps, answer)
         enough = self.counts.get("bans", 0) + self.chance.randrange(8)
         while self.counts.get("bans", 0) < enough:  # let the log become long
             yield None
+
+    def _counting_pages(self, operation: Operation[Any]) -> Generator[Exchange, Answer, Any]:
+        commands = next(operation)
+        try:
+            while True:
+                pages = [
+                    one
+                    for one in commands
+                    if isinstance(one, Call) and one.script.name.startswith("drop_page")
+                ]
+                self._count("pages judged by name", len(pages))
+                commands = operation.send((yield commands))
+        except StopIteration as stop:
+            return stop.value
 
     def _lose(self) -> Turns:
         for _ in range(60):
@@ -250,6 +276,13 @@ class Stage:
         keys = ShardKeys(self.namespace)
         yield (("DEL", *(getattr(keys, lost) for lost in self.chance.sample(_LOST, 2))),)
         self._count("losses")
+
+
+def _next(steps: Steps[SweepReport], answer: Any) -> Any:
+    try:
+        return steps.send(answer)
+    except StopIteration:
+        return None
 
 
 def coalesced(news: list[BanNews]) -> list[Coalesced]:

@@ -24,6 +24,8 @@ from stoker.cache.wire import Alike, Call, Command, Operation, out_of_memory, wo
 
 Name = tuple[str | None, str]
 """A tenant (None: the shared key space) and a key."""
+Sight = tuple[View, list[bytes | None]]
+"""What is stored under some names, and a view that may judge it."""
 
 
 class Lease(Struct, frozen=True, gc=False):
@@ -103,23 +105,17 @@ class Shard(BanLog):
 
     def read(self, names: Sequence[Name]) -> Operation[list[Found | None]]:
         """The live entries of the keys, in order."""
-        view, blobs = yield from self.look([self.keys.entry(*name) for name in names])
+        view, blobs = yield from self._looked(("MGET", *self.keys.entries_of(names), self.keys.ctl))
         return [self.judge(view, name, blob) for name, blob in zip(names, blobs, strict=True)]
 
-    def look(self, entries: Sequence[bytes]) -> Operation[tuple[View, list[bytes | None]]]:
-        """What is stored under these names, and a view that may judge it."""
-        return self._looked(("MGET", *entries, self.keys.ctl))
-
-    def look_at_all(
-        self, tenant_id: str | None, keys: Sequence[str]
-    ) -> Operation[tuple[View, list[bytes | None]]]:
-        """The same of a tenant's entries."""
+    def look_at_all(self, tenant_id: str | None, keys: Sequence[str]) -> Operation[Sight]:
+        """What is stored under a tenant's keys."""
         begin = self.keys.entries_begin(tenant_id)
         packed = Alike(begin).command("MGET", keys, self.keys.ctl.decode())
         return self._looked(packed or ("MGET", *(begin + key for key in keys), self.keys.ctl))
 
-    def look_at(self, tenant_id: str | None, key: str) -> Operation[tuple[View, list[bytes | None]]]:
-        """The same of one entry."""
+    def look_at(self, tenant_id: str | None, key: str) -> Operation[Sight]:
+        """The same of one key."""
         name = self.keys.entry(tenant_id, key)
         return self._looked(self._look_at % (len(name), name))
 
@@ -127,7 +123,7 @@ class Shard(BanLog):
     def _look_at(self) -> bytes:
         return b"*3\r\n" + words(b"MGET", None, self.keys.ctl)
 
-    def _looked(self, look: Command) -> Operation[tuple[View, list[bytes | None]]]:
+    def _looked(self, look: Command) -> Operation[Sight]:
         blobs: list[bytes | None] = []
         for _ in range(ATTEMPTS):
             known = self.view

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from stoker.cache import entry, scripts
-from stoker.cache.bans import View
 from stoker.cache.entry import Meta
 from stoker.cache.keys import EntryNames
 from stoker.cache.protocol import Shard
@@ -59,6 +58,13 @@ class Seen(NamedTuple):
         return self.name.shard.view.kills(self.name.tenant, self.name.key, self.meta.tags, stamp)
 
 
+class Old(NamedTuple):
+    """Entries of this incarnation that are older than a ban: by what their encoded tenant, ':' and key begin with."""
+
+    incarnation: bytes
+    bans: Sequence[tuple[str, int]]
+
+
 class Dropped(NamedTuple):
     """How many entries were unlinked, and their size in bytes."""
 
@@ -69,8 +75,8 @@ class Dropped(NamedTuple):
 class Page(NamedTuple):
     """Keys that look like entries, the cursor of the next page (b"0" at the end), and the server process scanned.
 
-    `names` is how many there were, those that were `dropped` at once included; `took` the seconds that the server was
-    at work on it, where that is known.
+    A row of `pages` is one too. `names` is how many there were, those that were `dropped` at once included; `took` the
+    seconds that the server was at work on it, where that is known.
     """
 
     raws: list[bytes]
@@ -79,6 +85,7 @@ class Page(NamedTuple):
     names: int
     dropped: Dropped = Dropped()
     took: float = 0.0
+    pages: int = 1
 
 
 def page(link: Link, cursor: str, batch: int, begin: str = "") -> Operation[Page]:
@@ -88,25 +95,26 @@ def page(link: Link, cursor: str, batch: int, begin: str = "") -> Operation[Page
     return Page(raws, following, answer.process, len(raws))
 
 
-def drop_page(link: Link, cursor: str, batch: int, begin: str, view: View) -> Operation[Page]:
-    """The same, and what is older than a ban of this view is dropped; only what is to be looked at is on the page.
-
-    For a single shard, and bans that all are prefixes.
-    """
+def drop_pages(link: Link, cursor: str, batch: int, begin: str, old: Old, most: int) -> Operation[Page]:
+    """Up to so many pages of a single shard in a row: what is old goes; what is left to be looked at ends the row."""
     [shard] = link.shards
-    bans = (
-        word
-        for prefix, seq in view.bans.as_prefixes() or ()
-        for word in (shard.keys.entry_prefix + prefix, seq)
-    )
-    args = (shard.digest, cursor, link.names.going_on(begin), batch, view.control.incarnation, *bans)
-    answer = yield (
-        ("CLIENT", "NO-TOUCH", "ON"),
-        Call(scripts.DROP_PAGE, (shard.keys.ctl,), args),
-        ("CLIENT", "NO-TOUCH", "OFF"),
-    )
-    following, names, entries, size, others, took_us = answer.reply(1)
-    return Page(others, following, answer.process, names, Dropped(entries, size), took_us / 1e6)
+    bans = [word for prefix, seq in old.bans for word in (shard.keys.entry_prefix + prefix, seq)]
+    judged = (link.names.going_on(begin), batch, old.incarnation, *bans)
+    row = Page([], cursor.encode(), b"", 0, pages=0)
+    for _ in range(most):
+        args = (shard.digest, row.cursor, *judged)
+        answer = yield (
+            ("CLIENT", "NO-TOUCH", "ON"),
+            Call(scripts.DROP_PAGE, (shard.keys.ctl,), args),
+            ("CLIENT", "NO-TOUCH", "OFF"),
+        )
+        following, names, entries, size, others, took_us = answer.reply(1)
+        gone = Dropped(row.dropped.entries + entries, row.dropped.bytes + size)
+        took = row.took + took_us / 1e6
+        row = Page(others, following, answer.process, row.names + names, gone, took, row.pages + 1)
+        if others or following == b"0":
+            break
+    return row
 
 
 def parsed(link: Link, raws: Iterable[bytes]) -> list[Name]:

@@ -19,13 +19,15 @@ from stoker.cache import scan, scripts
 from stoker.cache.bans import Control, View
 from stoker.cache.programs import Sleep, Steps
 from stoker.cache.protocol import Shard
-from stoker.cache.scan import Dropped, Link, Page
+from stoker.cache.scan import Dropped, Link, Old
 from stoker.cache.steps import Step
 from stoker.cache.wire import Call, Operation, together
 
 LEAST_REST_S, LONGEST_REST_S = 0.002, 0.1
 """Pauses, gathered until they are worth a sleep."""
 MOST_RESTARTS = 3
+_ROW = 8
+"""Pages in a row that the server judges, before anything is made of them here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +188,15 @@ def _batch(
 
     Returns no pass if it is not of the same ban logs and server any more; and the seconds that the server was at work.
     """
-    # In one round trip, and in this order: a view that is read later is as new as any entry of the page.
-    asked: list[Operation[Any]] = [before.drop(), _page(link, walk, before.following, batch), *_looks(link)]
-    dropped, page, *_ = yield from together(asked)
+    # A view that is read after the page, and be it in the same round trip, is as new as any entry on it.
+    begin = _common_begin(link, walk)
+    if (old := _older_than(link, walk)) is not None:
+        page = yield from scan.drop_pages(link, before.following, batch, begin, old, _ROW)
+        dropped, *_ = yield from together([before.drop(), *_looks(link)])
+    else:
+        scanned = scan.page(link, before.following, batch, begin)
+        asked: list[Operation[Any]] = [before.drop(), scanned, *_looks(link)]
+        dropped, page, *_ = yield from together(asked)
     gone = Dropped(dropped.entries + page.dropped.entries, dropped.bytes + page.dropped.bytes)
     report = _counted(report, gone, before.passed)
     if page.process.decode() != walk.process or not _same_logs(link, walk):
@@ -198,7 +206,9 @@ def _batch(
         names = [name for name in names if name.shard.view.bans.kills(name.tenant, name.key, (), -1)]
     drop = partial(scan.drop, [seen for seen in (yield from scan.look(names)) if seen.dead()])
     # The server may have passed others by that no rule can name.
-    passed = page.names if walk.every else max(page.names, min(batch, walk.total - report.scanned))
+    passed = (
+        page.names if walk.every else max(page.names, min(batch * page.pages, walk.total - report.scanned))
+    )
     if page.cursor == b"0":  # at once, and on the same connection, that is, from the same process
         return walk, None, _counted(report, (yield from drop()), passed), page.took
     return (
@@ -218,15 +228,25 @@ def _counted(report: SweepReport, dropped: Dropped, passed: int = 0) -> SweepRep
     )
 
 
-def _page(link: Link, walk: _Pass, cursor: str, batch: int) -> Operation[Page]:
-    """A page, with as much done on the server as can be: all judging if the bans are prefixes."""
-    views = [shard.view for shard in link.shards]
-    if walk.every or not all(map(_knows, views, walk.logs)):
-        return scan.page(link, cursor, batch)
-    begin = commonprefix([view.bans.common_prefix() for view in views])  # noqa: RUF071 - these are no paths
-    if len(views) > 1 or views[0].bans.as_prefixes() is None:
-        return scan.page(link, cursor, batch, begin)
-    return scan.drop_page(link, cursor, batch, begin, views[0])
+def _common_begin(link: Link, walk: _Pass) -> str:
+    """What the names of all that may be dead begin with."""
+    if walk.every or not _all_known(link, walk):
+        return ""
+    begins = [shard.view.bans.common_prefix() for shard in link.shards]
+    return commonprefix(begins)  # noqa: RUF071 - these are no paths
+
+
+def _older_than(link: Link, walk: _Pass) -> Old | None:
+    """What is dead, where names and stamps tell it and the bans are such that a script can judge by them."""
+    if walk.every or len(link.shards) > 1 or not _all_known(link, walk):
+        return None
+    view = link.shards[0].view  # looked at once: other threads may learn of new bans meanwhile
+    bans = view.bans.as_prefixes()
+    return None if bans is None else Old(view.control.incarnation, bans)
+
+
+def _all_known(link: Link, walk: _Pass) -> bool:
+    return all(_knows(shard.view, log) for shard, log in zip(link.shards, walk.logs, strict=True))
 
 
 def _knows(view: View, log: _Log) -> bool:

@@ -73,7 +73,10 @@ class JobSettings(Group):
         description="Seconds after which a task is killed; above the soft limit.",
     )
     batch: int = Field(
-        default=500, ge=1, le=10_000, description="Keys handled between two looks at abort and progress."
+        default=500,
+        ge=1,
+        le=10_000,
+        description="Keys handled between two looks at abort and progress; a sweep may pass by more.",
     )
     lanes: int = Field(
         default=4, ge=1, le=64, description="Batches that one process warms at once, each in its thread."
