@@ -266,17 +266,3 @@ def test_who_goes_on_with_anothers_pass_looks_for_all_that_it_retires(
     *_, last = late.sweep_steps(batch=10_000, cursor=first.cursor)
     assert (last.report.retired, last.report.complete) == (2, True)
     assert not [name for name in names(client, namespace) if not name.endswith(":k")]
-
-
-def test_what_the_server_hands_back_to_be_judged_is_passed_by_in_no_row(
-    make_redis: MakeCache, client: Any, namespace: str
-) -> None:
-    cache = make_redis()
-    cache.sweep()  # from now on a sweep has bans to go by
-    cache.set_many({f"user:{i}": i for i in range(500)})
-    for i in range(0, 500, 25):
-        client.set(cache._namespaced_key(f"user:{i}"), b"Sk\x09" + bytes(100), px=600_000)
-    cache.invalidate_pattern("user:*")
-    *_, last = cache.sweep_steps(batch=5)
-    assert last.report.deleted == 500
-    assert names(client, namespace) == set()
