@@ -16,6 +16,8 @@ from stoker.cache.cluster_transport import AioClusterTransport
 from stoker.cache.copies import ABSENT
 from stoker.cache.core import Core
 from stoker.cache.engine import Cache
+from stoker.cache.errors import CacheUnavailable
+from stoker.cache.flight import Hit
 from stoker.cache.loaders import Registry, default_registry
 from stoker.cache.loop import Loop
 from stoker.cache.near_nodes import channel_of
@@ -112,10 +114,21 @@ class AsyncCache(AsyncVerbs):
         if peek is None or type is not None:
             if self._near is not None and (value := self._near(key, tenant_id, type)) is not ABSENT:
                 return value
-            hit = await self._here().loop.perform(self._core.get(key, tenant_id, type))
+            hit = await self._read(self._here().loop, tenant_id, key, type)
             return default if hit is None else hit.value
         slot = peek(key, tenant_id)
         return self._core.missed(key, tenant_id, default) if slot is None else slot.value
+
+    async def _read(self, loop: Loop, tenant_id: str | None, key: str, type: Any) -> Hit | None:
+        core = self._core
+        try:
+            hit: Hit | None = await loop.run(core.look(tenant_id, key, type))
+        except CacheUnavailable as error:
+            core.unavailable(error)
+            return None
+        if core.found(tenant_id, key, hit):
+            await loop.perform(core.flush_traffic())
+        return hit
 
     async def get_many(
         self, keys: Iterable[str], tenant_id: str | None = None, *, type: Any = None
@@ -140,7 +153,11 @@ class AsyncCache(AsyncVerbs):
         if self._near is not None and (value := self._near(key, tenant_id, type)) is not ABSENT:
             return value
         request = self._core.requests.read(key, load, tenant_id, ttl, soft_ttl, tags, type)
-        return await self._do(self._core.get_or_load(request, self._here().loop.under_way))
+        loop = self._here().loop  # that of one that is closed meanwhile goes on to the end
+        hit = await self._read(loop, *request.name, type)
+        if hit is not None and not self._core.wants_refresh(hit):
+            return hit.value
+        return await loop.perform(self._core.load(request, loop.under_way, hit))
 
     async def refresh(self, key: str, tenant_id: str | None = None) -> None:
         """See `Cache.refresh`."""

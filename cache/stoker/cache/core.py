@@ -82,26 +82,21 @@ class Core:
 
     # -- reading ----------------------------------------------------------------------------------------------
 
-    def get(self, key: str, tenant_id: str | None, type: Any) -> Program[Hit | None]:
+    def look(self, tenant_id: str | None, key: str, type: Any) -> Operation[Hit | None]:
+        """What a read does first; `found` is to be told how it went. No program, so that it takes the least time."""
         check_key(key)
         if type is not None:
             check_type(type)
-        return self._read(tenant_id, key, type)
+        return self.backend.read(tenant_id, key, type)
 
-    def _read(self, tenant_id: str | None, key: str, type: Any) -> Program[Hit | None]:
-        try:
-            hit: Hit | None = yield self.backend.read(tenant_id, key, type)
-        except CacheUnavailable as error:
-            self._unavailable(error)
-            return None
+    def found(self, tenant_id: str | None, key: str, hit: Hit | None) -> bool:
+        """Count a read. Returns whether it is time to `flush_traffic`."""
         if hit is None:
             self.counters.misses += 1
         else:
             self.counters.hits += 1
             self.counters.stale_hits += hit.stale
-        if self.traffic.note(tenant_id, key, hit is not None):
-            yield from self.flush_traffic()
-        return hit
+        return self.traffic.note(tenant_id, key, hit is not None)
 
     def get_many(self, keys: Iterable[str], tenant_id: str | None, type: Any) -> Program[dict[str, Any]]:
         names = check_keys(keys)
@@ -115,7 +110,7 @@ class Core:
             if read:
                 values, stale = yield self.backend.read_values(tenant_id, read, type)
         except CacheUnavailable as error:
-            self._unavailable(error)
+            self.unavailable(error)
             return near
         self.counters.hits += len(values)
         self.counters.misses += len(read) - len(values)
@@ -153,12 +148,15 @@ class Core:
                 found[key] = slot.value
         return found
 
-    def get_or_load(self, request: Request, under_way: UnderWay) -> Program[Any]:
-        hit = yield from self._read(*request.name, request.type)
+    def wants_refresh(self, hit: Hit) -> bool:
+        """Whether a read with a loader that found this goes on with `load`."""
+        return self._loading.wants_refresh(hit)
+
+    def load(self, request: Request, under_way: UnderWay, hit: Hit | None) -> Program[Any]:
+        """The value of a key that has none, or one to be loaded anew in the background."""
         if hit is None:
             return (yield from self._loading.load(request, under_way))
-        if self._loading.wants_refresh(hit):
-            yield from self._loading.refresh(request, under_way, hit)
+        yield from self._loading.refresh(request, under_way, hit)
         return hit.value
 
     def refresh(self, key: str, tenant_id: str | None, under_way: UnderWay) -> Program[None]:
@@ -271,7 +269,7 @@ class Core:
         return result
 
     def _not_acknowledged(self, name: str, error: CacheUnavailable) -> InvalidationNotAcknowledged:
-        self._unavailable(error)
+        self.unavailable(error)
         return InvalidationNotAcknowledged(name, error.reason)
 
     # -- the long verbs ----------------------------------------------------------------------------------------
@@ -330,7 +328,7 @@ class Core:
         try:
             return bool((yield self.backend.ping()))
         except CacheUnavailable as error:
-            self._unavailable(error)
+            self.unavailable(error)
             return False
 
     def flush_traffic(self) -> Program[None]:
@@ -375,7 +373,8 @@ class Core:
             **counts,
         )
 
-    def _unavailable(self, error: CacheUnavailable) -> None:
+    def unavailable(self, error: CacheUnavailable) -> None:
+        """Take note that a read finds nothing, since the server cannot be asked."""
         self.counters.unavailable += 1
         log.warning("the cache is not available: %s", error)
 

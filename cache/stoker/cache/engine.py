@@ -18,6 +18,8 @@ from stoker.cache.cluster_transport import ClusterTransport
 from stoker.cache.copies import ABSENT
 from stoker.cache.core import Core
 from stoker.cache.engine_verbs import Verbs
+from stoker.cache.errors import CacheUnavailable
+from stoker.cache.flight import Hit
 from stoker.cache.loaders import Registry, default_registry
 from stoker.cache.near_nodes import channel_of
 from stoker.cache.options import CacheConfig, Hooks, Seconds
@@ -98,10 +100,21 @@ class Cache(Verbs):
         if peek is None or type is not None:
             if self._near is not None and (value := self._near(key, tenant_id, type)) is not ABSENT:
                 return value
-            hit = self._do(self._core.get(key, tenant_id, type))
+            hit = self._read(tenant_id, key, type)
             return default if hit is None else hit.value
         slot = peek(key, tenant_id)
         return self._core.missed(key, tenant_id, default) if slot is None else slot.value
+
+    def _read(self, tenant_id: str | None, key: str, type: Any) -> Hit | None:
+        core = self._core
+        try:
+            hit: Hit | None = self._threads.run(core.look(tenant_id, key, type))
+        except CacheUnavailable as error:
+            core.unavailable(error)
+            return None
+        if core.found(tenant_id, key, hit):
+            self._do(core.flush_traffic())
+        return hit
 
     def get_many(
         self, keys: Iterable[str], tenant_id: str | None = None, *, type: Any = None
@@ -135,7 +148,10 @@ class Cache(Verbs):
         if self._near is not None and (value := self._near(key, tenant_id, type)) is not ABSENT:
             return value
         request = self._core.requests.read(key, load, tenant_id, ttl, soft_ttl, tags, type)
-        return self._do(self._core.get_or_load(request, self._threads.under_way))
+        hit = self._read(*request.name, type)
+        if hit is not None and not self._core.wants_refresh(hit):
+            return hit.value
+        return self._do(self._core.load(request, self._threads.under_way, hit))
 
     def refresh(self, key: str, tenant_id: str | None = None) -> None:
         """Load the key's value anew by its registered loader; until that is stored the old one is served.

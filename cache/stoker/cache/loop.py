@@ -72,7 +72,7 @@ class Loop:
         renew: Renew | None,
     ) -> None:
         self._config = config
-        self._run = run
+        self.run = run
         self._renew = renew
         leases = HeldLeases(config.lease, config.max_load, self._begin_renewing)
         self.under_way = UnderWay(Flights(asyncio.Event), leases, {})
@@ -90,7 +90,7 @@ class Loop:
                 try:
                     # Most effects are operations, and most programs have but this one.
                     answer = await (
-                        self._run(effect) if isinstance(effect, GeneratorType) else self._do(effect)
+                        self.run(effect) if isinstance(effect, GeneratorType) else self._do(effect)
                     )
                 except GeneratorExit:
                     program.close()
@@ -130,7 +130,7 @@ class Loop:
 
     async def _do(self, effect: Effect, lanes: list[asyncio.Task[None]] | None = None) -> Any:
         if isinstance(effect, GeneratorType):
-            return await self._run(effect)
+            return await self.run(effect)
         match effect:
             case Load(call, begins):
                 return await self._load(call, begins)
@@ -219,7 +219,7 @@ class Loop:
                 return
             if leases:
                 try:
-                    await self._run(renew(leases))
+                    await self.run(renew(leases))
                 except CacheUnavailable as error:
                     log.warning("leases of %d loads were not renewed: %s", len(leases), error)
 

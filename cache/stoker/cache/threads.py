@@ -46,7 +46,7 @@ class Threads:
         renew: Renew | None,
     ) -> None:
         self._config = config
-        self._run = run
+        self.run = run
         self._renew = renew
         self.forked()
 
@@ -71,7 +71,7 @@ class Threads:
             while True:
                 try:
                     # Most effects are operations, and most programs have but this one.
-                    answer = self._run(effect) if isinstance(effect, GeneratorType) else self._do(effect)
+                    answer = self.run(effect) if isinstance(effect, GeneratorType) else self._do(effect)
                 except BaseException as error:
                     effect = program.throw(error)
                 else:
@@ -111,7 +111,7 @@ class Threads:
 
     def _do(self, effect: Effect, lanes: list[threading.Thread] | None = None) -> Any:
         if isinstance(effect, GeneratorType):
-            return self._run(effect)
+            return self.run(effect)
         match effect:
             case Load(call, begins):
                 return self._load(call, begins)
@@ -179,7 +179,7 @@ class Threads:
                     return
             if leases:
                 try:
-                    self._run(renew(leases))
+                    self.run(renew(leases))
                 except CacheUnavailable as error:
                     log.warning("leases of %d loads were not renewed: %s", len(leases), error)
 
