@@ -79,7 +79,7 @@ class Verbs:
     def sweep_steps(
         self, *, batch: int = 750, cursor: dict[str, Any] | None = None
     ) -> Generator[Step[SweepReport], None, None]:
-        """As `sweep`, yielding after each batch; of names that no rule can kill, after several."""
+        """As `sweep`, yielding after each batch of names; after several, where the server itself tells what is dead."""
         return self._threads.steps(self._core.backend.sweep_steps(batch, cursor))
 
     def evict(self, *, target_bytes: int | None = None) -> EvictReport:

@@ -18,7 +18,7 @@ is little-endian and 56 bytes long:
         48     4  load_us      what the load cost; the most is 2**32 - 1
         52     4  payload_len  bytes of the payload, for who reads no more than the header
 
-Neither is needed to read an entry: where a payload ends, its encoding says.
+The last is not needed to read an entry: where a payload ends, its encoding says.
 """
 
 from collections.abc import Sequence
@@ -155,9 +155,9 @@ def common(begin: bytes) -> tuple[bytes, int, int, bytes, int]:
     return beginning, flags & _FLAGS, tags_len, incarnation, seq
 
 
-def may_be_soft(begin: bytes) -> int:
-    """Of the same whether there is a soft_ms; 0: there is none."""
-    return begin[4] & SOFT_FLAG
+def has_soft(begin: bytes) -> bool:
+    """Of the same whether there is a soft_ms."""
+    return bool(begin[4] & SOFT_FLAG)
 
 
 def beginning(codec: int) -> bytes:

@@ -94,7 +94,7 @@ class Reading:
         if max(map(len, payloads)) > self._codec.max_bytes or not b"".join(tags).isascii():
             raise ValueError("not for here")
         values = dict(zip(keys, map(self._codec.decoder(type), payloads), strict=True))
-        if not any(map(entry.may_be_soft, begins)):
+        if not any(map(entry.has_soft, begins)):
             return Values(values, 0)
         now = now_ms()
         return Values(values, sum(0 < soft_ms <= now for soft_ms in map(entry.soft_ms_of, blobs)))
