@@ -4,6 +4,7 @@ A read of many has ways of its own to be quick, which depend on what its entries
 """
 
 import time
+from enum import Enum
 from typing import Any, NamedTuple
 
 import pytest
@@ -105,3 +106,25 @@ def test_keys_that_are_more_than_ascii_are_asked_for_as_they_are(make_redis: Mak
         "0\0": 4,
         "x" * 1024: 5,
     }
+
+
+class Odd(str):
+    """A str that is not as long as it says."""
+
+    def __len__(self) -> int:
+        return 2
+
+
+class Name(str, Enum):  # noqa: UP042 - its format is another than its text
+    ADA = "ada:1"
+
+
+@pytest.mark.parametrize("key", [Odd("abcdef"), Name.ADA])
+def test_a_str_of_another_class_is_the_text_it_holds(make_redis: MakeCache, key: str) -> None:
+    cache, text = make_redis(), "".join((key,))
+    assert cache.set(key, 1)
+    assert (cache.get(key), cache.get(text)) == (1, 1)
+    assert cache.get_many([key, "x"]) == cache.get_many([text]) == {text: 1}
+    assert cache.get_or_load(key, lambda: 2) == 1
+    assert cache.delete(key)
+    assert cache.get(text) is None

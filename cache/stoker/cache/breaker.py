@@ -13,17 +13,17 @@ log = logging.getLogger(__name__)
 
 
 class Breaker:
-    """Opens after `failures` in a row; `reset` is the seconds between two probes.
-
-    Attributes:
-        open: Whether callers are refused.
-    """
+    """Opens after `failures` in a row; `reset` is the seconds between two probes."""
 
     def __init__(self, failures: int, reset: float) -> None:
         self.reset = reset
-        self.open = False
         self._most = failures
         self._failures = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether callers are refused."""
+        return self._failures >= self._most
 
     def refusal(self) -> CacheUnavailable:
         """What callers are told."""
@@ -31,14 +31,12 @@ class Breaker:
 
     def succeeded(self) -> None:
         """The server answered."""
-        self._failures = 0
-        if self.open:
-            self.open = False
+        if self._failures >= self._most:
             log.warning("the server answers again")
+        self._failures = 0
 
     def failed(self) -> None:
         """It did not."""
         self._failures += 1
-        if self._failures >= self._most and not self.open:
-            self.open = True
+        if self._failures == self._most:
             log.warning("the server does not answer: reads go to the loaders, invalidations raise")

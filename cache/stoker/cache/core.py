@@ -84,7 +84,7 @@ class Core:
 
     def look(self, tenant_id: str | None, key: str, type: Any) -> Operation[Hit | None]:
         """What a read does first; `found` is to be told how it went. No program, so that it takes the least time."""
-        check_key(key)
+        key = check_key(key)
         if type is not None:
             check_type(type)
         return self.backend.read(tenant_id, key, type)
@@ -168,7 +168,7 @@ class Core:
     def set(
         self, key: str, write: Write, tenant_id: str | None, token: Token | None, barrier: bool
     ) -> Program[bool]:
-        check_key(key)
+        key = check_key(key)
         if token is not None:
             stored = yield from self._set_with(token, key, tenant_id, write)
         else:
@@ -188,7 +188,7 @@ class Core:
 
     def put(self, memory: MemoryBackend, key: str, write: Write, tenant_id: str | None) -> bool:
         """As `set` without a token, at once."""
-        check_key(key)
+        key = check_key(key)
         stored = memory.put(tenant_id, key, write)
         self.counters.sets += 1
         return stored

@@ -20,7 +20,7 @@ from stoker.cache.entry import Meta, Stamp
 from stoker.cache.errors import CacheUnavailable
 from stoker.cache.groups import grouped
 from stoker.cache.tenancy import tenant_field
-from stoker.cache.wire import Alike, Call, Command, Operation, out_of_memory, words
+from stoker.cache.wire import Call, Command, Operation, alike, out_of_memory, words
 
 Name = tuple[str | None, str]
 """A tenant (None: the shared key space) and a key."""
@@ -111,7 +111,7 @@ class Shard(BanLog):
     def look_at_all(self, tenant_id: str | None, keys: Sequence[str]) -> Operation[Sight]:
         """What is stored under a tenant's keys."""
         begin = self.keys.entries_begin(tenant_id)
-        packed = Alike(begin).command("MGET", keys, self.keys.ctl.decode())
+        packed = alike("MGET", begin, keys, self.keys.ctl.decode())
         return self._looked(packed or ("MGET", *(begin + key for key in keys), self.keys.ctl))
 
     def look_at(self, tenant_id: str | None, key: str) -> Operation[Sight]:

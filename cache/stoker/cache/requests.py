@@ -66,7 +66,7 @@ class Requests:
         type: Any,
     ) -> Request:
         """A read that may load; without `load` the key's registered loader gives what was left out."""
-        check_key(key)
+        key = check_key(key)
         tenant_field(tenant_id)
         checked = check_tags(tags)
         if type is not None:

@@ -19,7 +19,7 @@ from stoker.cache import scan, scripts
 from stoker.cache.bans import Control, View
 from stoker.cache.programs import Sleep, Steps
 from stoker.cache.protocol import Shard
-from stoker.cache.scan import Dropped, Link, Old
+from stoker.cache.scan import Dropped, Link, Old, Page
 from stoker.cache.steps import Step
 from stoker.cache.wire import Call, Operation, together
 
@@ -75,7 +75,7 @@ class _Pass:
 
 
 class _Judged(NamedTuple):
-    """A page whose dead are still there: they go together with the look at the next one. It is in no cursor."""
+    """A page whose dead are still there: they go with or before the look at the next one. It is in no cursor."""
 
     following: str
     passed: int
@@ -100,7 +100,7 @@ def sweep_steps(link: Link, batch: int, cursor: dict[str, Any] | None) -> Steps[
         if judged is None:
             judged = _Judged(walk.scan, 0, partial(scan.drop, ()))
         began = time.monotonic()
-        walk, judged, report, busy = yield _batch(link, walk, judged, report, batch)
+        walk, judged, report, page = yield _batch(link, walk, judged, report, batch)
         if walk is not None and judged is None:
             retired = yield _retire(link, walk)
             if retired >= 0:
@@ -114,11 +114,11 @@ def sweep_steps(link: Link, batch: int, cursor: dict[str, Any] | None) -> Steps[
                 yield _step(report, None, last=True)
                 return
         yield _step(report, walk, last=False)
-        # What a batch took longer than the quickest did, without the server being at work on it, it has waited for
+        # What a page took longer than the quickest did, without the server being at work on it, it has waited for
         # others, as a rule: they come first.
-        took = time.monotonic() - began - busy
-        quickest = min(quickest, took)
-        owed += took - quickest
+        took = time.monotonic() - began - page.took
+        quickest = min(quickest, took / page.pages)
+        owed += took - quickest * page.pages
         if owed >= LEAST_REST_S:
             yield Sleep(min(owed, LONGEST_REST_S))
             owed = 0.0
@@ -183,16 +183,23 @@ def least_mark_age_ms(max_load_ms: int) -> int:
 
 def _batch(
     link: Link, walk: _Pass, before: _Judged, report: SweepReport, batch: int
-) -> Operation[tuple[_Pass | None, _Judged | None, SweepReport, float]]:
+) -> Operation[tuple[_Pass | None, _Judged | None, SweepReport, Page]]:
     """Drop the dead of the page before, and judge the one that follows; after the last there is none.
 
-    Returns no pass if it is not of the same ban logs and server any more; and the seconds that the server was at work.
+    Returns no pass if it is not of the same ban logs and server any more; and what was passed.
     """
+    views = [
+        shard.view for shard in link.shards
+    ]  # looked at once: other threads may learn of new bans meanwhile
+    by_name = not walk.every and all(map(_knows, views, walk.logs))
+    begins = [view.bans.common_prefix() for view in views] if by_name else [""]
+    begin = commonprefix(begins)  # noqa: RUF071 - these are no paths
+    old = _older_than(views[0]) if by_name and len(views) == 1 else None
     # A view that is read after the page, and be it in the same round trip, is as new as any entry on it.
-    begin = _common_begin(link, walk)
-    if (old := _older_than(link, walk)) is not None:
+    if old is not None:
+        dropped = yield from before.drop()
         page = yield from scan.drop_pages(link, before.following, batch, begin, old, _ROW)
-        dropped, *_ = yield from together([before.drop(), *_looks(link)])
+        yield from _catch_up(link)
     else:
         scanned = scan.page(link, before.following, batch, begin)
         asked: list[Operation[Any]] = [before.drop(), scanned, *_looks(link)]
@@ -200,7 +207,7 @@ def _batch(
     gone = Dropped(dropped.entries + page.dropped.entries, dropped.bytes + page.dropped.bytes)
     report = _counted(report, gone, before.passed)
     if page.process.decode() != walk.process or not _same_logs(link, walk):
-        return None, None, report, page.took
+        return None, None, report, page
     names = scan.parsed(link, page.raws)
     if not walk.every:
         names = [name for name in names if name.shard.view.bans.kills(name.tenant, name.key, (), -1)]
@@ -210,13 +217,9 @@ def _batch(
         page.names if walk.every else max(page.names, min(batch * page.pages, walk.total - report.scanned))
     )
     if page.cursor == b"0":  # at once, and on the same connection, that is, from the same process
-        return walk, None, _counted(report, (yield from drop()), passed), page.took
-    return (
-        replace(walk, scan=before.following),
-        _Judged(page.cursor.decode(), passed, drop),
-        report,
-        page.took,
-    )
+        return walk, None, _counted(report, (yield from drop()), passed), page
+    judged = _Judged(page.cursor.decode(), passed, drop)
+    return replace(walk, scan=before.following), judged, report, page
 
 
 def _counted(report: SweepReport, dropped: Dropped, passed: int = 0) -> SweepReport:
@@ -228,25 +231,10 @@ def _counted(report: SweepReport, dropped: Dropped, passed: int = 0) -> SweepRep
     )
 
 
-def _common_begin(link: Link, walk: _Pass) -> str:
-    """What the names of all that may be dead begin with."""
-    if walk.every or not _all_known(link, walk):
-        return ""
-    begins = [shard.view.bans.common_prefix() for shard in link.shards]
-    return commonprefix(begins)  # noqa: RUF071 - these are no paths
-
-
-def _older_than(link: Link, walk: _Pass) -> Old | None:
-    """What is dead, where names and stamps tell it and the bans are such that a script can judge by them."""
-    if walk.every or len(link.shards) > 1 or not _all_known(link, walk):
-        return None
-    view = link.shards[0].view  # looked at once: other threads may learn of new bans meanwhile
+def _older_than(view: View) -> Old | None:
+    """What is dead by a view, if its bans are such that a script can judge by them."""
     bans = view.bans.as_prefixes()
     return None if bans is None else Old(view.control.incarnation, bans)
-
-
-def _all_known(link: Link, walk: _Pass) -> bool:
-    return all(_knows(shard.view, log) for shard, log in zip(link.shards, walk.logs, strict=True))
 
 
 def _knows(view: View, log: _Log) -> bool:

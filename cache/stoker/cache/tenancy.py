@@ -23,16 +23,18 @@ OURS: Final = object()
 
 
 def check_key(key: str) -> str:
-    """Return the key, or raise InvalidName unless it is a str of 1 to 1,024 UTF-8 bytes."""
-    if not isinstance(key, str):
-        raise InvalidName("key", key, "must be a str")
+    """Return the key as a plain str, or raise InvalidName unless it is a str of 1 to 1,024 UTF-8 bytes."""
+    if type(key) is not str:
+        if not isinstance(key, str):
+            raise InvalidName("key", key, "must be a str")
+        key = "".join((key,))  # what it holds, whatever its class makes of its length and its format
     if not key or len(key) * 4 > MAX_KEY_BYTES or not key.isascii():
         _check_bytes("key", key, MAX_KEY_BYTES)
     return key
 
 
 def check_keys(keys: Iterable[str]) -> list[str]:
-    """The keys without repeats, in order, each as `check_key` wants it."""
+    """The keys without repeats, in order, each as of `check_key`."""
     unique = dict.fromkeys(keys)
     return list(unique) if all_plain(unique) else [check_key(key) for key in unique]
 

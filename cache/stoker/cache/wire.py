@@ -44,23 +44,20 @@ def _whole_word(word: bytes) -> bytes:
     return (_WORD % (len(word), word)).replace(b"%", b"%%")
 
 
-class Alike(dict[int, str]):
-    """Words of a command that begin alike, as they are sent: by the length of the rest, all that comes before it."""
+def alike(name: str, begin: str, endings: Sequence[str], last: str) -> bytes | None:
+    """A command as it is sent, whose words begin alike but for the last one.
 
-    def __init__(self, begin: str) -> None:
-        self._begin = begin
-
-    def __missing__(self, size: int) -> str:
-        first = self[size] = f"\r\n${len(self._begin) + size}\r\n{self._begin}"
-        return first
-
-    def command(self, name: str, endings: Sequence[str], last: str) -> bytes | None:
-        """A command with a word for each of the endings, and one more; None if there is more than ASCII in it."""
-        parts = [""] * (2 * len(endings))
-        parts[::2] = map(self.__getitem__, map(len, endings))
-        parts[1::2] = endings
-        text = f"*{len(endings) + 2}\r\n${len(name)}\r\n{name}{''.join(parts)}\r\n${len(last)}\r\n{last}\r\n"
-        return text.encode() if text.isascii() else None
+    None if there is more than ASCII in it, or an ending of a class of its own is not as long as it says.
+    """
+    sizes = list(map(len, endings))
+    firsts = {size: f"\r\n${len(begin) + size}\r\n{begin}" for size in set(sizes)}
+    parts = [""] * (2 * len(endings))
+    parts[::2] = map(firsts.__getitem__, sizes)
+    parts[1::2] = endings
+    if len("".join(endings)) != sum(sizes):
+        return None
+    text = f"*{len(endings) + 2}\r\n${len(name)}\r\n{name}{''.join(parts)}\r\n${len(last)}\r\n{last}\r\n"
+    return text.encode() if text.isascii() else None
 
 
 _WORD = b"$%d\r\n%b\r\n"

@@ -3,11 +3,12 @@
 from typing import Any
 
 from stoker.cache import entry
+from stoker.cache.codec import Codec, Undecodable
 from stoker.cache.protocol import Name, Shard
 from stoker.cache.wire import Operation
 
 
-def facts(shard: Shard, name: Name) -> Operation[dict[str, Any]]:
+def facts(codec: Codec, shard: Shard, name: Name) -> Operation[dict[str, Any]]:
     """The entry's state and header, its lease, and the control record that it is judged by."""
     view = yield from shard.catch_up()
     stored, lease = shard.keys.entry(*name), shard.keys.lease(*name)
@@ -28,7 +29,7 @@ def facts(shard: Shard, name: Name) -> Operation[dict[str, Any]]:
     if meta is None:
         return {**found, "state": "unreadable"}
     if shard.judge(view, name, blob) is not None:
-        state = "live"
+        state = "live" if _can_be_decoded(codec, meta, blob) else "unreadable"
     else:
         state = "banned" if meta.incarnation == view.control.incarnation else "outdated"
     return {
@@ -43,3 +44,11 @@ def facts(shard: Shard, name: Name) -> Operation[dict[str, Any]]:
         "memory_bytes": size,
         "compressed": bool(meta.flags & 1),
     }
+
+
+def _can_be_decoded(codec: Codec, meta: entry.Meta, blob: bytes) -> bool:
+    try:
+        codec.decode(meta.codec, meta.flags, memoryview(blob)[meta.payload_at :])
+    except Undecodable:
+        return False
+    return True

@@ -6,7 +6,7 @@ It holds no rule: whatever is not the plain case goes to `protocol.Shard.judge`.
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from stoker.cache import entry
@@ -65,39 +65,68 @@ class Reading:
             keys = [key for key, blob in zip(keys, blobs, strict=True) if blob]
             there = [blob for blob in blobs if blob]
         try:
-            return self._plain(view, keys, there, type)
+            return self._alike(view, keys, there, type)
         except Exception:  # one of them is different: what is wrong, the careful way says
-            hits = [
-                self.one(shard, view, (tenant_id, key), blob, type)
-                for key, blob in zip(keys, there, strict=True)
-            ]
-            return values_of({key: hit for key, hit in zip(keys, hits, strict=True) if hit is not None})
+            return self._each(shard, view, tenant_id, keys, there, type)
 
-    def _plain(self, view: View, keys: Sequence[str], blobs: Sequence[bytes], type: Any) -> Values:
+    def _alike(self, view: View, keys: Sequence[str], blobs: Sequence[bytes], type: Any) -> Values:
         """The same of entries that can be served after a look at how they begin, as nearly all can: see `_payload_at`.
 
         Raises:
             Exception: Any; they are not all of this kind.
         """
         first, last = min(blobs)[:_COMMON_BYTES], max(blobs)[:_COMMON_BYTES]
-        if first == last:  # so do all between them begin
-            begins = {first}
-            at = _payload_at(view, first)
-            payloads = [blob[at:] for blob in blobs]
+        # If these two begin alike, so do all between them.
+        begins = {first} if first == last else {blob[:_COMMON_BYTES] for blob in blobs}
+        places = {begin: _payload_at(view, begin) for begin in begins}
+        if max(places.values()) == _NOWHERE:
+            raise ValueError("one has to be judged")
+        if first == last:
+            at = places[first]
             tags = [blob[_HEADER_BYTES:at] for blob in blobs] if at > _HEADER_BYTES else ()
+            payloads = [blob[at:] for blob in blobs]
         else:
-            begins = {blob[:_COMMON_BYTES] for blob in blobs}
-            places = {begin: _payload_at(view, begin) for begin in begins}
             starts = [places[blob[:_COMMON_BYTES]] for blob in blobs]
-            payloads = [blob[at:] for blob, at in zip(blobs, starts, strict=True)]
             tags = [blob[_HEADER_BYTES:at] for blob, at in zip(blobs, starts, strict=True)]
-        if max(map(len, payloads)) > self._codec.max_bytes or not b"".join(tags).isascii():
-            raise ValueError("not for here")
+            payloads = [blob[at:] for blob, at in zip(blobs, starts, strict=True)]
+        if not b"".join(tags).isascii() or max(map(len, payloads)) > self._codec.max_bytes:
+            raise ValueError("one has to be looked at")
         values = dict(zip(keys, map(self._codec.decoder(type), payloads), strict=True))
         if not any(map(entry.has_soft, begins)):
             return Values(values, 0)
-        now = now_ms()
-        return Values(values, sum(0 < soft_ms <= now for soft_ms in map(entry.soft_ms_of, blobs)))
+        return Values(values, _stale(map(entry.soft_ms_of, blobs)))
+
+    def _each(
+        self,
+        shard: Shard,
+        view: View,
+        tenant_id: str | None,
+        keys: Sequence[str],
+        blobs: Sequence[bytes],
+        type: Any,
+    ) -> Values:
+        """The same of any entries."""
+        values: dict[str, Any] = {}
+        softs: list[int] = []
+        decode, most = self._codec.decoder(type), self._codec.max_bytes
+        known, at = b"", _NOWHERE
+        for key, blob in zip(keys, blobs, strict=True):
+            try:
+                if not known or not blob.startswith(known):
+                    known = blob[:_COMMON_BYTES]
+                    at = _payload_at(view, known)
+                if 0 < len(blob) - at <= most and (at == _HEADER_BYTES or blob[_HEADER_BYTES:at].isascii()):
+                    values[key] = decode(blob[at:])
+                    softs.append(entry.soft_ms_of(blob))
+                    continue
+            except Exception:  # what is wrong, the careful way says
+                pass
+            found = shard.judge(view, (tenant_id, key), blob)
+            hit = self.hit(found, type)
+            if found is not None and hit is not None:
+                values[key] = hit.value
+                softs.append(found.meta.soft_ms)
+        return Values(values, _stale(softs))
 
     def hit(self, found: Found | None, type: Any) -> Hit | None:
         if found is None:
@@ -128,6 +157,12 @@ def _payload_at(view: View, begin: bytes) -> int:
         and view.bans.newest <= seq <= control.head
     )
     return _HEADER_BYTES + tags_len if as_a_rule else _NOWHERE
+
+
+def _stale(softs: Iterable[int]) -> int:
+    """How many of these times are past; 0 is none."""
+    now = now_ms()
+    return sum(0 < soft_ms <= now for soft_ms in softs)
 
 
 def values_of(hits: Mapping[str, Hit]) -> Values:
