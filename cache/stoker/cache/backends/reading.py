@@ -89,7 +89,9 @@ class Reading:
             starts = [places[blob[:_COMMON_BYTES]] for blob in blobs]
             tags = [blob[_HEADER_BYTES:at] for blob, at in zip(blobs, starts, strict=True)]
             payloads = [blob[at:] for blob, at in zip(blobs, starts, strict=True)]
-        if not b"".join(tags).isascii() or max(map(len, payloads)) > self._codec.max_bytes:
+        most = self._codec.max_bytes
+        too_large = sum(map(len, payloads)) > most and max(map(len, payloads)) > most
+        if too_large or not b"".join(tags).isascii():
             raise ValueError("one has to be looked at")
         values = dict(zip(keys, map(self._codec.decoder(type), payloads), strict=True))
         if not any(map(entry.has_soft, begins)):
