@@ -128,3 +128,9 @@ def test_a_str_of_another_class_is_the_text_it_holds(make_redis: MakeCache, key:
     assert cache.get_or_load(key, lambda: 2) == 1
     assert cache.delete(key)
     assert cache.get(text) is None
+
+
+def test_a_key_that_is_asked_for_twice_is_read_once(make_redis: MakeCache) -> None:
+    cache = make_redis()
+    cache.set("a:1", 1, "t")
+    assert at_once(cache, ["a:1", "b:1", "a:1", "b:1"]) == ({"a:1": 1}, (1, 1, 0))

@@ -73,7 +73,7 @@ class AioTransport:
         self._callers += 1
         try:
             pipe = self._pipes[0] if self._pipes else None
-            if pipe is None or pipe.load > _HEAVY or not pipe.at_hand:
+            if pipe is None or not pipe.at_hand or pipe.load > _HEAVY:
                 pipe = await self._checkout()
             pipe.users += 1
             try:

@@ -53,7 +53,7 @@ class AsyncVerbs(ABC):
         """See `Cache.sweep`."""
         return await last_report(self.sweep_steps())
 
-    def sweep_steps(self, *, batch: int = 750, cursor: Cursor = None) -> AsyncIterator[Step[SweepReport]]:
+    def sweep_steps(self, *, batch: int = 500, cursor: Cursor = None) -> AsyncIterator[Step[SweepReport]]:
         """See `Cache.sweep_steps`."""
         return self._here().loop.steps(self._core.backend.sweep_steps(batch, cursor))
 

@@ -102,7 +102,9 @@ class Core:
         names = check_keys(keys)
         if type is not None:
             check_type(type)
-        near = {} if self.near is None else self._near_values(self.near, names, tenant_id, type)
+        near = (
+            {} if self.near is None else self._near_values(self.near, dict.fromkeys(names), tenant_id, type)
+        )
         read = [key for key in names if key not in near] if near else names
         values: dict[str, Any] = {}
         stale = 0
@@ -112,6 +114,8 @@ class Core:
         except CacheUnavailable as error:
             self.unavailable(error)
             return near
+        if len(values) < len(read):
+            read = list(dict.fromkeys(read))  # a key that is asked for twice is read once
         self.counters.hits += len(values)
         self.counters.misses += len(read) - len(values)
         self.counters.stale_hits += stale
@@ -123,7 +127,7 @@ class Core:
         return {key: values[key] for key in names if key in values}
 
     def _near_values(
-        self, near: Near, names: Sequence[str], tenant_id: str | None, type: Any
+        self, near: Near, names: Iterable[str], tenant_id: str | None, type: Any
     ) -> dict[str, Any]:
         """Of these keys those that a copy here may be served of."""
         get = near.get
@@ -165,20 +169,19 @@ class Core:
 
     # -- writing ----------------------------------------------------------------------------------------------
 
+    def store(self, tenant_id: str | None, key: str, write: Write) -> Operation[list[bool]]:
+        """All that most sets do. No program, as `look` is none."""
+        return self.backend.store(tenant_id, [(check_key(key), write)])
+
     def set(
         self, key: str, write: Write, tenant_id: str | None, token: Token | None, barrier: bool
     ) -> Program[bool]:
-        key = check_key(key)
         if token is not None:
-            stored = yield from self._set_with(token, key, tenant_id, write)
+            stored = yield from self._set_with(token, check_key(key), tenant_id, write)
         else:
-            try:  # as `_acknowledged` does it, which would be one more generator
-                [stored] = yield self.backend.store(tenant_id, [(key, write)])
-            except CacheUnavailable as error:
-                raise self._not_acknowledged("set", error) from error
+            [stored] = yield from self._acknowledged("set", self.store(tenant_id, key, write))
             self.counters.sets += 1
-        if barrier:
-            yield from self._wait_for_copies(barrier)
+        yield from self._wait_for_copies(barrier)
         return stored
 
     def _wait_for_copies(self, barrier: bool) -> Program[None]:
@@ -265,10 +268,11 @@ class Core:
         try:
             result: T = yield operation
         except CacheUnavailable as error:
-            raise self._not_acknowledged(name, error) from error
+            raise self.not_acknowledged(name, error) from error
         return result
 
-    def _not_acknowledged(self, name: str, error: CacheUnavailable) -> InvalidationNotAcknowledged:
+    def not_acknowledged(self, name: str, error: CacheUnavailable) -> InvalidationNotAcknowledged:
+        """What is raised where the server did not confirm a change."""
         self.unavailable(error)
         return InvalidationNotAcknowledged(name, error.reason)
 

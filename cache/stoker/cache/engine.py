@@ -192,7 +192,14 @@ class Cache(Verbs):
         write = self._core.requests.write(value, ttl, soft_ttl, tags)
         if self._memory is not None and token is None:
             return self._core.put(self._memory, key, write, tenant_id)
-        return self._do(self._core.set(key, write, tenant_id, token, barrier))
+        if token is not None or barrier:
+            return self._do(self._core.set(key, write, tenant_id, token, barrier))
+        try:
+            [stored] = self._threads.run(self._core.store(tenant_id, key, write))
+        except CacheUnavailable as error:
+            raise self._core.not_acknowledged("set", error) from error
+        self._core.counters.sets += 1
+        return bool(stored)
 
     def set_many(
         self,

@@ -77,7 +77,7 @@ class Verbs:
         return last_report(self.sweep_steps())
 
     def sweep_steps(
-        self, *, batch: int = 750, cursor: dict[str, Any] | None = None
+        self, *, batch: int = 500, cursor: dict[str, Any] | None = None
     ) -> Generator[Step[SweepReport], None, None]:
         """As `sweep`, yielding after each batch of names; after several, where the server itself tells what is dead."""
         return self._threads.steps(self._core.backend.sweep_steps(batch, cursor))

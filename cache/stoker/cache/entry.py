@@ -7,8 +7,7 @@ is little-endian and 56 bytes long:
          0     2  magic        b"Sk"
          2     1  version      1
          3     1  codec        how the payload is encoded, see `codec`
-         4     2  flags        bit 0: the payload is compressed; 1: soft_ms is not 0; 14, 15: when it is evicted, see
-                               `worth.Turn`
+         4     2  flags        bit 0: the payload is compressed; bits 14, 15: when it is evicted, see `worth.Turn`
          6     2  tags_len     bytes of the tag block: UTF-8 tags joined by NUL
          8     8  incarnation  of the ban log that the stamp belongs to
         16     8  seq          position in that ban log, read before the value's load began
@@ -16,9 +15,7 @@ is little-endian and 56 bytes long:
         32     8  soft_ms      Unix time from which the entry should be refreshed; 0: never
         40     8  hard_ms      Unix time at which Redis drops it; 0: never
         48     4  load_us      what the load cost; the most is 2**32 - 1
-        52     4  payload_len  bytes of the payload, for who reads no more than the header
-
-The last is not needed to read an entry: where a payload ends, its encoding says.
+        52     4  payload_len  bytes of the payload, so that a cut-off entry is seen
 """
 
 from collections.abc import Sequence
@@ -32,9 +29,9 @@ from stoker.cache.chance import CHANCE
 
 _HEADER = Struct("<2sBBHH8sQQQQII")
 HEADER_BYTES = _HEADER.size
-COMMON_BYTES = 24
-_GLANCE, _COMMON = Struct("<24s8xQQI"), Struct("<4sHH8sQ")
-"""The header up to the cost, without the uid: what many entries have in common in one piece; and that piece."""
+_GLANCE, _OUTLINE, _COMMON = Struct("<24s8xQQII"), Struct("<24s8xQ12xI"), Struct("<6sH8sQ")
+"""The header again, without the uid: what most entries of one answer have in common in one piece; less of it; and that
+piece."""
 _pack = _HEADER.pack
 _random_bits = CHANCE.getrandbits
 _pack_size = Struct("<I").pack
@@ -44,10 +41,8 @@ VERSION = 1
 STAMP = slice(8, 32)
 """Incarnation, seq and uid: what a conditional delete compares."""
 STAMP_RANGE = (STAMP.start, STAMP.stop - 1)
-SOFT_FLAG = 2
 KEEP_SHIFT = 14
-_FLAGS = 2**KEEP_SHIFT - 1 - SOFT_FLAG
-"""Those that say how to read the payload."""
+_FLAGS = 2**KEEP_SHIFT - 1
 MAX_SEQ = 2**53 - 1
 """Seqs are scores of a sorted set, that is, doubles; above this they would lose count."""
 
@@ -96,7 +91,7 @@ def pack(
         MAGIC,
         VERSION,
         codec,
-        flags | _kind(soft_ms, keep),
+        flags | keep << KEEP_SHIFT,
         len(tag_block),
         stamp.incarnation,
         stamp.seq,
@@ -128,46 +123,27 @@ def pack_all(
     for (soft_ms, hard_ms, tags), same in groupby(kept):
         now = payloads[len(blobs) : len(blobs) + len(list(same))]
         tag_block = "\0".join(tags).encode() if tags else b""
-        flags = _kind(soft_ms, keep)
-        fixed = (MAGIC, VERSION, codec, flags, len(tag_block), *stamp, uid, soft_ms, hard_ms)
+        fixed = (MAGIC, VERSION, codec, keep << KEEP_SHIFT, len(tag_block), *stamp, uid, soft_ms, hard_ms)
         head = _pack(*fixed, load_us, 0)[:-4]
         heads = {size: head + _pack_size(size) + tag_block for size in set(map(len, now))}
         blobs += [heads[len(payload)] + payload for payload in now]
     return blobs
 
 
-def _kind(soft_ms: int, keep: int) -> int:
-    return (SOFT_FLAG if soft_ms else 0) | keep << KEEP_SHIFT
-
-
 glance = _GLANCE.unpack_from
-"""What entries of one kind and stamp have in common (see `common`), soft_ms, hard_ms and load_us.
+"""What entries of one kind and stamp have in common (see `common`), soft_ms, hard_ms, load_us and payload_len.
 
 Raises `error` if the header is short; whatever else is wrong with the entry is for `unpack` to find.
 """
+outline = _OUTLINE.unpack_from
+"""Of the same the first, soft_ms and payload_len."""
+common = _COMMON.unpack
+"""The first six bytes of an entry, tags_len, incarnation and seq."""
 
 
-def common(begin: bytes) -> tuple[bytes, int, int, bytes, int]:
-    """Of the first `COMMON_BYTES` of an entry: how it begins (see `beginning`), the flags that say how to read the
-    payload, tags_len, incarnation and seq.
-    """
-    beginning, flags, tags_len, incarnation, seq = _COMMON.unpack(begin)
-    return beginning, flags & _FLAGS, tags_len, incarnation, seq
-
-
-def has_soft(begin: bytes) -> bool:
-    """Of the same whether there is a soft_ms."""
-    return bool(begin[4] & SOFT_FLAG)
-
-
-def beginning(codec: int) -> bytes:
-    """The first four bytes of an entry of this version."""
-    return MAGIC + bytes((VERSION, codec))
-
-
-def soft_ms_of(blob: bytes) -> int:
-    """What the header of an entry says of it."""
-    return int.from_bytes(blob[32:40], "little")
+def beginning(codec: int, flags: int) -> bytes:
+    """The first six bytes of an entry of this version."""
+    return MAGIC + bytes((VERSION, codec)) + flags.to_bytes(2, "little")
 
 
 def stamped(blob: bytes, stamp: Stamp) -> bytes:
@@ -175,10 +151,11 @@ def stamped(blob: bytes, stamp: Stamp) -> bytes:
     return b"%b%b%b%b" % (blob[:8], stamp.incarnation, stamp.seq.to_bytes(8, "little"), blob[24:])
 
 
-def unpack(blob: bytes) -> Meta | None:
+def unpack(blob: bytes, *, whole: bool = True) -> Meta | None:
     """Read an entry's header and tags, or None if they are short, corrupt or of an unknown version.
 
     A seq above `MAX_SEQ` is corrupt too: no ban would ever kill such an entry.
+    `whole=False` is for the first bytes of an entry: its payload is not there to be measured.
     """
     try:
         magic, version, codec, flags, tags_len, incarnation, seq, _, soft_ms, hard_ms, load_us, size = (
@@ -188,6 +165,8 @@ def unpack(blob: bytes) -> Meta | None:
         return None
     payload_at = HEADER_BYTES + tags_len
     if magic != MAGIC or version != VERSION or seq > MAX_SEQ or len(blob) < payload_at:
+        return None
+    if whole and len(blob) != payload_at + size:
         return None
     tags: tuple[str, ...] = ()
     if tags_len:

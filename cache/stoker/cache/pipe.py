@@ -88,9 +88,8 @@ class Pipe(asyncio.Protocol):
     @property
     def at_hand(self) -> bool:
         """Whether it can be used, and need not be looked at first."""
-        if self.line.broken or self._transport.is_closing():
-            return False
-        return self.load > 0 or not self.line.idle
+        line = self.line
+        return not line.broken and (self.load > 0 or not line.idle) and not self._transport.is_closing()
 
     @property
     def ended(self) -> bool:

@@ -184,7 +184,7 @@ def seen(name: Name, head: bytes) -> Seen | None:
     """What the first bytes of an entry say; None if there are none."""
     if not head:
         return None
-    meta = entry.unpack(head) or _UNREADABLE
+    meta = entry.unpack(head, whole=False) or _UNREADABLE
     size = max(len(head), meta.payload_at + meta.payload_len) + len(name.raw)
     return Seen(name, meta, head[entry.STAMP], size)
 

@@ -34,9 +34,9 @@ def check_key(key: str) -> str:
 
 
 def check_keys(keys: Iterable[str]) -> list[str]:
-    """The keys without repeats, in order, each as of `check_key`."""
-    unique = dict.fromkeys(keys)
-    return list(unique) if all_plain(unique) else [check_key(key) for key in unique]
+    """The keys in order, each as of `check_key`."""
+    names = list(keys)
+    return names if all_plain(names) else [check_key(key) for key in names]
 
 
 def all_plain(keys: Collection[Any]) -> bool:
@@ -45,9 +45,11 @@ def all_plain(keys: Collection[Any]) -> bool:
         text = "".join(keys)
     except TypeError:  # not all are str
         return False
-    if not text.isascii() or "" in keys:
-        return False
-    return len(text) <= MAX_KEY_BYTES or max(map(len, keys)) <= MAX_KEY_BYTES
+    return (
+        text.isascii()
+        and "" not in keys
+        and (len(text) <= MAX_KEY_BYTES or max(map(len, keys)) <= MAX_KEY_BYTES)
+    )
 
 
 def check_tags(tags: Iterable[str]) -> tuple[str, ...]:

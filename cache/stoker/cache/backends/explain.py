@@ -3,12 +3,11 @@
 from typing import Any
 
 from stoker.cache import entry
-from stoker.cache.codec import Codec, Undecodable
 from stoker.cache.protocol import Name, Shard
 from stoker.cache.wire import Operation
 
 
-def facts(codec: Codec, shard: Shard, name: Name) -> Operation[dict[str, Any]]:
+def facts(shard: Shard, name: Name) -> Operation[dict[str, Any]]:
     """The entry's state and header, its lease, and the control record that it is judged by."""
     view = yield from shard.catch_up()
     stored, lease = shard.keys.entry(*name), shard.keys.lease(*name)
@@ -29,7 +28,7 @@ def facts(codec: Codec, shard: Shard, name: Name) -> Operation[dict[str, Any]]:
     if meta is None:
         return {**found, "state": "unreadable"}
     if shard.judge(view, name, blob) is not None:
-        state = "live" if _can_be_decoded(codec, meta, blob) else "unreadable"
+        state = "live"
     else:
         state = "banned" if meta.incarnation == view.control.incarnation else "outdated"
     return {
@@ -40,15 +39,7 @@ def facts(codec: Codec, shard: Shard, name: Name) -> Operation[dict[str, Any]]:
         "ttl_ms": ttl_ms if ttl_ms >= 0 else None,
         "soft_ms": meta.soft_ms or None,
         "load_us": meta.load_us,
-        "payload_bytes": len(blob) - meta.payload_at,
+        "payload_bytes": meta.payload_len,
         "memory_bytes": size,
         "compressed": bool(meta.flags & 1),
     }
-
-
-def _can_be_decoded(codec: Codec, meta: entry.Meta, blob: bytes) -> bool:
-    try:
-        codec.decode(meta.codec, meta.flags, memoryview(blob)[meta.payload_at :])
-    except Undecodable:
-        return False
-    return True

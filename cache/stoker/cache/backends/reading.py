@@ -6,8 +6,8 @@ It holds no rule: whatever is not the plain case goes to `protocol.Shard.judge`.
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from stoker.cache import entry
 from stoker.cache.backends import Values
@@ -18,9 +18,9 @@ from stoker.cache.protocol import Found, Name, Shard
 from stoker.cache.stats import Counters
 
 log = logging.getLogger(__name__)
-_AS_A_RULE = entry.beginning(MSGPACK)
+_AS_A_RULE = entry.beginning(MSGPACK, 0)
 _NOWHERE = 2**62
-_glance, _COMMON_BYTES, _HEADER_BYTES = entry.glance, entry.COMMON_BYTES, entry.HEADER_BYTES
+_glance, _outline, _HEADER_BYTES = entry.glance, entry.outline, entry.HEADER_BYTES
 
 
 class Reading:
@@ -35,12 +35,12 @@ class Reading:
     def one(self, shard: Shard, view: View, name: Name, blob: bytes, type: Any) -> Hit | None:
         """What is stored under the name, if the view lets it live."""
         try:
-            begin, soft_ms, hard_ms, load_us = _glance(blob)
+            begin, soft_ms, hard_ms, load_us, size = _glance(blob)
             of, known, at = self._latest
             if begin != known or view is not of:
                 at = _payload_at(view, begin)
                 self._latest = view, begin, at
-            if 0 < len(blob) - at <= self._codec.max_bytes and (
+            if len(blob) - at == size <= self._codec.max_bytes and (
                 at == _HEADER_BYTES or blob[_HEADER_BYTES:at].isascii()
             ):
                 value = self._codec.decoder(type)(blob[at:])
@@ -59,67 +59,28 @@ class Reading:
         blobs: Sequence[bytes | None],
         type: Any,
     ) -> Values:
-        """As `one` of each key, for who wants no more than the values: it has to be quick."""
-        there = cast("Sequence[bytes]", blobs)
-        if not all(blobs):
-            keys = [key for key, blob in zip(keys, blobs, strict=True) if blob]
-            there = [blob for blob in blobs if blob]
-        try:
-            return self._alike(view, keys, there, type)
-        except Exception:  # one of them is different: what is wrong, the careful way says
-            return self._each(shard, view, tenant_id, keys, there, type)
+        """As `one` of each key, for who wants no more than the values: it has to be quick.
 
-    def _alike(self, view: View, keys: Sequence[str], blobs: Sequence[bytes], type: Any) -> Values:
-        """The same of entries that can be served after a look at how they begin, as nearly all can: see `_payload_at`.
-
-        Raises:
-            Exception: Any; they are not all of this kind.
+        Nearly all can be served after one look at their header, see `_payload_at`. Whatever is different in any way
+        is judged and decoded with all care.
         """
-        first, last = min(blobs)[:_COMMON_BYTES], max(blobs)[:_COMMON_BYTES]
-        # If these two begin alike, so do all between them.
-        begins = {first} if first == last else {blob[:_COMMON_BYTES] for blob in blobs}
-        places = {begin: _payload_at(view, begin) for begin in begins}
-        if max(places.values()) == _NOWHERE:
-            raise ValueError("one has to be judged")
-        if first == last:
-            at = places[first]
-            tags = [blob[_HEADER_BYTES:at] for blob in blobs] if at > _HEADER_BYTES else ()
-            payloads = [blob[at:] for blob in blobs]
-        else:
-            starts = [places[blob[:_COMMON_BYTES]] for blob in blobs]
-            tags = [blob[_HEADER_BYTES:at] for blob, at in zip(blobs, starts, strict=True)]
-            payloads = [blob[at:] for blob, at in zip(blobs, starts, strict=True)]
-        most = self._codec.max_bytes
-        too_large = sum(map(len, payloads)) > most and max(map(len, payloads)) > most
-        if too_large or not b"".join(tags).isascii():
-            raise ValueError("one has to be looked at")
-        values = dict(zip(keys, map(self._codec.decoder(type), payloads), strict=True))
-        if not any(map(entry.has_soft, begins)):
-            return Values(values, 0)
-        return Values(values, _stale(map(entry.soft_ms_of, blobs)))
-
-    def _each(
-        self,
-        shard: Shard,
-        view: View,
-        tenant_id: str | None,
-        keys: Sequence[str],
-        blobs: Sequence[bytes],
-        type: Any,
-    ) -> Values:
-        """The same of any entries."""
         values: dict[str, Any] = {}
         softs: list[int] = []
         decode, most = self._codec.decoder(type), self._codec.max_bytes
+        outline, header_bytes = _outline, _HEADER_BYTES
         known, at = b"", _NOWHERE
         for key, blob in zip(keys, blobs, strict=True):
+            if blob is None:
+                continue
             try:
-                if not known or not blob.startswith(known):
-                    known = blob[:_COMMON_BYTES]
-                    at = _payload_at(view, known)
-                if 0 < len(blob) - at <= most and (at == _HEADER_BYTES or blob[_HEADER_BYTES:at].isascii()):
-                    values[key] = decode(blob[at:])
-                    softs.append(entry.soft_ms_of(blob))
+                begin, soft_ms, size = outline(blob)
+                if begin != known:
+                    known, at = begin, _payload_at(view, begin)
+                payload = blob[at:]
+                if len(payload) == size <= most and (at == header_bytes or blob[header_bytes:at].isascii()):
+                    values[key] = decode(payload)
+                    if soft_ms:
+                        softs.append(soft_ms)
                     continue
             except Exception:  # what is wrong, the careful way says
                 pass
@@ -128,7 +89,8 @@ class Reading:
             if found is not None and hit is not None:
                 values[key] = hit.value
                 softs.append(found.meta.soft_ms)
-        return Values(values, _stale(softs))
+        now = now_ms()
+        return Values(values, sum(0 < soft_ms <= now for soft_ms in softs))
 
     def hit(self, found: Found | None, type: Any) -> Hit | None:
         if found is None:
@@ -148,23 +110,14 @@ class Reading:
 def _payload_at(view: View, begin: bytes) -> int:
     """Where the payload is, if entries that begin so are of the ruling incarnation, and no ban is newer; none is asked.
 
-    Else where no entry has one, so that there is nothing to decode.
+    Else where no entry has one, so that its size is not what it should be.
     """
-    beginning, flags, tags_len, of, seq = entry.common(begin)
+    beginning, tags_len, of, seq = entry.common(begin)
     control = view.control
     as_a_rule = (
-        beginning == _AS_A_RULE
-        and not flags
-        and of == control.incarnation
-        and view.bans.newest <= seq <= control.head
+        beginning == _AS_A_RULE and of == control.incarnation and view.bans.newest <= seq <= control.head
     )
     return _HEADER_BYTES + tags_len if as_a_rule else _NOWHERE
-
-
-def _stale(softs: Iterable[int]) -> int:
-    """How many of these times are past; 0 is none."""
-    now = now_ms()
-    return sum(0 < soft_ms <= now for soft_ms in softs)
 
 
 def values_of(hits: Mapping[str, Hit]) -> Values:

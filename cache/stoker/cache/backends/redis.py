@@ -300,7 +300,7 @@ class RedisBackend(Placed, Bulk):
     @resettling
     def explain(self, tenant_id: str | None, key: str) -> Operation[dict[str, Any]]:
         shard = self.space.shard_of(tenant_id, key)
-        facts = yield from self._one(shard, partial(explain.facts, self._codec, shard, (tenant_id, key)))
+        facts = yield from self._one(shard, partial(explain.facts, shard, (tenant_id, key)))
         facts["shard"] = shard.keys.number
         facts["near"] = "off" if self.near is None else self.near.state_of((tenant_id, key))
         return facts

@@ -97,7 +97,7 @@ def _sample_lives(system: System) -> _Lives:
     for server, sampled in system.sample(SAMPLE):
         ruling |= _ruling(server.client, system.settings.namespace, set(sampled.values()))
         for shard, head in zip(sampled.values(), _heads(server.client, sampled), strict=True):
-            meta = entry.unpack(head) if isinstance(head, bytes) else None
+            meta = entry.unpack(head, whole=False) if isinstance(head, bytes) else None
             if meta is not None:
                 stamps.append((shard, meta.incarnation))
     outdated = [(shard, life) for shard, life in stamps if life != ruling[shard]]
