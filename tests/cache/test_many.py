@@ -125,6 +125,7 @@ def test_a_str_of_another_class_is_the_text_it_holds(make_redis: MakeCache, key:
     assert cache.set(key, 1)
     assert (cache.get(key), cache.get(text)) == (1, 1)
     assert cache.get_many([key, "x"]) == cache.get_many([text]) == {text: 1}
+    assert cache.get_many([Odd("abc"), Odd("a"), text]) == {text: 1}  # their lengths add up
     assert cache.get_or_load(key, lambda: 2) == 1
     assert cache.delete(key)
     assert cache.get(text) is None

@@ -102,9 +102,7 @@ class Core:
         names = check_keys(keys)
         if type is not None:
             check_type(type)
-        near = (
-            {} if self.near is None else self._near_values(self.near, dict.fromkeys(names), tenant_id, type)
-        )
+        near = {} if self.near is None else self._near_values(self.near, names, tenant_id, type)
         read = [key for key in names if key not in near] if near else names
         values: dict[str, Any] = {}
         stale = 0
@@ -127,11 +125,11 @@ class Core:
         return {key: values[key] for key in names if key in values}
 
     def _near_values(
-        self, near: Near, names: Iterable[str], tenant_id: str | None, type: Any
+        self, near: Near, names: Sequence[str], tenant_id: str | None, type: Any
     ) -> dict[str, Any]:
         """Of these keys those that a copy here may be served of."""
-        get = near.get
-        return {key: value for key in names if (value := get(key, tenant_id, type)) is not ABSENT}
+        get, keys = near.get, dict.fromkeys(names)
+        return {key: value for key in keys if (value := get(key, tenant_id, type)) is not ABSENT}
 
     def missed(self, key: str, tenant_id: str | None, default: Any) -> Any:
         """The answer of a `get` that memory had no entry for: only now is it of interest whether it was a name."""

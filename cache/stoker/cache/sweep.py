@@ -188,9 +188,7 @@ def _batch(
 
     Returns no pass if it is not of the same ban logs and server any more; and what was passed.
     """
-    views = [
-        shard.view for shard in link.shards
-    ]  # looked at once: other threads may learn of new bans meanwhile
+    views = [shard.view for shard in link.shards]  # once: other threads may learn of new bans meanwhile
     by_name = not walk.every and all(map(_knows, views, walk.logs))
     begins = [view.bans.common_prefix() for view in views] if by_name else [""]
     begin = commonprefix(begins)  # noqa: RUF071 - these are no paths
@@ -213,9 +211,8 @@ def _batch(
         names = [name for name in names if name.shard.view.bans.kills(name.tenant, name.key, (), -1)]
     drop = partial(scan.drop, [seen for seen in (yield from scan.look(names)) if seen.dead()])
     # The server may have passed others by that no rule can name.
-    passed = (
-        page.names if walk.every else max(page.names, min(batch * page.pages, walk.total - report.scanned))
-    )
+    most = min(batch * page.pages, walk.total - report.scanned)
+    passed = page.names if walk.every else max(page.names, most)
     if page.cursor == b"0":  # at once, and on the same connection, that is, from the same process
         return walk, None, _counted(report, (yield from drop()), passed), page
     judged = _Judged(page.cursor.decode(), passed, drop)

@@ -47,15 +47,15 @@ def _whole_word(word: bytes) -> bytes:
 def alike(name: str, begin: str, endings: Sequence[str], last: str) -> bytes | None:
     """A command as it is sent, whose words begin alike but for the last one.
 
-    None if there is more than ASCII in it, or an ending of a class of its own is not as long as it says.
+    None if there is more than ASCII in it, or an ending is of a class of its own, which may tell another length.
     """
+    if set(map(type, endings)) != {str}:
+        return None
     sizes = list(map(len, endings))
     firsts = {size: f"\r\n${len(begin) + size}\r\n{begin}" for size in set(sizes)}
     parts = [""] * (2 * len(endings))
     parts[::2] = map(firsts.__getitem__, sizes)
     parts[1::2] = endings
-    if len("".join(endings)) != sum(sizes):
-        return None
     text = f"*{len(endings) + 2}\r\n${len(name)}\r\n{name}{''.join(parts)}\r\n${len(last)}\r\n{last}\r\n"
     return text.encode() if text.isascii() else None
 
