@@ -237,10 +237,14 @@ class Stage:
             yield None
 
     def _sweep(self) -> Turns:
-        """Step by step, or with others' turns between any two round trips, by which few come to an end."""
-        in_steps = self.losses or self.chance.random() < 0.7
+        """Step by step; where the server judges, now and then with others' turns between any two round trips.
+
+        Few of these come to an end.
+        """
+        in_steps = not self.prefixes or self.losses or self.chance.random() < 0.7
+        batch = self.chance.choice([1, 1, 3, 10]) if self.prefixes else 10
         with sweeper(self.url, self.namespace) as cache:
-            steps = cache._core.backend.sweep_steps(self.chance.choice([1, 1, 3, 10]), None)
+            steps = cache._core.backend.sweep_steps(batch, None)
             effect = next(steps, None)
             while effect is not None:
                 answer = None
