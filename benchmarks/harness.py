@@ -208,7 +208,7 @@ def _facts(settings: Settings, foreign: float) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "rounds": settings.rounds,
         "seed": settings.seed,
-        "CPU seconds of other processes meanwhile": max(0, round(foreign)),
+        "CPU seconds of other processes meanwhile": round(foreign),
     }
 
 
