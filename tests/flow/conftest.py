@@ -73,6 +73,7 @@ class Deployment:
         if child.process.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
             child.process.wait(5)
+        sys.stdout.write(f"-- the end of {child.name}'s log\n{child.tail(60)}\n")  # shown if the test fails
         self._processes.stop([child], 0)
         self._children.remove(child)
 

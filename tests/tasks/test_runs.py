@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
 import redis
+from celery.exceptions import SoftTimeLimitExceeded
 
 from stoker import tasks
 from stoker.cache import Cache, keys, loader
@@ -138,6 +140,34 @@ def test_a_job_that_was_ended_from_outside_while_it_ran_is_no_failure_of_its_tas
     job = send.warm(["ended:1", "ran:1"])
     assert run(tasks.warm, job) == "IGNORED"
     assert (job.status().state, job.status().error) == ("aborted", "its task was revoked")
+
+
+@pytest.mark.parametrize("where", ["progress", "postpone", "release", "finish"])
+def test_a_job_goes_on_wherever_its_soft_time_limit_meets_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Once, and before the state server has heard of it, as a signal that interrupts the wait for its answer."""
+    limit: list[Exception] = [SoftTimeLimitExceeded()]
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        if limit:
+            raise limit.pop()
+        return whole(*args, **kwargs)
+
+    brief = settings.job.model_copy(update={"batch": 1, "soft_time_limit": 0.001})
+    configure(settings.model_copy(update={"job": brief} if where in ("postpone", "release") else {}))
+    job = send.warm(["ran:1", "ran:2"])
+    here = runtime.current().jobs
+    whole = getattr(here, where)
+    monkeypatch.setattr(here, where, interrupted)
+    assert run(tasks.warm, job) == "IGNORED"
+    # Then another message waits, and whoever gets it need not wait for a lock
+    assert [message["id"] for message in messages(settings, "warm")] == [job.id, job.id]
+    assert not limit
+    configure(settings)
+    assert run(tasks.warm, job) == "SUCCESS"
+    assert job.status().done == 2
+    runtime.current().close()
 
 
 @pytest.mark.usefixtures("producer")

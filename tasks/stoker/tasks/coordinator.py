@@ -133,6 +133,14 @@ class Run:
 
     def to_its_end(self, steps: Steps, why_failed: Verdict) -> dict[str, Any]:
         """Work, and give the job the state that follows from how that ended."""
+        try:
+            return self._to_an_end(steps, why_failed)
+        except (
+            SoftTimeLimitExceeded
+        ):  # it comes once, anywhere: also where the run hands over or ends by itself
+            self._go_on_after(HAND_OVER_DELAY)
+
+    def _to_an_end(self, steps: Steps, why_failed: Verdict) -> dict[str, Any]:
         job_id = self._claim.job_id
         try:
             self._refuse_what_always_dies()
@@ -144,15 +152,13 @@ class Run:
             if over.why:
                 self._wait(over)
             self._go_on_after(over.delay)
-        except SoftTimeLimitExceeded:
-            self._go_on_after(HAND_OVER_DELAY)
         except Aborted:
             self._end("aborted")
             self._task.announce("task-revoked", terminated=False, signum=None, expired=False)
             raise Ignore(f"job {job_id} was told to stop") from None
         except CacheUnavailable as error:
             self._try_later(error)
-        except (Ignore, JobLost, StateUnavailable):
+        except (Ignore, JobLost, SoftTimeLimitExceeded, StateUnavailable):
             raise
         except (GivenUp, InvalidArguments) as error:
             self._end("failed", _reason(error), dead=True)
