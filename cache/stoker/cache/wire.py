@@ -4,7 +4,8 @@ An operation is a generator that yields an `Exchange` and is sent an `Answer`; a
 """
 
 from collections.abc import Callable, Generator, Sequence
-from functools import wraps
+from functools import lru_cache, wraps
+from operator import countOf
 from typing import Any, ParamSpec, TypeVar
 
 from msgspec import Struct
@@ -49,15 +50,28 @@ def alike(name: str, begin: str, endings: Sequence[str], last: str) -> bytes | N
 
     None if there is more than ASCII in it, or an ending is of a class of its own, which may tell another length.
     """
-    if set(map(type, endings)) != {str}:
+    count = len(endings)
+    if countOf(map(type, endings), str) != count:
         return None
-    sizes = list(map(len, endings))
-    firsts = {size: f"\r\n${len(begin) + size}\r\n{begin}" for size in set(sizes)}
-    parts = [""] * (2 * len(endings))
-    parts[::2] = map(firsts.__getitem__, sizes)
+    parts = [""] * (2 * count)
+    parts[::2] = map(_up_to(begin).__getitem__, map(len, endings))
     parts[1::2] = endings
-    text = f"*{len(endings) + 2}\r\n${len(name)}\r\n{name}{''.join(parts)}\r\n${len(last)}\r\n{last}\r\n"
+    text = f"*{count + 2}\r\n${len(name)}\r\n{name}{''.join(parts)}\r\n${len(last)}\r\n{last}\r\n"
     return text.encode() if text.isascii() else None
+
+
+class _UpTo(dict[int, str]):
+    """What is sent of words that begin so, from the end of the word before up to the ending, by its length."""
+
+    def __init__(self, begin: str) -> None:
+        self._begin = begin
+
+    def __missing__(self, length: int) -> str:
+        self[length] = made = f"\r\n${len(self._begin) + length}\r\n{self._begin}"
+        return made
+
+
+_up_to = lru_cache(maxsize=16)(_UpTo)  # of a few tenants; each has as many as there are lengths of keys
 
 
 _WORD = b"$%d\r\n%b\r\n"
