@@ -77,8 +77,12 @@ class Sample:
     def _begin(self, every: int) -> None:
         self._points: dict[Name, int] = {}
         self._size = 0
-        self.every = every
+        self._take_one_of(every)
         self.thinned = False
+
+    def _take_one_of(self, every: int) -> None:
+        self.every = every
+        self._passed_over = 0.0 if every == 1 else 1.0 / math.log(1.0 - 1.0 / every)
 
     def add(self, name: Name) -> int:
         """Take a read into the sample. Returns which of those that follow is to be the next."""
@@ -91,10 +95,7 @@ class Sample:
 
     def next(self) -> int:
         """Which of the reads that follow is to be added: 1, the first of them, to any number."""
-        every = self.every  # once: another thread may change it
-        if every == 1:
-            return 1
-        return 1 + int(math.log(1.0 - self._random.random()) / math.log(1.0 - 1.0 / every))
+        return 1 + int(math.log(1.0 - self._random.random()) * self._passed_over)
 
     def _thin(self) -> bool:
         """Halve the sample. False: another thread is at it."""
@@ -105,7 +106,7 @@ class Sample:
             stay = ((name, toss(points).bit_count()) for name, points in self._points.copy().items())
             self._points = {name: points for name, points in stay if points}
             self._size = sum(self._points.values())
-            self.every *= 2
+            self._take_one_of(2 * self.every)
             self.thinned = True
             return True
         finally:

@@ -128,7 +128,8 @@ class Shard(BanLog):
         for _ in range(ATTEMPTS):
             known = self.view
             answer = yield (look,)
-            *blobs, raw = answer.reply()
+            blobs = answer.reply()
+            raw = blobs.pop()
             if known.current(raw, answer.server):
                 return known, blobs
             view = yield from self.sync(raw, answer.server, known)

@@ -68,7 +68,7 @@ class Reading:
         softs: list[int] = []
         decode, most = self._codec.decoder(type), self._codec.max_bytes
         outline, header_bytes = _outline, _HEADER_BYTES
-        known, at = b"", _NOWHERE
+        known, at, untagged = b"", _NOWHERE, 0
         for key, blob in zip(keys, blobs, strict=True):
             if blob is None:
                 continue
@@ -76,8 +76,11 @@ class Reading:
                 begin, soft_ms, size = outline(blob)
                 if begin != known:
                     known, at = begin, _payload_at(view, begin)
+                    untagged = most if at == header_bytes else 0
                 payload = blob[at:]
-                if len(payload) == size <= most and (at == header_bytes or blob[header_bytes:at].isascii()):
+                if len(payload) == size and (
+                    size <= untagged or (size <= most and blob[header_bytes:at].isascii())
+                ):
                     values[key] = decode(payload)
                     if soft_ms:
                         softs.append(soft_ms)
@@ -89,6 +92,8 @@ class Reading:
             if found is not None and hit is not None:
                 values[key] = hit.value
                 softs.append(found.meta.soft_ms)
+        if not softs:
+            return Values(values, 0)
         now = now_ms()
         return Values(values, sum(0 < soft_ms <= now for soft_ms in softs))
 

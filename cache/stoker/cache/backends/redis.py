@@ -15,7 +15,7 @@ from stoker.cache.backends.bulk import Bulk
 from stoker.cache.backends.pages import PAGE, pages, spread, then
 from stoker.cache.backends.placed import Placed
 from stoker.cache.backends.reading import Reading, now_ms, values_of
-from stoker.cache.backends.space import Space, resettled, resettling, settled
+from stoker.cache.backends.space import resettled, resettling, settled
 from stoker.cache.bans import Rule, View
 from stoker.cache.codec import MSGPACK, Codec
 from stoker.cache.control import ATTEMPTS
@@ -165,24 +165,26 @@ class RedisBackend(Placed, Bulk):
     ) -> Operation[Values]:
         if self.near is not None:
             return values_of((yield from self.read_many(tenant_id, keys, type)))
-        values: dict[str, Any] = {}
-        stale = 0
         space = self.space
+        found: list[Values] = []
         try:
+            if len(space.shards) == 1 and len(keys) <= PAGE:
+                return (yield from self._values_in(space.shards[0], keys, tenant_id, type))
             for page in pages(keys):
-                for shard, theirs, (view, blobs) in (yield from _look(space, tenant_id, page)):
-                    found = self._reading.values(shard, view, tenant_id, theirs, blobs, type)
-                    if values:
-                        values.update(found.values)
-                    else:  # as a rule all of them
-                        values = found.values
-                    stale += found.stale
+                by_shard = space.keys_by_shard(tenant_id, page).items()
+                parts = [(space.shards[number], [page[i] for i in places]) for number, places in by_shard]
+                found += yield from together([self._values_in(*part, tenant_id, type) for part in parts])
         except Resharded as news:  # as in `_read_in`
             left = settled(self, news, left)
             return (yield from self._read_values(tenant_id, keys, type, left))
-        if len(space.shards) > 1:
-            values = {key: values[key] for key in keys if key in values}
-        return Values(values, stale)
+        values = {key: value for part in found for key, value in part.values.items()}
+        return Values({key: values[key] for key in keys if key in values}, sum(part.stale for part in found))
+
+    def _values_in(
+        self, shard: Shard, keys: Sequence[str], tenant_id: str | None, type: Any
+    ) -> Operation[Values]:
+        view, blobs = yield from shard.look_at_all(tenant_id, keys)
+        return self._reading.values(shard, view, tenant_id, keys, blobs, type)
 
     @resettling
     def acquire(
@@ -368,20 +370,6 @@ class RedisBackend(Placed, Bulk):
 
     def __len__(self) -> int:
         raise TypeError("len() of a cache on Redis would have to visit every key; stats() has counts")
-
-
-def _look(
-    space: Space, tenant_id: str | None, page: Sequence[str]
-) -> Operation[list[tuple[Shard, Sequence[str], tuple[View, list[bytes | None]]]]]:
-    """What is stored under the keys: by shard, those that live there, and what `Shard.look` says of them."""
-    if len(space.shards) == 1:
-        groups = [(space.shards[0], page)]
-    else:
-        by_shard = space.keys_by_shard(tenant_id, page)
-        groups = [(space.shards[n], [page[i] for i in places]) for n, places in by_shard.items()]
-    looks = [shard.look_at_all(tenant_id, keys) for shard, keys in groups]
-    found = [(yield from looks[0])] if len(looks) == 1 else (yield from together(looks))
-    return [(*group, seen) for group, seen in zip(groups, found, strict=True)]
 
 
 def _itself(name: Name) -> Name:
