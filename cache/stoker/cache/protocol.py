@@ -337,33 +337,30 @@ class Shard(BanLog):
 
     # -- changing (rules 7, 11, 12) ---------------------------------------------------------------------------
 
-    def store(self, items: Sequence[tuple[Name, bytes, int]]) -> Operation[list[bool]]:
+    def store(
+        self, items: Sequence[tuple[Name, bytes, int]], attempts: int = ATTEMPTS
+    ) -> Operation[list[bool]]:
         """Store (name, entry, TTL in ms or 0) each as true now; False for those the server had no memory for."""
-        done: dict[int, bool] = {}
-        left: Sequence[int] = range(len(items))
-        for _ in range(ATTEMPTS):
-            view = self.view
-            if not view.control.raw:
-                view = yield from self.catch_up()
-            answer = yield tuple([self._set_call(view, *items[i]) for i in left])
-            if answer.replies.count(1) == len(items):
-                return [True] * len(items)
-            for i, reply in zip(left, answer.replies, strict=True):
-                if reply == 1:
-                    done[i] = True
-                elif out_of_memory(reply):
-                    yield from self.delete(*items[i][0])
-                    done[i] = False
-            if len(done) == len(items):
-                return [done[i] for i in range(len(items))]
-            refused = next(n for n, i in enumerate(left) if i not in done)
-            left = [i for i in left if i not in done]
-            raw = answer.reply(refused)
+        view = self.view if self.view.control.raw else (yield from self.catch_up())
+        answer = yield tuple([self._set_call(view, *item) for item in items])
+        if answer.replies.count(1) == len(items):
+            return [True] * len(items)
+        done = {i: True for i, reply in enumerate(answer.replies) if reply == 1}
+        for i, reply in enumerate(answer.replies):
+            if out_of_memory(reply):
+                yield from self.delete(*items[i][0])
+                done[i] = False
+        if left := [i for i in range(len(items)) if i not in done]:
+            raw = answer.reply(left[0])
             if isinstance(raw, bytes):
                 yield from self.sync(raw, answer.server, view)
             else:
                 yield from self.repair()
-        raise CacheUnavailable("redis", "the control record keeps changing; try again")
+            if attempts == 1:
+                raise CacheUnavailable("redis", "the control record keeps changing; try again")
+            again = yield from self.store([items[i] for i in left], attempts - 1)
+            done.update(zip(left, again, strict=True))
+        return [done[i] for i in range(len(items))]
 
     def _set_call(self, view: View, name: Name, blob: bytes, ttl_ms: int) -> Call:
         names = self._written(*name)
