@@ -132,12 +132,13 @@ class Run:
         self._pace = Pace(claim.done, self._began)
 
     def to_its_end(self, steps: Steps, why_failed: Verdict) -> dict[str, Any]:
-        """Work, and give the job the state that follows from how that ended."""
+        """Work, and give the job the state that follows from how that ended.
+
+        The soft time limit comes once, and anywhere: also where the run hands over, or ends by itself.
+        """
         try:
             return self._to_an_end(steps, why_failed)
-        except (
-            SoftTimeLimitExceeded
-        ):  # it comes once, anywhere: also where the run hands over or ends by itself
+        except SoftTimeLimitExceeded:
             self._go_on_after(HAND_OVER_DELAY)
 
     def _to_an_end(self, steps: Steps, why_failed: Verdict) -> dict[str, Any]:
