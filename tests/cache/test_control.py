@@ -11,17 +11,19 @@ from stoker.cache import (
     CacheMonitor,
     CacheSharder,
     CacheShardingConfig,
+    CacheUnavailable,
     InvalidationNotAcknowledged,
     PlacementMismatch,
     scripts,
 )
 from stoker.cache.backends.redis import RedisBackend
 from stoker.cache.bans import Control
-from stoker.cache.entry import MAX_SEQ
+from stoker.cache.control import ATTEMPTS
+from stoker.cache.entry import MAX_SEQ, Stamp, pack
 from stoker.cache.keys import ShardKeys
 from stoker.cache.protocol import Shard
 from stoker.cache.shards import Agreement
-from stoker.cache.wire import Call, once
+from stoker.cache.wire import Answer, Call, Operation, once
 from tests.cache.conftest import MakeCache
 
 Client = Any  # redis.Redis, whose annotations know sync and async answers at once
@@ -342,6 +344,28 @@ def test_scripts_that_the_server_has_forgotten_are_sent_again(make_redis: MakeCa
         assert cache.get_or_load("l", lambda: 2) == 2
         cache.invalidate_pattern("x*")
         assert cache.delete("l")
+
+
+def test_a_set_that_the_record_never_allows_ends(make_redis: MakeCache) -> None:
+    cache = make_redis()
+    cache.set("k", 1)
+    refused = 0
+
+    def on_a_server_that_refuses(storing: Operation[list[bool]]) -> Operation[list[bool]]:
+        nonlocal refused
+        commands = next(storing)
+        while True:
+            if isinstance(commands[0], Call) and commands[0].script is scripts.SET:
+                refused += 1
+                answer = Answer([0] * len(commands), b"", b"")
+            else:
+                answer = yield commands
+            commands = storing.send(answer)
+
+    entry = pack(Stamp(b"\0" * 8, 0), b"\1", 1, 0, (), 0, 0, 0)
+    with pytest.raises(CacheUnavailable, match="keeps changing; try again"):
+        cache._run(on_a_server_that_refuses(shard(cache).store([((None, "k"), entry, 0)])))
+    assert refused == ATTEMPTS
 
 
 def test_an_invalidation_that_no_server_confirms_is_an_error(make_redis: MakeCache) -> None:
