@@ -5,6 +5,7 @@ done by the others.
 """
 
 import time
+from contextlib import closing
 from typing import Any, cast
 
 from stoker.cache import Step
@@ -39,10 +40,13 @@ def _help(task: JobTask, here: Runtime, job_id: str) -> bool:
     gate = pressure.Gate(here)
     if of_plan and gate.is_shut():
         return False
-    with here.work(job_id) as work:
-        for step in here.cache.help_warm_steps(
-            work, lanes=settings.lanes, budget=here.budget, limits=work.limits()
-        ):
+    with (
+        here.work(job_id) as work,
+        closing(  # first, while what its lanes have taken is still kept
+            here.cache.help_warm_steps(work, lanes=settings.lanes, budget=here.budget, limits=work.limits())
+        ) as steps,
+    ):
+        for step in steps:
             now = time.monotonic()
             if step.last or (status := here.jobs.status(job_id)) is None or status.final:
                 break
