@@ -81,8 +81,9 @@ class Sample:
         self.thinned = False
 
     def _take_one_of(self, every: int) -> None:
+        """From now on; with it goes what turns the logarithm of a random number into how many are passed over."""
         self.every = every
-        self._passed_over = 0.0 if every == 1 else 1.0 / math.log(1.0 - 1.0 / every)
+        self._of_logarithm = 0.0 if every == 1 else 1.0 / math.log(1.0 - 1.0 / every)
 
     def add(self, name: Name) -> int:
         """Take a read into the sample. Returns which of those that follow is to be the next."""
@@ -95,7 +96,7 @@ class Sample:
 
     def next(self) -> int:
         """Which of the reads that follow is to be added: 1, the first of them, to any number."""
-        return 1 + int(math.log(1.0 - self._random.random()) * self._passed_over)
+        return 1 + int(math.log(1.0 - self._random.random()) * self._of_logarithm)
 
     def _thin(self) -> bool:
         """Halve the sample. False: another thread is at it."""

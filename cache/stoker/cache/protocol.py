@@ -340,7 +340,7 @@ class Shard(BanLog):
     def store(
         self, items: Sequence[tuple[Name, bytes, int]], attempts: int = ATTEMPTS
     ) -> Operation[list[bool]]:
-        """Store (name, entry, TTL in ms or 0) each as true now; False for those the server had no memory for."""
+        """Store (name, entry, TTL in ms or 0) each as true now, in so many attempts; False: memory was short."""
         view = self.view if self.view.control.raw else (yield from self.catch_up())
         answer = yield tuple([self._set_call(view, *item) for item in items])
         if answer.replies.count(1) == len(items):

@@ -76,7 +76,7 @@ class Reading:
                 begin, soft_ms, size = outline(blob)
                 if begin != known:
                     known, at = begin, _payload_at(view, begin)
-                    untagged = most if at == header_bytes else 0
+                    untagged = most if at == header_bytes else 0  # so long without a look at tags
                 payload = blob[at:]
                 if len(payload) == size and (
                     size <= untagged or (size <= most and blob[header_bytes:at].isascii())
